@@ -1,0 +1,17 @@
+"""kgtrace's store: what lies on disk, and the search over it. No torch, no web."""
+
+from kgtrace_store.generations import Generation, GenerationStatus, IndexRoot
+from kgtrace_store.manifest import Manifest
+from kgtrace_store.search import ExactSearch, FaissSearch, SearchIndex
+from kgtrace_store.vocabulary import Vocabulary
+
+__all__ = [
+    "ExactSearch",
+    "FaissSearch",
+    "Generation",
+    "GenerationStatus",
+    "IndexRoot",
+    "Manifest",
+    "SearchIndex",
+    "Vocabulary",
+]

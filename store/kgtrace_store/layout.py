@@ -1,0 +1,76 @@
+"""Every file name of an index root, once. ``store/FORMAT.md`` documents what is inside them."""
+
+import re
+
+SCHEMA_VERSION = 1
+"""Version of the whole layout; a generation with a higher one is refused."""
+
+CURRENT = "CURRENT"
+"""One line: the live generation's id. Absent until the first publication."""
+
+GENERATIONS = "generations"
+"""Folder of finished, immutable generations, each named by its id."""
+
+GENERATION_ID = re.compile(r"(?P<time>\d{8}T\d{6}Z)-[0-9a-f]{6}")
+"""``20261123T020000Z-1a2b3c``: time of the commit in UTC and the start of the fingerprint. Ids sort by
+age."""
+
+GENERATION_TIME = "%Y%m%dT%H%M%SZ"
+"""The time in an id, for ``strftime``."""
+
+STAGING = "staging"
+"""Folder of builds in progress, each named by the first characters of its fingerprint."""
+
+BUILD_LOCK = "build.lock"
+"""Locked for as long as a builder runs; holds its process id."""
+
+PUBLISH_LOCK = "publish.lock"
+"""Locked for the moments in which ``CURRENT`` or the set of generations changes."""
+
+# Inside a generation.
+
+MANIFEST = "manifest.json"
+"""Written last: a folder without one was never finished."""
+
+GRADIENTS = "gradients.h5"
+"""Contiguous arrays over the training triples."""
+
+POSTINGS = "postings.h5"
+"""Which training triples read each embedding row."""
+
+SEARCH = "search.faiss"
+"""Inner-product index."""
+
+MODEL = "model"
+"""Folder with the trained model as tensors."""
+
+VOCABULARY = "vocabulary"
+"""Folder with the labels and names of entities and relations."""
+
+ENTITIES = "entities.tsv"
+"""In ``VOCABULARY``: ``label<TAB>name`` of entity i on line i, counted from 0."""
+
+RELATIONS = "relations.tsv"
+"""In ``VOCABULARY``: the same for relations."""
+
+# Inside ``STAGING``.
+
+STAGING_KEY_LENGTH = 16
+"""Characters of the fingerprint in the name of a build's folder."""
+
+PRUNED = "pruned-"
+"""Before the id of a generation that is being removed."""
+
+# Inside a build's folder.
+
+STAGED = "generation"
+"""Folder that becomes the generation."""
+
+STAGING_RECORD = "staging.json"
+"""What the folder is being built from: schema version and full fingerprint."""
+
+JOURNAL = "journal.jsonl"
+"""One line for each finished part, with its checksum."""
+
+PARTS = "parts"
+"""Folder of finished parts; it does not go into the generation."""

@@ -1,0 +1,246 @@
+"""Maximum inner product search over float32 vectors: the protocol, FAISS behind it, and a plain oracle.
+
+Scores are float32 inner products and carry its rounding; the last digits depend on how many queries share a
+call. Whoever compares them with a bound computed elsewhere adds a slack that is larger.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from kgtrace_store import durable
+from kgtrace_store.errors import BadRequest, CorruptGeneration, InputError, MissingExtra, NonFinite
+
+NO_HIT = -1
+"""Fills the ids of a result with fewer rows than asked for. Not an id: as a Python index it means the
+last."""
+
+_BLAS_WORK_PER_THREAD = 800
+"""Queries × dimensions, per thread, from which FAISS's BLAS path is the faster one."""
+
+
+class SearchIndex(Protocol):
+    """Vectors that can be asked for their largest inner products with a query."""
+
+    @property
+    def ntotal(self) -> int:
+        """Number of vectors; their ids are 0..ntotal - 1."""
+
+    @property
+    def dim(self) -> int:
+        """Length of each vector."""
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` largest inner products of each row of ``queries`` (b, dim).
+
+        Returns scores (b, k) float32, descending, and ids (b, k) int64. With fewer than ``k`` vectors the
+        rest is padded with ``-inf`` and :data:`NO_HIT`. Raises :class:`BadRequest` for NaN, infinity, another
+        dimension or ``k`` below 1.
+        """
+
+    def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """All vectors whose inner product with ``query`` (dim,) is at least ``threshold``, in no order.
+
+        Returns scores (m,) float32 and ids (m,) int64. Raises :class:`BadRequest` as :meth:`search` does.
+        """
+
+
+class ExactSearch:
+    """The oracle: one matrix product and a sort. It needs no FAISS, and memory for all scores at once."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        """``vectors``: (n, dim) float32."""
+        self._vectors = vectors
+
+    @property
+    def ntotal(self) -> int:
+        """Number of vectors."""
+        return int(self._vectors.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Length of each vector."""
+        return int(self._vectors.shape[1])
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`SearchIndex.search`; equal scores come in ascending order of id."""
+        queries = _checked_queries(queries, self.dim, k)
+        scores = queries @ self._vectors.T  # (b, dim) @ (dim, n) -> (b, n)
+        ids = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)  # (b, min(k, n))
+        return _padded(np.take_along_axis(scores, ids, axis=1), ids, k)
+
+    def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`SearchIndex.range_search`."""
+        query = _checked_query(query, self.dim, threshold)
+        scores = self._vectors @ query  # (n, dim) @ (dim,) -> (n,)
+        ids = np.flatnonzero(scores > _radius(threshold)).astype(np.int64)
+        return scores[ids], ids
+
+
+class FaissSearch:
+    """FAISS's flat inner product index: exact, four bytes a number, every query reads all of it."""
+
+    def __init__(self, index: Any) -> None:
+        """``index``: a ``faiss.IndexFlatIP``; :meth:`build` and :meth:`read` make one."""
+        self._index = index
+
+    @classmethod
+    def build(cls, blocks: Iterable[np.ndarray], count: int, dim: int) -> FaissSearch:
+        """Index ``count`` vectors that come in blocks (m, dim) float32; memory holds them once, plus a block.
+
+        Raises :class:`InputError` when the blocks hold another number or length of vectors,
+        :class:`NonFinite` for NaN or infinity and :class:`MissingExtra`.
+        """
+        faiss = load_faiss()
+        index = faiss.IndexFlatIP(dim)
+        # Adding block by block would double the buffer again and again, with old and new in memory at once.
+        index.codes.resize(count * dim * np.dtype(np.float32).itemsize)
+        rows = np.empty((0, dim), np.float32)
+        if count:
+            rows = faiss.rev_swig_ptr(index.get_xb(), count * dim).reshape(count, dim)
+        start = 0
+        for block in blocks:
+            if block.ndim != 2 or block.shape[1] != dim:
+                raise InputError(f"expected blocks of shape (m, {dim}), found {block.shape}")
+            if start + len(block) > count:
+                raise InputError(f"expected {count} vectors, found at least {start + len(block)}")
+            if not np.isfinite(block).all():
+                bad = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+                raise NonFinite(f"vector {start + bad} contains NaN or infinity")
+            rows[start : start + len(block)] = block
+            start += len(block)
+        if start != count:
+            raise InputError(f"expected {count} vectors, found {start}")
+        index.ntotal = count
+        return cls(index)
+
+    @classmethod
+    def read(cls, path: Path) -> FaissSearch:
+        """Open what :meth:`write` wrote as a memory map: at once, and shared between processes.
+
+        FAISS does not notice damaged numbers: compare the file's checksum first. Raises
+        :class:`CorruptGeneration` for a missing, truncated or foreign file and :class:`MissingExtra`.
+        """
+        faiss = load_faiss()
+        if not path.is_file():
+            raise CorruptGeneration(f"{path} is missing")
+        try:
+            index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+        except (RuntimeError, MemoryError) as e:
+            raise CorruptGeneration(f"{path} is not a whole FAISS index: {_last_sentence(e)}") from e
+        if type(index) is not faiss.IndexFlatIP:
+            raise CorruptGeneration(f"{path} holds a {type(index).__name__}, expected IndexFlatIP")
+        return cls(index)
+
+    def write(self, path: Path) -> None:
+        """Write the index and force it to disk. Raises :class:`StorageFailed`."""
+        faiss = load_faiss()
+        # Given a path, FAISS reports a failed close on its standard error only: a full disk would go
+        # unnoticed.
+        with durable.opened(path, "wb", self.ntotal * self.dim * np.dtype(np.float32).itemsize) as f:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(f.write))
+
+    @property
+    def ntotal(self) -> int:
+        """Number of vectors."""
+        return int(self._index.ntotal)
+
+    @property
+    def dim(self) -> int:
+        """Length of each vector."""
+        return int(self._index.d)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`SearchIndex.search`."""
+        queries = _checked_queries(queries, self.dim, k)
+        found = min(k, self.ntotal)
+        if not found or not len(queries):
+            empty = (len(queries), 0)
+            return _padded(np.empty(empty, np.float32), np.empty(empty, np.int64), k)
+        scores, ids = self._index.search(queries, found)
+        return _padded(scores, ids, k)
+
+    def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`SearchIndex.range_search`."""
+        query = _checked_query(query, self.dim, threshold)
+        _, scores, ids = self._index.range_search(query[None], float(_radius(threshold)))
+        return scores, ids
+
+
+@functools.cache
+def load_faiss() -> Any:
+    """The ``faiss`` module, imported when first needed. Raises :class:`MissingExtra` if not installed."""
+    try:
+        import faiss
+    except ImportError as e:
+        raise MissingExtra(
+            "FAISS is not installed: pip install 'kgtrace[cpu]', or 'kgtrace[gpu]' with an NVIDIA GPU"
+        ) from e
+    _tune(faiss, faiss.omp_get_max_threads())
+    return faiss
+
+
+def set_search_threads(threads: int) -> None:
+    """Let searches started by the calling thread use this many; OpenMP keeps the number per thread."""
+    faiss = load_faiss()
+    faiss.omp_set_num_threads(threads)
+    _tune(faiss, threads)
+
+
+def _tune(faiss: Any, threads: int) -> None:
+    # FAISS before 1.15 counts queries in this threshold, not queries × dimensions; its default of 20 is then
+    # right.
+    if faiss.cvar.distance_compute_blas_threshold >= _BLAS_WORK_PER_THREAD:
+        faiss.cvar.distance_compute_blas_threshold = _BLAS_WORK_PER_THREAD * threads
+
+
+def _checked_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
+    """(b, dim) float32, contiguous."""
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise BadRequest(f"queries have shape {queries.shape}, the index needs (b, {dim})")
+    if k < 1:
+        raise BadRequest(f"k is {k}, must be at least 1")
+    return _checked_values(queries)
+
+
+def _checked_query(query: np.ndarray, dim: int, threshold: float) -> np.ndarray:
+    """(dim,) float32, contiguous."""
+    if query.shape != (dim,):
+        raise BadRequest(f"query has shape {query.shape}, the index needs ({dim},)")
+    if np.isnan(threshold):
+        raise BadRequest("threshold is NaN")
+    return _checked_values(query)
+
+
+def _checked_values(queries: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+    if not np.isfinite(queries).all():
+        raise BadRequest("queries contain NaN or infinity")
+    return queries
+
+
+def _radius(threshold: float) -> np.float32:
+    """The largest float32 below ``threshold``: a float32 score exceeds it if and only if >= threshold."""
+    with np.errstate(over="ignore"):
+        nearest = np.float32(threshold)
+    return nearest if float(nearest) < threshold else np.nextafter(nearest, np.float32(-np.inf))
+
+
+def _padded(scores: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(b, m) with m <= k to (b, k)."""
+    missing = ((0, 0), (0, k - scores.shape[1]))
+    return (
+        np.pad(scores, missing, constant_values=np.float32(-np.inf)),
+        np.pad(ids, missing, constant_values=NO_HIT),
+    )
+
+
+def _last_sentence(error: BaseException) -> str:
+    """FAISS's message without the C++ function it comes from."""
+    return " ".join(str(error).split("Error: ")[-1].split())

@@ -1,0 +1,182 @@
+"""A build in progress: parts that survive a crash, and the commit that turns a folder into a generation.
+
+::
+
+    staging/KEY/staging.json     what is being built
+    staging/KEY/journal.jsonl    the finished parts, with their checksums
+    staging/KEY/parts/           the parts; a part that is not in the journal does not count
+    staging/KEY/generation/      becomes generations/ID in one rename; begun anew by each attempt
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgtrace_store import durable, layout
+from kgtrace_store.arrays import Attribute, write_part
+from kgtrace_store.errors import CorruptGeneration, ResumeRefused, StorageFailed
+from kgtrace_store.manifest import FileRecord, Manifest
+
+
+class Staging:
+    """The folder of one build. :func:`open_staging` makes one, under the builder's lock."""
+
+    def __init__(self, folder: Path, generations: Path, fingerprint: str, journal: dict[str, FileRecord]) -> None:
+        self.path = folder / layout.STAGED
+        """Everything in this folder becomes the generation."""
+        self.fingerprint = fingerprint
+        self._folder = folder
+        self._generations = generations
+        self._journal = journal
+
+    def parts(self) -> list[str]:
+        """Names of the finished parts, those of earlier attempts included, in the order they were
+        finished."""
+        return list(self._journal)
+
+    def part_path(self, name: str) -> Path:
+        """Where a part lies, or is to be written."""
+        return self._folder / layout.PARTS / name
+
+    def write_part(
+        self, name: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Attribute] | None = None
+    ) -> None:
+        """Write a part and enter it in the journal. Raises :class:`StorageFailed`."""
+        write_part(self.part_path(name), arrays, attributes)
+        self.finish_part(name)
+
+    def finish_part(self, name: str) -> None:
+        """Enter a part in the journal that is already whole and on disk under :meth:`part_path`.
+
+        Raises :class:`CorruptGeneration` when it is not there and :class:`StorageFailed`.
+        """
+        record = FileRecord.of(self.part_path(name))
+        durable.append(self._folder / layout.JOURNAL, _journal_line(name, record))
+        self._journal[name] = record
+
+    def commit(
+        self, *, configuration: Mapping[str, Any], counts: Mapping[str, int], provenance: Mapping[str, Any]
+    ) -> str:
+        """Turn :attr:`path` into a generation, forced to disk, and return its id. It is not yet live.
+
+        Raises :class:`StorageFailed`; then no generation has appeared and the parts are still there.
+        """
+        names, folders = list_tree(self.path)
+        created = datetime.now(UTC)
+        generation = _next_id(self._generations, self.fingerprint, created)
+        manifest = Manifest(
+            generation=generation,
+            created_at=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            fingerprint=self.fingerprint,
+            configuration=configuration,
+            counts=counts,
+            files={name: FileRecord.of(self.path / name) for name in names},
+            provenance=provenance,
+        )
+        for name in names:
+            durable.sync_file(self.path / name)
+        manifest.write(self.path)
+        for name in folders:
+            durable.sync_folder(self.path / name)
+        durable.sync_folder(self.path)
+        durable.make_folder(self._generations)
+        durable.rename(self.path, self._generations / generation)
+        durable.sync_folder(self._generations)
+        durable.sync_folder(self._folder)
+        with contextlib.suppress(StorageFailed):  # the generation is whole; what is left here is only untidy
+            durable.remove_tree(self._folder)
+        return generation
+
+
+def open_staging(folder: Path, generations: Path, fingerprint: str) -> Staging:
+    """Begin a build in ``folder``, or go on with the one in it: parts whose checksums match are kept.
+
+    Raises :class:`ResumeRefused` when another build is in it and :class:`StorageFailed`.
+    """
+    wanted = {"schema_version": layout.SCHEMA_VERSION, "fingerprint": fingerprint}
+    record = folder / layout.STAGING_RECORD
+    if record.exists():
+        found = _read_json(record.read_bytes())
+        if found != wanted:
+            raise ResumeRefused(
+                f"{folder} holds a build of {found}, this build is {wanted}: start afresh to discard it"
+            )
+    else:  # killed before anything was finished
+        durable.remove_tree(folder)
+        durable.make_folder(folder)
+        durable.replace_file(record, json.dumps(wanted).encode() + b"\n")
+    durable.remove_tree(folder / layout.STAGED)
+    durable.make_folder(folder / layout.STAGED)
+    durable.make_folder(folder / layout.PARTS)
+    return Staging(folder, generations, fingerprint, _recover_journal(folder))
+
+
+def generation_ids(generations: Path) -> list[str]:
+    """Ids of all generations, oldest first."""
+    if not generations.is_dir():
+        return []
+    return sorted(p.name for p in generations.iterdir() if layout.GENERATION_ID.fullmatch(p.name))
+
+
+def list_tree(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths inside a folder, with ``/``: everything but folders, sorted, and folders, innermost first.
+
+    Symbolic links are not followed: they are in the first list, even those to folders.
+    """
+    files: list[str] = []
+    folders: list[str] = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        (folders if path.is_dir() and not path.is_symlink() else files).append(name)
+    return files, folders[::-1]
+
+
+def _recover_journal(folder: Path) -> dict[str, FileRecord]:
+    """The parts that are what the journal says; the journal and the folder are left with exactly these."""
+    path = folder / layout.JOURNAL
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    parts = folder / layout.PARTS
+    journal: dict[str, FileRecord] = {}
+    for line in lines:
+        match _read_json(line):
+            case {"part": str(name), "bytes": int(size), "sha256": str(digest)}:
+                record = FileRecord(size, digest)
+                with contextlib.suppress(CorruptGeneration):  # missing
+                    if FileRecord.of(parts / name) == record:
+                        journal[name] = record
+            case _:  # torn while it was written
+                pass
+    for leftover in parts.iterdir():
+        if leftover.name not in journal:
+            durable.remove_file(leftover)
+    durable.replace_file(path, b"".join(_journal_line(name, record) for name, record in journal.items()))
+    return journal
+
+
+def _journal_line(name: str, record: FileRecord) -> bytes:
+    return json.dumps({"part": name, "bytes": record.bytes, "sha256": record.sha256}).encode() + b"\n"
+
+
+def _read_json(data: bytes) -> Any:
+    """None for anything that is not JSON."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _next_id(generations: Path, fingerprint: str, now: datetime) -> str:
+    """An id later than every other, even when two builds end in one second or the clock was set back."""
+    existing: Sequence[str] = generation_ids(generations)
+    if existing:
+        newest = existing[-1].partition("-")[0]
+        after = datetime.strptime(newest, layout.GENERATION_TIME).replace(tzinfo=UTC) + timedelta(seconds=1)
+        now = max(now, after)
+    return f"{now.strftime(layout.GENERATION_TIME)}-{fingerprint[:6]}"

@@ -1,0 +1,238 @@
+"""Labels and human names of entities and relations, by id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from rapidfuzz import fuzz, process
+
+from kgtrace_store import durable, layout
+from kgtrace_store.errors import (
+    CorruptGeneration,
+    DuplicateId,
+    IdOutOfRange,
+    InputError,
+    UnknownEntity,
+    UnknownLabel,
+    UnknownRelation,
+)
+
+_NEAREST = 3
+"""Suggestions in the message about an unknown label: more do not fit one line."""
+
+_NEAREST_CUTOFF = 60.0
+"""Similarity (0..100) below which a suggestion would only confuse."""
+
+_LONGEST_QUOTE = 100
+"""Characters of an unknown label that its message repeats."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the model's row numbers mean. Lookup tables are built when first asked for."""
+
+    entities: Sequence[str]
+    """Label of entity i at position i."""
+    relations: Sequence[str]
+    """Label of relation i at position i; the original relations, without inverses."""
+    entity_names: Mapping[int, str] = field(default_factory=dict)
+    """Human-readable name by entity id, where there is one."""
+    relation_names: Mapping[int, str] = field(default_factory=dict)
+    """Human-readable name by relation id, where there is one."""
+
+    def entity_id(self, label: str) -> int:
+        """Id of the entity with this label.
+
+        Raises :class:`UnknownEntity`, naming the nearest labels.
+        """
+        return self._entities.id(label)
+
+    def relation_id(self, label: str) -> int:
+        """Id of the relation with this label.
+
+        Raises :class:`UnknownRelation`, naming the nearest labels.
+        """
+        return self._relations.id(label)
+
+    def resolve_entity(self, ref: str | int) -> int:
+        """Id of an entity given by label (``str``) or id (``int``).
+
+        Raises :class:`UnknownEntity` or :class:`IdOutOfRange`.
+        """
+        return self._entities.resolve(ref)
+
+    def resolve_relation(self, ref: str | int) -> int:
+        """Id of a relation given by label (``str``) or id (``int``).
+
+        Raises :class:`UnknownRelation` or :class:`IdOutOfRange`.
+        """
+        return self._relations.resolve(ref)
+
+    def search_entities(self, q: str, limit: int) -> list[int]:
+        """Ids of up to ``limit`` entities whose label or name equals, then starts with, then contains ``q``.
+
+        Upper and lower case are the same; within each group ids ascend; an empty ``q`` matches everything.
+        """
+        return self._entities.search(q, limit)
+
+    def search_relations(self, q: str, limit: int) -> list[int]:
+        """Ids of relations, found as in :meth:`search_entities`."""
+        return self._relations.search(q, limit)
+
+    def write(self, folder: Path) -> None:
+        """Write both tables into ``folder``.
+
+        Raises :class:`InputError` for a label or name that a line cannot hold, :class:`DuplicateId` for a
+        repeated label and :class:`StorageFailed`.
+        """
+        files = {layout.ENTITIES: self._entities.encode(), layout.RELATIONS: self._relations.encode()}
+        durable.make_folder(folder)
+        for name, data in files.items():
+            durable.write_file(folder / name, data)
+        durable.sync_folder(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> Vocabulary:
+        """Read what :meth:`write` wrote. Raises :class:`CorruptGeneration`."""
+        entities, entity_names = _read_table(folder / layout.ENTITIES)
+        relations, relation_names = _read_table(folder / layout.RELATIONS)
+        return cls(entities, relations, entity_names, relation_names)
+
+    @cached_property
+    def _entities(self) -> _Table:
+        return _Table("entity", "entities", UnknownEntity, self.entities, self.entity_names)
+
+    @cached_property
+    def _relations(self) -> _Table:
+        return _Table("relation", "relations", UnknownRelation, self.relations, self.relation_names)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One column of ids with its labels and names: entities and relations behave alike."""
+
+    noun: str
+    plural: str
+    unknown: type[UnknownLabel]
+    labels: Sequence[str]
+    names: Mapping[int, str]
+
+    def id(self, label: str) -> int:
+        found = self._ids.get(label)
+        if found is None:
+            raise self.unknown(f"unknown {self.noun} {_quote(label)}; {self._suggestion(label)}")
+        return found
+
+    def resolve(self, ref: str | int) -> int:
+        if isinstance(ref, str):
+            return self.id(ref)
+        if not 0 <= ref < len(self.labels):
+            raise IdOutOfRange(f"{self.noun} id {ref} is out of range: there are {len(self.labels)} {self.plural}")
+        return int(ref)
+
+    def search(self, q: str, limit: int) -> list[int]:
+        if not q:
+            return list(range(min(limit, len(self.labels))))
+        if "\n" in q:  # no label holds one, but the text searched has one between each two
+            return []
+        found: dict[int, None] = {}
+        folded = q.casefold().encode("utf-8", "surrogatepass")
+        for pattern in (b"\n" + folded + b"\n", b"\n" + folded, folded):
+            for i in self._matches(pattern):
+                if len(found) >= limit:
+                    return list(found)
+                found[i] = None
+        return list(found)
+
+    def encode(self) -> bytes:
+        _ = self._ids  # refuses duplicates
+        beyond = [i for i in self.names if not 0 <= i < len(self.labels)]
+        if beyond:
+            raise IdOutOfRange(
+                f"name {self.names[beyond[0]]!r} is for {self.noun} id {beyond[0]}, "
+                f"but there are {len(self.labels)} {self.plural}"
+            )
+        lines = []
+        for i, label in enumerate(self.labels):
+            name = self.names.get(i, "")
+            for what, text in (("label", label), ("name", name)):
+                if "\t" in text or "\n" in text:
+                    raise InputError(f"{what} {_quote(text)} of {self.noun} id {i} contains a tab or a line break")
+            lines.append(f"{label}\t{name}\n")
+        try:
+            return "".join(lines).encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise InputError(f"a label or name of the {self.plural} is not valid Unicode: {e}") from e
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        ids = {label: i for i, label in enumerate(self.labels)}
+        if len(ids) != len(self.labels):
+            first, label = next((i, label) for i, label in enumerate(self.labels) if ids[label] != i)
+            raise DuplicateId(f"{self.noun} ids {first} and {ids[label]} have the same label {_quote(label)}")
+        return ids
+
+    @cached_property
+    def _text(self) -> bytes:
+        """All labels and names, case folded, between line breaks: line 2i is label i, line 2i + 1 its name.
+
+        One long byte string is searched at the speed of ``memmem``, a hundred times faster than a loop over
+        labels.
+        """
+        lines = [line for i, label in enumerate(self.labels) for line in (label, self.names.get(i, ""))]
+        return ("\n" + "\n".join(lines) + "\n").casefold().encode("utf-8", "surrogatepass")
+
+    @cached_property
+    def _breaks(self) -> np.ndarray:
+        """(2 n + 1,) int64: positions of the line breaks in the text; break i stands before line i."""
+        return np.flatnonzero(np.frombuffer(self._text, dtype=np.uint8) == ord("\n"))
+
+    def _matches(self, pattern: bytes) -> Iterator[int]:
+        """Ids of the entries in which ``pattern`` occurs, ascending; an id may come twice."""
+        at = self._text.find(pattern)
+        while at >= 0:
+            line = int(np.searchsorted(self._breaks, at, side="right")) - 1
+            yield line // 2
+            at = self._text.find(pattern, int(self._breaks[line + 1]))
+
+    def _suggestion(self, label: str) -> str:
+        by_label = process.extract(label, self.labels, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_NEAREST_CUTOFF)
+        by_name = process.extract(label, self.names, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_NEAREST_CUTOFF)
+        hits = sorted([(-score, i) for _, score, i in (*by_label, *by_name)])
+        nearest = list(dict.fromkeys(i for _, i in hits))[:_NEAREST]
+        if not nearest:
+            return f"none of the {len(self.labels)} {self.plural} is similar"
+        return "nearest: " + ", ".join(self._describe(i) for i in nearest)
+
+    def _describe(self, i: int) -> str:
+        name = self.names.get(i)
+        return _quote(self.labels[i]) + (f" ({name})" if name else "")
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
+
+
+def _read_table(path: Path) -> tuple[tuple[str, ...], dict[int, str]]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError as e:
+        raise CorruptGeneration(f"{path} is missing") from e
+    except UnicodeDecodeError as e:
+        raise CorruptGeneration(f"{path} is not UTF-8: {e}") from e
+    *lines, rest = text.split("\n")  # not splitlines(): labels may hold other separators
+    if rest:
+        raise CorruptGeneration(f"{path} is truncated: its last line {_quote(rest)} does not end")
+    labels, names = [], {}
+    for i, line in enumerate(lines):
+        label, tab, name = line.partition("\t")
+        if not tab or "\t" in name:
+            raise CorruptGeneration(f"{path} line {i + 1}: expected label and name, found {_quote(line)}")
+        labels.append(label)
+        if name:
+            names[i] = name
+    return tuple(labels), names
