@@ -1,0 +1,81 @@
+"""What a query asks for and what it gets, in ids."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Order = Literal["proponents", "opponents", "absolute"]
+"""Largest influence first, most negative first, or largest magnitude first."""
+
+Direction = Literal["tail", "head"]
+"""Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """Which training triples may be named: ids by field; an absent field is unrestricted."""
+
+    must: dict[str, Collection[int]] = field(default_factory=dict)
+    """``{"head" | "relation" | "tail": ids}``: the field's id is one of these."""
+    must_not: dict[str, Collection[int]] = field(default_factory=dict)
+    """The field's id is none of these."""
+
+    def __bool__(self) -> bool:
+        """Return whether anything is restricted."""
+        return bool(self.must or self.must_not)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """The most influential training triples of one test triple, in the order asked for."""
+
+    triple: tuple[int, int, int]
+    """Head, relation, tail."""
+    score: float
+    """The model's s(h, r, t)."""
+    rank: int
+    """Filtered rank among all tails (or heads): 1 + how many entities score higher and do not make a training triple."""
+    in_training: bool
+    """Whether the test triple is one of the indexed training triples."""
+    loss: float
+    """ℓ of the direction explained."""
+    self_influence: float
+    """‖∇ℓ‖² of the direction explained."""
+    certified: bool
+    """Whether no training triple that was not named can have more influence than the last one named."""
+    bound_gap: float
+    """How much larger an unseen triple's influence could be: 0 when certified."""
+    candidates: int
+    """How many training triples were looked at beyond the index."""
+    exact_terms: int
+    """For how many of them the exact influence was computed."""
+    train_index: np.ndarray
+    """(k,) int64: rows of the training triples as read."""
+    triples: np.ndarray
+    """(k, 3) int32."""
+    influence: np.ndarray
+    """(k,) float32: ⟨∇ℓ, ∇ℓ'⟩."""
+    cosine: np.ndarray
+    """(k,) float32: the same over ‖∇ℓ‖‖∇ℓ'‖; 0 where a gradient is zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Where the time of a call went."""
+
+    gradient: float
+    """Terms of the test triples."""
+    search: float
+    """Index and bounds."""
+    rerank: float
+    """Exact influences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One attribution for each test triple, and the time they took together."""
+
+    attributions: list[Attribution]
+    seconds: Seconds

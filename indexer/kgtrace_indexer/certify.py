@@ -1,0 +1,173 @@
+"""Certified top-k: a threshold algorithm over a cascade of bounds.
+
+The index returns training triples in descending order of an upper bound of their dense influence; the triples that
+share an embedding row with the query come from posting lists. Each stage looks only at what the one before left:
+
+1. *index bound*: an inner product of short vectors;
+2. *factor bound*: estimate ± slack from stored factors, almost tight;
+3. *exact influence*: rank-1 terms recomputed with the model.
+
+The k-th best lower bound is a threshold that only rises. When nothing outside the answer has an upper bound above the
+k-th best exact influence, the answer is the exact top-k, and is certified. After a first round over the posting lists
+and the index's best hits, one range search at the threshold finds everything that could still matter: every query ends
+after two rounds, the second of which is at worst one scan of the stored codes.
+
+Threshold algorithms: Fagin, Lotem and Naor (2003). Exact maximum inner product search by bounds: Ram and Gray (2012).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgtrace_indexer.answers import Order
+from kgtrace_indexer.bounds import Codes, QueryCode
+from kgtrace_indexer.training_set import TrainingSet
+from kgtrace_store.search import SearchIndex
+
+_FIRST_HITS = 256
+"""Hits asked of the index in the first round, at least; four times top_k if that is more."""
+_BLOCK = 8192
+"""Training triples whose factor bound is computed at a time."""
+_EXACT_BLOCK = 32
+"""Training triples whose exact influence is computed at a time: whether to stop is asked in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The best training triples of one query."""
+
+    rows: Tensor
+    """(k,) int64: storage rows, best first."""
+    influence: Tensor
+    """(k,) float32, exact."""
+    bound_gap: float
+    """How much better an unseen triple could be than the last one found; 0 when certified."""
+    candidates: int
+    """Training triples whose factor bound was computed."""
+    exact_terms: int
+    """Training triples whose exact influence was computed."""
+
+
+def value(influence: Tensor, order: Order) -> Tensor:
+    """Return what the order asks to be large."""
+    if order == "absolute":
+        return influence.abs()
+    return influence if order == "proponents" else -influence
+
+
+def best(rows: Tensor, influence: Tensor, order: Order, top_k: int) -> tuple[Tensor, Tensor]:
+    """Return the rows (k,) of the best influences (m,), and those; equal ones by ascending row."""
+    by_row = rows.argsort()
+    ranked = by_row[value(influence[by_row], order).argsort(descending=True, stable=True)][:top_k]
+    return rows[ranked], influence[ranked]
+
+
+class CertifiedSearch:
+    """One query's way through the cascade."""
+
+    def __init__(
+        self,
+        query: QueryCode,
+        codes: Codes,
+        exact: Callable[[Tensor], Tensor],
+        *,
+        top_k: int,
+        order: Order,
+        max_candidates: int | None,
+    ) -> None:
+        """`exact` maps storage rows (m,) to their influences (m,)."""
+        self._query = query
+        self._codes = codes
+        self._exact = exact
+        self._top_k = top_k
+        self._order: Order = order
+        self._budget = inf if max_candidates is None else max_candidates
+        self._signs = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}[order]
+        self._rows = torch.empty(0, dtype=torch.int64)
+        self._lower = torch.empty(0)
+        self._upper = torch.empty(0)
+        self._influence = torch.empty(0)  # NaN where not computed
+        self._unseen = -inf  # upper bound of what was left out for want of budget
+        self._candidates = 0
+        self._exact_terms = 0
+
+    def among(self, rows: Tensor) -> Found:
+        """Search the given training triples (m,), without the index."""
+        self._round(rows)
+        return self._found()
+
+    def everywhere(self, index: SearchIndex, training: TrainingSet) -> Found:
+        """Search all training triples."""
+        hits = min(max(_FIRST_HITS, 4 * self._top_k), len(self._codes))
+        vectors = np.stack([self._query.search_vector(sign).cpu().numpy() for sign in self._signs])
+        scores, ids = index.search(vectors, hits)
+        linked = training.linked(self._query)
+        first = np.union1d(linked, ids)
+        self._round(torch.from_numpy(first))
+        frontier = float(scores[:, -1].max())  # nothing beyond the hits has a larger bound
+        if hits < len(self._codes) and frontier > self._threshold():
+            if self._candidates < self._budget:
+                found = [index.range_search(vector, self._threshold())[1] for vector in vectors]
+                self._round(torch.from_numpy(np.setdiff1d(np.concatenate(found), first)))
+            else:
+                self._unseen = max(self._unseen, frontier)
+        return self._found()
+
+    def _round(self, rows: Tensor) -> None:
+        """Take training triples (m,) through the cascade."""
+        upper = torch.cat([self._index_upper(block) for block in rows.split(_BLOCK)]) if len(rows) else torch.empty(0)
+        ranked = upper.argsort(descending=True)
+        rows, upper = rows[ranked], upper[ranked]
+        if (room := int(min(self._budget - self._candidates, len(rows)))) < len(rows):
+            self._unseen = max(self._unseen, float(upper[room]))
+            rows, upper = rows[:room], upper[:room]
+        size = min(_BLOCK, max(512, 8 * self._top_k))  # small at first: the threshold is still low
+        while len(rows) and upper[0] >= self._threshold():
+            self._bracket(rows[:size])
+            rows, upper, size = rows[size:], upper[size:], _BLOCK
+        self._decide()
+
+    def _index_upper(self, rows: Tensor) -> Tensor:
+        uppers = [self._codes.index_upper(self._query, sign, rows) for sign in self._signs]
+        return torch.stack(uppers).amax(0)
+
+    def _bracket(self, rows: Tensor) -> None:
+        """Take in the factor bounds of training triples; forget what cannot be among the best."""
+        estimate, slack = self._codes.bracket(self._query, rows)
+        middle = value(estimate, self._order)
+        self._candidates += len(rows)
+        self._rows = torch.cat([self._rows, rows])
+        self._lower = torch.cat([self._lower, middle - slack])
+        self._upper = torch.cat([self._upper, middle + slack])
+        self._influence = torch.cat([self._influence, torch.full_like(middle, torch.nan)])
+        keep = self._upper >= self._threshold()
+        self._rows, self._influence = self._rows[keep], self._influence[keep]
+        self._lower, self._upper = self._lower[keep], self._upper[keep]
+
+    def _decide(self) -> None:
+        """Compute exact influences, best upper bound first, until none of the others can matter."""
+        while True:
+            open_ = torch.nonzero(self._influence.isnan() & (self._upper >= self._threshold())).flatten()
+            if not len(open_):
+                return
+            chosen = open_[self._upper[open_].argsort(descending=True)][:_EXACT_BLOCK]
+            self._influence[chosen] = self._exact(self._rows[chosen])
+            self._lower[chosen] = self._upper[chosen] = value(self._influence[chosen], self._order)
+            self._exact_terms += len(chosen)
+
+    def _threshold(self) -> float:
+        """Return the k-th best lower bound; −∞ with fewer than k triples."""
+        return float(self._lower.topk(self._top_k).values[-1]) if len(self._lower) >= self._top_k else -inf
+
+    def _found(self) -> Found:
+        known = ~self._influence.isnan()
+        rows, influence = best(self._rows[known], self._influence[known], self._order, self._top_k)
+        gap = 0.0
+        if self._unseen > -inf:
+            last = float(value(influence[-1:], self._order)[0]) if len(rows) == self._top_k else 0.0
+            gap = max(0.0, self._unseen - last)
+        return Found(rows, influence, gap, self._candidates, self._exact_terms)

@@ -1,0 +1,106 @@
+"""Does an index say what the model says? Asked before a generation goes live, and by ``kgtrace verify``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kgtrace_indexer.engine import Attributor
+
+_ROWS = 64
+"""Training triples whose stored row is compared with a fresh one."""
+_QUERIES = 4
+"""Training triples whose certified answer is compared with exact influences."""
+_PROBES = 1024
+"""Random training triples whose exact influence on those is computed."""
+_TOP_K = 10
+_TOLERANCE = 1e-3
+"""Relative: float32 in another batch, or on another device."""
+_BLOCK = 1 << 22
+"""Elements looked at together for NaN and infinity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
+    """Check counts, finite values, stored rows against fresh ones, and certified answers against exact influences.
+
+    Checksums are compared when a generation is opened. The sample is drawn with `seed`.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(attributor), min(_ROWS, len(attributor)), replace=False))
+    queries = rng.choice(len(attributor), min(_QUERIES, len(attributor)), replace=False)
+    probes = np.sort(rng.choice(len(attributor), min(_PROBES, len(attributor)), replace=False))
+    return [
+        _counts(attributor),
+        _finite(attributor),
+        _stored_rows(attributor, rows),
+        *_answers(attributor, queries, probes),
+    ]
+
+
+def _counts(attributor: Attributor) -> Check:
+    lengths = {name: len(array) for name, array in attributor.rows().items()}
+    wrong = {name: n for name, n in lengths.items() if n != len(attributor)}
+    return Check(
+        "counts", not wrong, f"{len(attributor)} rows in {len(lengths)} arrays" + (f", but {wrong}" * bool(wrong))
+    )
+
+
+def _finite(attributor: Attributor) -> Check:
+    wrong = [
+        name
+        for name, array in attributor.rows().items()
+        if array.dtype.kind == "f" and not all(np.isfinite(block).all() for block in _blocks(array))
+    ]
+    return Check("finite", not wrong, f"NaN or infinity in {wrong}" if wrong else "no NaN or infinity")
+
+
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    step = max(1, _BLOCK // max(1, array[:1].size))
+    return (array[start : start + step] for start in range(0, len(array), step))
+
+
+def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
+    worst = 0.0
+    fresh = attributor.encode_again(rows)
+    for name, again in fresh.items():
+        stored = attributor.rows()[name][rows]
+        scale = np.sqrt(attributor.training.self_influence[rows])  # ‖g‖, the unit of φ and ρ
+        if name == "self_influence":
+            scale = scale**2
+        error = np.abs(again - stored).reshape(len(rows), -1).max(1)
+        worst = max(worst, float((error / np.maximum(scale, np.finfo(np.float32).tiny)).max()))
+    return Check(
+        "stored rows",
+        worst <= _TOLERANCE,
+        f"{len(rows)} training triples reproduce theirs within {worst:.1e} (at most {_TOLERANCE:.0e})",
+    )
+
+
+def _answers(attributor: Attributor, queries: np.ndarray, probes: np.ndarray) -> Iterator[Check]:
+    triples = np.asarray(attributor.training.triples[queries], np.int64)
+    exact = attributor.exact_influences(triples, probes)  # (probes, queries)
+    attributions = attributor.query(triples, top_k=_TOP_K).attributions
+    overlooked, violated = 0, 0
+    for triple, influences, found in zip(triples, exact.T, attributions, strict=True):
+        named = np.isin(attributor.training.train_index[probes], found.train_index)
+        norms = np.sqrt(found.self_influence * attributor.training.self_influence[probes])
+        overlooked += int((influences[~named] > found.influence[-1] + _TOLERANCE * norms[~named]).sum())
+        upper, low, high = attributor.bounds(triple, probes)
+        violated += int(((upper < influences) | (low > influences) | (high < influences)).sum())
+    pairs = f"{len(probes)} × {len(queries)} pairs"
+    certified = sum(found.certified for found in attributions)
+    yield Check("bounds", not violated, f"violated by {violated} of {pairs}")
+    yield Check(
+        "answers",
+        not overlooked and certified == len(queries),
+        f"{certified} of {len(queries)} certified; {overlooked} of {pairs} overlooked",
+    )

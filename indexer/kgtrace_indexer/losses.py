@@ -1,0 +1,27 @@
+"""Losses of a triple's own score, and their derivatives."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kgtrace_store.errors import UnsupportedModel
+
+Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Maps scores (m,) to losses (m,) and their derivatives dℓ/ds (m,)."""
+
+
+def bce(score: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ℓ(s) = softplus(−s), binary cross-entropy of the logit s against 1, and ℓ'(s) = −σ(−s)."""
+    return F.softplus(-score), -(-score).sigmoid()
+
+
+LOSSES: dict[str, Loss] = {"bce": bce}
+"""Losses by the names that ``--loss`` takes."""
+
+
+def loss_by_name(name: str) -> Loss:
+    """Return a loss; raise `UnsupportedModel` with the known names for an unknown one."""
+    if name not in LOSSES:
+        raise UnsupportedModel(f"unknown loss {name!r}; known: {', '.join(sorted(LOSSES))}")
+    return LOSSES[name]

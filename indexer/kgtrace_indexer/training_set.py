@@ -1,0 +1,81 @@
+"""The indexed training triples: who is known, who shares which embedding row, who may be named."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kgtrace_indexer.answers import Restriction
+from kgtrace_indexer.bounds import QueryCode
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """The indexed triples, sorted by relation, head and tail, and who shares which embedding row."""
+
+    triples: np.ndarray
+    """(n, 3) int32."""
+    train_index: np.ndarray
+    """(n,) int64: rows as read."""
+    self_influence: np.ndarray
+    """(n,) float32."""
+    postings: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Table → offsets (size + 1,) and rows (·,): which training triples read row i."""
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], postings: Mapping[str, np.ndarray]) -> "TrainingSet":
+        """Wrap the arrays of a generation, without a copy."""
+        tables = [name.removesuffix(".rows") for name in postings if name.endswith(".rows")]
+        return cls(
+            arrays["triples"],
+            arrays["train_index"],
+            arrays["self_influence"],
+            {table: (postings[f"{table}.offsets"], postings[f"{table}.rows"]) for table in tables},
+        )
+
+    def tails_of(self, head: int, relation: int) -> np.ndarray:
+        """Return the tails of all training triples (head, relation, ·)."""
+        start, end = self._relation(relation)
+        heads = self.triples[start:end, 0]
+        low, high = np.searchsorted(heads, head, "left"), np.searchsorted(heads, head, "right")
+        return self.triples[start + low : start + high, 2]
+
+    def heads_of(self, relation: int, tail: int) -> np.ndarray:
+        """Return the heads of all training triples (·, relation, tail)."""
+        start, end = self._relation(relation)
+        return self.triples[start:end, 0][self.triples[start:end, 2] == tail]
+
+    def linked(self, query: QueryCode) -> np.ndarray:
+        """Return the training triples that read an embedding row the query reads, ascending and without repetition."""
+        found = []
+        for table, uses in query.rows.items():
+            offsets, rows = self.postings[table]
+            found += [rows[offsets[i] : offsets[i + 1]] for i in {index for index, _ in uses}]
+        return np.unique(np.concatenate(found)).astype(np.int64) if found else np.empty(0, np.int64)
+
+    def allowed(self, restriction: Restriction) -> np.ndarray | None:
+        """Return a mask (n,) of the triples that may be named, or None for all."""
+        if not restriction:
+            return None
+        mask = np.ones(len(self.triples), bool)
+        for wanted, fields in ((True, restriction.must), (False, restriction.must_not)):
+            for name, ids in fields.items():
+                column = self.triples[:, ("head", "relation", "tail").index(name)]
+                mask &= np.isin(column, np.fromiter(ids, np.int64, len(ids))) == wanted
+        return mask
+
+    def _relation(self, relation: int) -> tuple[int, int]:
+        column = self.triples[:, 1]
+        return int(np.searchsorted(column, relation, "left")), int(np.searchsorted(column, relation, "right"))
+
+
+def posting_lists(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which triples read each row of a table of `size` rows.
+
+    `indices` (n, ·) holds the rows that triple i reads. Returns offsets (size + 1,) int64 and rows int32: the triples that
+    read row i are ``rows[offsets[i] : offsets[i + 1]]``, ascending and without repetition.
+    """
+    triples = np.broadcast_to(np.arange(len(indices), dtype=np.int64)[:, None], indices.shape)
+    pairs = np.unique(indices.astype(np.int64) * max(1, len(indices)) + triples)
+    row, triple = np.divmod(pairs, max(1, len(indices)))
+    return np.searchsorted(row, np.arange(size + 1)), triple.astype(np.int32)

@@ -1,0 +1,206 @@
+"""Bounds are never violated, and a certified answer is the exact top-k: on random models, against float64.
+
+The truth is summed in float64 from gradients that the model computed in float32, as the index has them: where a ReLU's
+input or a saturated score lies within rounding, the gradient itself may differ between precisions.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kgtrace_indexer import ModelFile, TripleTable
+from kgtrace_indexer.bounds import Codes, QueryCode, encode_query
+from kgtrace_indexer.build import encode, postings
+from kgtrace_indexer.certify import CertifiedSearch, value
+from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
+from kgtrace_indexer.featurizer import Featurizer
+from kgtrace_indexer.losses import bce
+from kgtrace_indexer.projection import Bases, fit_bases
+from kgtrace_indexer.terms import Kron, Rows, Terms, inner
+from kgtrace_indexer.training_set import TrainingSet
+from kgtrace_store import ExactSearch
+
+ORDERS = ("proponents", "opponents", "absolute")
+
+
+def random_model(rng: np.random.Generator, entities: int, relations: int, scale: float) -> ModelFile:
+    """A ConvE of random shape and parameters; a larger scale makes scores, and so norms, more uneven."""
+    channels, height, width = rng.integers(1, 3), rng.integers(2, 4), rng.integers(2, 5)
+    outputs, dim = int(rng.integers(1, 5)), int(channels * height * width)
+    kernel = (int(rng.integers(1, min(3, 2 * height) + 1)), int(rng.integers(1, min(3, width) + 1)))
+    flat = outputs * (2 * height - kernel[0] + 1) * (width - kernel[1] + 1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.as_tensor(scale * rng.standard_normal(shape), dtype=torch.float32)
+
+    def norm(prefix: str, size: int) -> dict[str, torch.Tensor]:
+        return {
+            f"{prefix}.weight": 1 + normal(size), f"{prefix}.bias": normal(size),
+            f"{prefix}.running_mean": normal(size), f"{prefix}.running_var": 0.1 + normal(size).square(),
+        }  # fmt: skip
+
+    tensors = {
+        ENTITY: normal(entities, dim), BIAS: normal(entities, 1), RELATION: normal(2 * relations, dim),
+        "interaction.hr2d.2.weight": normal(outputs, channels, *kernel), "interaction.hr2d.2.bias": normal(outputs),
+        "interaction.hr1d.0.weight": normal(dim, flat), "interaction.hr1d.0.bias": normal(dim),
+        **norm("interaction.hr2d.0", channels), **norm("interaction.hr2d.3", outputs),
+        **norm("interaction.hr1d.2", dim),
+    }  # fmt: skip
+    shape = {"input_channels": int(channels), "image_height": int(height), "image_width": int(width)}
+    return ModelFile("ConvE", tensors, entities, relations, True, {"interaction": {"shape_info": shape}}, {}, "test")
+
+
+def double(terms: Terms) -> Terms:
+    """Return the same gradients in float64."""
+    return Terms(
+        terms.directions,
+        terms.loss.double(),
+        {name: Kron(block.u.double(), block.v.double(), block.group) for name, block in terms.kron.items()},
+        {name: grad.double() for name, grad in terms.flat.items()},
+        {table: [Rows(use.index, use.grad.double()) for use in uses] for table, uses in terms.rows.items()},
+    )
+
+
+@dataclass
+class Case:
+    """A random model, its index in memory, and the truth in float64."""
+
+    seed: int
+    triples: int
+    scale: float
+    dim: int
+    layers: str
+    both: bool
+    dtype: torch.dtype
+
+    @cached_property
+    def model(self) -> ModelFile:
+        return random_model(np.random.default_rng([self.seed, 0]), entities=12, relations=3, scale=self.scale)
+
+    @cached_property
+    def featurizer(self) -> Featurizer:
+        scoring = ConvE(self.model)
+        return Featurizer(scoring, bce, scoring.select([self.layers]), "both" if self.both else "forward", True)
+
+    @cached_property
+    def table(self) -> TripleTable:
+        ids = np.random.default_rng([self.seed, 1]).integers(0, (12, 3, 12), (self.triples, 3))
+        ids = ids[np.lexsort(ids.T[[2, 0, 1]])].astype(np.int32)
+        return TripleTable(ids, np.arange(len(ids)), 0)
+
+    @cached_property
+    def queries(self) -> np.ndarray:
+        return np.random.default_rng([self.seed, 2]).integers(0, (12, 3, 12), (6, 3))
+
+    @cached_property
+    def bases(self) -> Bases:
+        landmarks = self.table.ids[: max(1, len(self.table.ids) // 2)]
+        return fit_bases(self.featurizer.training_terms(landmarks), self.dim)
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return encode(self.featurizer, self.bases, self.table, np.arange(len(self.table.ids)), self.dtype)
+
+    @cached_property
+    def codes(self) -> Codes:
+        return Codes.of(self.arrays)
+
+    @cached_property
+    def truth(self) -> torch.Tensor:
+        """(n, 6) influences in float64."""
+        training = double(self.featurizer.training_terms(self.table.ids))
+        return torch.cat([inner(training, double(self.test_terms(i))) for i in range(len(self.queries))], 1)
+
+    def test_terms(self, i: int) -> Terms:
+        return self.featurizer.test_terms(self.queries[i : i + 1], "tail")
+
+    def query(self, i: int) -> QueryCode:
+        return encode_query(self.test_terms(i), self.bases)
+
+    def search(self, i: int, **options: object) -> CertifiedSearch:
+        terms = self.test_terms(i)
+
+        def exact(rows: torch.Tensor) -> torch.Tensor:
+            return inner(self.featurizer.training_terms(self.table.ids[rows.numpy()]), terms)[:, 0]
+
+        return CertifiedSearch(self.query(i), self.codes, exact, **{"max_candidates": None, **options})
+
+    def everywhere(self, search: CertifiedSearch):
+        training = TrainingSet.of(self.arrays, postings(self.arrays, self.model))
+        vectors = np.concatenate([self.arrays["projected"], self.arrays["residual"]], 1)
+        return search.everywhere(ExactSearch(vectors), training)
+
+
+cases = st.builds(
+    Case,
+    seed=st.integers(0, 2**32 - 1),
+    triples=st.integers(1, 300),
+    scale=st.sampled_from([0.2, 0.7, 2.0]),
+    dim=st.sampled_from([1, 3, 8, 64]),
+    layers=st.sampled_from(["all", "last:1", "last:2", "last:3", "interaction.hr1d.0.bias"]),
+    both=st.booleans(),
+    dtype=st.sampled_from([torch.float16, torch.float32]),
+)
+thorough = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@given(cases)
+@thorough
+def test_bounds_hold(case: Case) -> None:
+    """Every exact influence lies below the index bound and within the factor bound."""
+    rows = torch.arange(len(case.codes))
+    for i in range(len(case.queries)):
+        query, truth = case.query(i), case.truth[:, i]
+        estimate, slack = case.codes.bracket(query, rows)
+        assert ((estimate.double() - truth).abs() <= slack).all()
+        assert (case.codes.index_upper(query, 1, rows) >= truth).all()
+        assert (case.codes.index_upper(query, -1, rows) >= -truth).all()
+
+
+@given(cases, st.integers(1, 40), st.sampled_from(ORDERS))
+@thorough
+def test_certified_answers_are_exact(case: Case, top_k: int, order: str) -> None:
+    """Without a budget every answer is certified, and no triple outside of it has more influence."""
+    scale = case.truth.abs().max()
+    for i in range(len(case.queries)):
+        found = case.everywhere(case.search(i, top_k=top_k, order=order))
+        truth = value(case.truth[:, i], order)
+        best = truth.topk(min(top_k, len(truth))).values
+        assert found.bound_gap == 0
+        assert len(set(found.rows.tolist())) == len(best)
+        torch.testing.assert_close(truth[found.rows], best, rtol=1e-4, atol=float(1e-6 * scale))
+        torch.testing.assert_close(
+            case.truth[found.rows, i].float(), found.influence, rtol=1e-4, atol=float(1e-6 * scale)
+        )
+
+
+@given(cases, st.integers(1, 10), st.sampled_from(ORDERS), st.integers(0, 60))
+@thorough
+def test_a_budget_is_kept_and_its_gap_is_true(case: Case, top_k: int, order: str, budget: int) -> None:
+    """With a budget, no more triples are looked at, and what was missed is within the reported gap."""
+    scale = float(case.truth.abs().max())
+    for i in range(len(case.queries)):
+        found = case.everywhere(case.search(i, top_k=top_k, order=order, max_candidates=budget))
+        truth = value(case.truth[:, i], order)
+        assert found.candidates <= budget
+        missed = truth.clone()
+        missed[found.rows] = -torch.inf
+        last = float(truth[found.rows].min()) if len(found.rows) == min(top_k, len(truth)) else 0.0
+        if len(found.rows) < len(truth):
+            assert float(missed.max()) <= last + found.bound_gap + 1e-5 * scale
+
+
+@given(cases, st.integers(1, 10), st.data())
+@thorough
+def test_search_among_some(case: Case, top_k: int, data: st.DataObject) -> None:
+    """A search among given triples finds their best, and names no other."""
+    rows = torch.tensor(sorted(data.draw(st.sets(st.integers(0, len(case.codes) - 1)))), dtype=torch.int64)
+    found = case.search(0, top_k=top_k, order="proponents").among(rows)
+    truth = case.truth[rows, 0]
+    best = truth.topk(min(top_k, len(rows))).values
+    assert set(found.rows.tolist()) <= set(rows.tolist())
+    torch.testing.assert_close(case.truth[found.rows, 0], best, rtol=1e-4, atol=float(1e-6 * case.truth.abs().max()))
