@@ -36,7 +36,7 @@ class Attribution:
     score: float
     """The model's s(h, r, t)."""
     rank: int
-    """Filtered rank among all tails (or heads): 1 + how many entities score higher and do not make a training triple."""
+    """Filtered rank among all tails (or heads): 1 + how many entities that make no training triple score higher."""
     in_training: bool
     """Whether the test triple is one of the indexed training triples."""
     loss: float

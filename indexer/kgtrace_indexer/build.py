@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -208,7 +208,7 @@ def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, s
     ):
         digest.update(hashlib.sha256(text.encode()).digest())
     for array in (table.ids, table.train_index):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

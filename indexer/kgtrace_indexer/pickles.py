@@ -158,7 +158,7 @@ class TorchArchive:
             return torch.empty(0, dtype=wanted.dtype)
         elements = torch.frombuffer(data, dtype=wanted.dtype)
         if self._swap:
-            elements.untyped_storage().byteswap(wanted.dtype)  # type: ignore[no-untyped-call]
+            elements.untyped_storage().byteswap(wanted.dtype)
         self._storages[wanted.key] = (wanted, elements)
         return elements
 

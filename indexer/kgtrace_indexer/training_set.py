@@ -43,7 +43,8 @@ class TrainingSet:
     def heads_of(self, relation: int, tail: int) -> np.ndarray:
         """Return the heads of all training triples (·, relation, tail)."""
         start, end = self._relation(relation)
-        return self.triples[start:end, 0][self.triples[start:end, 2] == tail]
+        found: np.ndarray = self.triples[start:end, 0][self.triples[start:end, 2] == tail]
+        return found
 
     def linked(self, query: QueryCode) -> np.ndarray:
         """Return the training triples that read an embedding row the query reads, ascending and without repetition."""
@@ -72,8 +73,8 @@ class TrainingSet:
 def posting_lists(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which triples read each row of a table of `size` rows.
 
-    `indices` (n, ·) holds the rows that triple i reads. Returns offsets (size + 1,) int64 and rows int32: the triples that
-    read row i are ``rows[offsets[i] : offsets[i + 1]]``, ascending and without repetition.
+    `indices` (n, ·) holds the rows that triple i reads. Returns offsets (size + 1,) int64 and rows int32: the triples
+    that read row i are ``rows[offsets[i] : offsets[i + 1]]``, ascending and without repetition.
     """
     triples = np.broadcast_to(np.arange(len(indices), dtype=np.int64)[:, None], indices.shape)
     pairs = np.unique(indices.astype(np.int64) * max(1, len(indices)) + triples)

@@ -1,24 +1,103 @@
 """``kgtrace demo``: from nothing to an answer on UMLS, a small medical knowledge graph in PyKEEN's wheel."""
 
+import json
+import sys
+import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kgtrace_server.progress import Progress
+from kgtrace_server.settings import Settings
 from kgtrace_store.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from pykeen.models import ConvE
     from torch import Tensor
+
+FOLDER = Path("kgtrace-demo")
+"""Where model and index go, below the working directory."""
+
+TRIPLE = ("alga", "interacts_with", "human")
+"""The prediction explained: not among the training triples, and ranked first by the trained model."""
 
 _LABEL_SMOOTHING = 0.1
 _LEARNING_RATE = 0.003
 _BATCH = 128
 
 
+def run(*, once: bool) -> None:
+    """Train, index, serve, ask over HTTP, print the answer, and go on serving until interrupted unless `once`.
+
+    Raises
+    ------
+    MissingExtra
+        PyKEEN or FAISS is not installed.
+    """
+    from kgtrace_indexer import BuildConfig, build, open_attributor, read_model, read_training_folder
+    from kgtrace_server import render, serving
+    from kgtrace_server.app import create_app
+    from kgtrace_server.service import Service
+
+    model, root = FOLDER / "model", FOLDER / "index"
+    _say(f"1. Training a ConvE on UMLS into {model}")
+    with Progress("epochs") as progress:
+        train_umls(model, progress=lambda done, total: progress("training", done, total))
+    _say(f"2. Indexing its training triples into {root}")
+    vocabulary, triples = read_training_folder(model / "training_triples")
+    with Progress("triples") as progress:
+        report = build(root, read_model(model), vocabulary, triples, BuildConfig(), progress=progress)
+    _say(f"   generation {report.generation}: {report.triples:,} triples, {report.bytes / 1e6:.1f} MB")
+    settings, listening = _listen()
+    server = serving.server(create_app(Service(open_attributor(root)), settings), settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        address = serving.address(listening)
+        _say(f"3. Serving at {address}; asking POST /v1/influences why {' '.join(TRIPLE)}\n")
+        _say(render.influences(_ask(address)))
+        if not once:
+            _say(f"Try it: {address}/docs    Stop with Ctrl-C.")
+            thread.join()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _listen() -> tuple[Settings, Any]:
+    """Listen on the usual port, or on any free one where that is taken."""
+    from kgtrace_server import serving
+
+    try:
+        settings = Settings(log_level="warning")
+        return settings, serving.listen(settings)
+    except serving.CannotListen:
+        settings = Settings(port=0, log_level="warning")
+        return settings, serving.listen(settings)
+
+
+def _ask(address: str) -> Any:
+    request = urllib.request.Request(
+        f"{address}/v1/influences",
+        json.dumps({"triples": [TRIPLE], "top_k": 10}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:  # the connection waits until the server accepts
+        return json.load(response)
+
+
 def train_umls(
     folder: Path,
     *,
-    epochs: int = 60,
+    epochs: int = 200,
     embedding_dim: int = 64,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -64,14 +143,15 @@ def train_umls(
     factory.to_path_binary(folder / "training_triples")
 
 
-def _tail_scores(model: "ConvE", pairs: "Tensor") -> "Tensor":
+def _tail_scores(model: Any, pairs: "Tensor") -> "Tensor":
     """Return the scores of all entities as tail of (head, relation row) pairs (m, 2): (m, E)."""
     import torch
 
-    entities, bias = (r() for r in model.entity_representations)  # (E, d), (E,)
+    entities, bias = (representation() for representation in model.entity_representations)  # (E, d), (E,)
     shape = model.interaction.shape_info
     image = (-1, shape.input_channels, shape.image_height, shape.image_width)
     relations = model.relation_representations[0](pairs[:, 1])
     stacked = torch.cat([entities[pairs[:, 0]].view(image), relations.view(image)], 2)
     x = model.interaction.hr1d(model.interaction.hr2d(stacked).flatten(1))
-    return x @ entities.T + bias
+    scores: Tensor = x @ entities.T + bias
+    return scores

@@ -283,7 +283,7 @@ def test_counts_that_disagree_are_noticed(umls: Umls, tmp_path: Path) -> None:
     arrays = open_arrays(generation.path / "gradients.h5")
     dim = arrays["projected"].shape[1] + arrays["residual"].shape[1]
     FaissSearch.build([np.zeros((5, dim), np.float32)], 5, dim).write(path)
-    with pytest.raises(CorruptGeneration, match="sha256|bytes"):
+    with pytest.raises(CorruptGeneration, match=r"sha256|bytes"):
         open_attributor(tmp_path, device="cpu")
     with pytest.raises(CorruptGeneration, match=r"counts 300 triples, gradients.h5 holds 300, search.faiss 5"):
         open_attributor(tmp_path, device="cpu", verify=False)

@@ -1,0 +1,112 @@
+"""Errors over HTTP: one table from error to status, and RFC 9457 problem documents.
+
+::
+
+    KgtraceError
+    └── Refused                    a request that the service turns away, whatever it asks
+        ├── NotReady               no generation is loaded
+        ├── QueueFull              too many requests wait
+        └── DeadlineExceeded (TimeoutError)
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+from kgtrace_store.errors import InputError, KgtraceError, MissingInverseRelations
+
+MEDIA_TYPE = "application/problem+json"
+
+TYPE_PREFIX = "https://kgtrace.readthedocs.io/problems#"
+"""Before the error's name, ``unknown-entity``: clients compare the whole, and people may open it."""
+
+_MOST_ERRORS = 5
+"""Wrong fields that one detail names: a request may hold hundreds of triples."""
+
+_LONGEST_FIELD = 200
+"""Characters of a field's name that a detail repeats."""
+
+
+class Refused(KgtraceError):
+    """The service turns a request away, whatever it asks."""
+
+
+class NotReady(Refused):
+    """No generation is loaded, or the service is shutting down."""
+
+
+class QueueFull(Refused):
+    """Too many requests wait for the computing thread."""
+
+
+class DeadlineExceeded(Refused, TimeoutError):
+    """The answer took longer than the deadline."""
+
+
+STATUSES: Mapping[type[KgtraceError], HTTPStatus] = {
+    InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    MissingInverseRelations: HTTPStatus.UNPROCESSABLE_ENTITY,
+    QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
+    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
+    KgtraceError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""Status of each error; those that are not named have that of the nearest ancestor."""
+
+RETRY_AFTER = "1"
+"""Seconds: a place in the queue is free again after one request, and those take milliseconds to seconds."""
+
+
+def status_of(error: KgtraceError) -> HTTPStatus:
+    """Return the status of an error."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def error_response(error: KgtraceError) -> Response:
+    """Return the problem document of an error that the caller may see."""
+    status = status_of(error)
+    headers = {"Retry-After": RETRY_AFTER} if isinstance(error, QueueFull | NotReady) else {}
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).capitalize()
+    return problem(status, str(error), title=words, headers=headers)
+
+
+def problem(
+    status: int, detail: str, *, title: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a problem document; without a ``title`` it is of the type that says no more than its status."""
+    body = {
+        "type": "about:blank" if title is None else TYPE_PREFIX + title.lower().replace(" ", "-"),
+        "title": HTTPStatus(status).phrase if title is None else title,
+        "status": int(status),
+        "detail": detail,
+    }
+    # ASCII only: a detail may repeat half of a surrogate pair, which UTF-8 cannot hold.
+    return Response(json.dumps(body), status, headers, media_type=MEDIA_TYPE)
+
+
+def invalid_request(errors: Sequence[Mapping[str, Any]]) -> Response:
+    """Return the problem document of a request that does not have the documented shape, naming the fields."""
+    named = [f"{_field(error['loc'])}: {_message(error)}" for error in errors[:_MOST_ERRORS]]
+    if len(errors) > _MOST_ERRORS:
+        named.append(f"and {len(errors) - _MOST_ERRORS} more")
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(named), title="Invalid request")
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """``("body", "triples", 0, "head")`` → ``triples[0].head``."""
+    path = ""
+    for step in location[1:]:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+    path = path.removeprefix(".") or "the body"
+    return path if len(path) <= _LONGEST_FIELD else path[:_LONGEST_FIELD] + "…"
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown field"
+    message = str(error["msg"])
+    return message[0].lower() + message[1:]

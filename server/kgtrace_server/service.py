@@ -1,0 +1,202 @@
+"""What the service does, without HTTP: resolve labels, attribute, label the answer."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kgtrace_indexer.answers import Attribution, Direction, Order, Restriction
+from kgtrace_server.wire import (
+    Entities,
+    Explanation,
+    IndexInfo,
+    Influence,
+    Influences,
+    Named,
+    NamedTriple,
+    Relations,
+)
+
+if TYPE_CHECKING:
+    from kgtrace_indexer.engine import Attributor
+
+Field = Literal["head", "relation", "tail"]
+Ref = int | str
+"""An entity or relation: a string is a label, an integer an id."""
+
+_MOST_DIGITS = 18
+"""Of an id in a text: more do not fit 64 bits, and Python refuses to read numbers of thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Test triples, and what to say about them."""
+
+    triples: Sequence[tuple[Ref, Ref, Ref]]
+    """Head, relation and tail of each."""
+    top_k: int = 10
+    order: Order = "proponents"
+    exact: bool = False
+    max_candidates: int | None = None
+    must: Mapping[Field, Sequence[Ref]] = field(default_factory=dict)
+    """By field of the training triple: one of these."""
+    must_not: Mapping[Field, Sequence[Ref]] = field(default_factory=dict)
+    """By field of the training triple: none of these."""
+    direction: Direction = "tail"
+
+
+class Service:
+    """Answers in labels and names, ready to be written as JSON."""
+
+    def __init__(self, attributor: "Attributor") -> None:
+        self._attributor = attributor
+        self._vocabulary = attributor.vocabulary
+
+    @property
+    def generation(self) -> str:
+        """Id of the generation that answers."""
+        return self._attributor.manifest.generation
+
+    def influences(self, question: Question) -> Influences:
+        """Explain test triples.
+
+        Raises `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks, and what `Attributor.query` raises.
+        """
+        resolve = self._resolvers()
+        ids = [[resolve[f](ref) for f, ref in zip(resolve, triple, strict=True)] for triple in question.triples]
+        answer = self._attributor.query(
+            np.array(ids, np.int64).reshape(-1, 3),
+            top_k=question.top_k,
+            order=question.order,
+            exact=question.exact,
+            max_candidates=question.max_candidates,
+            restriction=Restriction(self._resolved(question.must), self._resolved(question.must_not)),
+            direction=question.direction,
+        )
+        seconds = answer.seconds
+        return {
+            "generation": self.generation,
+            "results": [self._explanation(attribution) for attribution in answer.attributions],
+            "seconds": {"gradient": seconds.gradient, "search": seconds.search, "rerank": seconds.rerank},
+        }
+
+    def entities(self, q: str = "", limit: int = 20) -> Entities:
+        """Return up to ``limit`` entities whose label or name equals, starts with or contains ``q``."""
+        found = self._vocabulary.search_entities(q, limit)
+        return {"generation": self.generation, "entities": [self._entity(i) for i in found]}
+
+    def relations(self, q: str = "", limit: int = 20) -> Relations:
+        """Return up to ``limit`` relations, found as in `entities`."""
+        found = self._vocabulary.search_relations(q, limit)
+        return {"generation": self.generation, "relations": [self._relation(i) for i in found]}
+
+    def entity_from_text(self, text: str) -> int:
+        """Return the id of an entity given by its label or, where no label is the same, by its id in decimals.
+
+        Raises `UnknownEntity` and `IdOutOfRange`.
+        """
+        return self._vocabulary.resolve_entity(_ref(text, self._decimal_labels["entity"]))
+
+    def relation_from_text(self, text: str) -> int:
+        """Return the id of a relation, as in `entity_from_text`."""
+        return self._vocabulary.resolve_relation(_ref(text, self._decimal_labels["relation"]))
+
+    def triple_from_text(self, head: str, relation: str, tail: str) -> tuple[int, int, int]:
+        """Return the ids of a triple, each as in `entity_from_text`."""
+        return self.entity_from_text(head), self.relation_from_text(relation), self.entity_from_text(tail)
+
+    def index_info(self) -> IndexInfo:
+        """Describe the index that answers."""
+        manifest = self._attributor.manifest
+        built = datetime.fromisoformat(manifest.created_at)
+        configuration = dict(manifest.configuration)
+        return {
+            "generation": self.generation,
+            "built_at": manifest.created_at,
+            "age_seconds": max(0.0, (datetime.now(UTC) - built).total_seconds()),
+            "fingerprint": manifest.fingerprint,
+            "model": manifest.provenance.get("interaction"),
+            "loss": configuration.get("loss"),
+            "layers": configuration.get("layers"),
+            "projection": {"type": "pca"} | {k: configuration.get(k) for k in ("dim", "landmarks", "seed")},
+            "counts": dict(manifest.counts),
+            "configuration": configuration,
+        }
+
+    def _resolvers(self) -> dict[Field, Callable[[Ref], int]]:
+        vocabulary = self._vocabulary
+        return {
+            "head": vocabulary.resolve_entity,
+            "relation": vocabulary.resolve_relation,
+            "tail": vocabulary.resolve_entity,
+        }
+
+    def _resolved(self, condition: Mapping[Field, Sequence[Ref]]) -> dict[str, Collection[int]]:
+        resolve = self._resolvers()
+        return {f: frozenset(resolve[f](ref) for ref in refs) for f, refs in condition.items()}
+
+    @cached_property
+    def _decimal_labels(self) -> dict[str, frozenset[str]]:
+        """Labels that look like ids, by kind."""
+        vocabulary = self._vocabulary
+        return {
+            "entity": frozenset(filter(str.isdecimal, vocabulary.entities)),
+            "relation": frozenset(filter(str.isdecimal, vocabulary.relations)),
+        }
+
+    def _explanation(self, found: Attribution) -> Explanation:
+        rows = zip(
+            found.train_index.tolist(),
+            found.triples.tolist(),
+            _shortest(found.influence),
+            _shortest(found.cosine),
+            strict=True,
+        )
+        influences: list[Influence] = [
+            {"train_index": index, "triple": self._triple(*triple), "influence": influence, "cosine": cosine}
+            for index, triple, influence, cosine in rows
+        ]
+        return {
+            "triple": self._triple(*found.triple),
+            "score": _finite(found.score),
+            "rank": found.rank,
+            "in_training": found.in_training,
+            "loss": _finite(found.loss),
+            "self_influence": _finite(found.self_influence),
+            "certified": found.certified,
+            "bound_gap": _finite(found.bound_gap),
+            "candidates": found.candidates,
+            "exact_terms": found.exact_terms,
+            "influences": influences,
+        }
+
+    def _triple(self, head: int, relation: int, tail: int) -> NamedTriple:
+        return {"head": self._entity(head), "relation": self._relation(relation), "tail": self._entity(tail)}
+
+    def _entity(self, i: int) -> Named:
+        vocabulary = self._vocabulary
+        return {"id": i, "label": vocabulary.entities[i], "name": vocabulary.entity_names.get(i)}
+
+    def _relation(self, i: int) -> Named:
+        vocabulary = self._vocabulary
+        return {"id": i, "label": vocabulary.relations[i], "name": vocabulary.relation_names.get(i)}
+
+
+def _ref(text: str, decimal_labels: frozenset[str]) -> Ref:
+    if text.isascii() and text.isdecimal() and text not in decimal_labels and len(text) <= _MOST_DIGITS:
+        return int(text)
+    return text
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _shortest(values: np.ndarray) -> Iterable[float | None]:
+    """Return float32 as the shortest decimals that read back the same: 0.83, not 0.8299999833106995."""
+    return [_finite(float(str(value))) for value in values]

@@ -1,0 +1,165 @@
+"""A small index in memory, and HTTP without a network."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from kgtrace_indexer.answers import Answer, Attribution, Direction, Order, Restriction, Seconds
+from kgtrace_server.app import create_app
+from kgtrace_server.service import Service
+from kgtrace_server.settings import Settings
+from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations
+from kgtrace_store.manifest import Manifest
+from kgtrace_store.vocabulary import Vocabulary
+
+ENTITIES = ("aspirin", "ibuprofen", "headache", "fever", "7", "Zürich", "a/b?c=d")
+RELATIONS = ("treats", "located in", "2")
+GENERATION = "20261123T020000Z-1a2b3c"
+
+
+class FakeAttributor:
+    """Influence 1/(1 + i) of training triple i, with alternating sign."""
+
+    def __init__(self) -> None:
+        self.vocabulary = Vocabulary(ENTITIES, RELATIONS, {0: "Aspirin®"}, {})
+        self.manifest = Manifest(
+            generation=GENERATION,
+            created_at=(datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            fingerprint="1a2b3c" * 10,
+            configuration={"loss": "bce", "layers": ["all"], "dim": 64, "landmarks": 2048, "seed": 0},
+            counts={"triples": 20, "entities": len(ENTITIES), "relations": len(RELATIONS)},
+            files={},
+            provenance={"interaction": "ConvE"},
+        )
+        grid = np.arange(20)
+        self.triples = np.stack([grid % 5, grid % 3, (grid * 3) % 5], 1).astype(np.int32)
+        self.before_query: Callable[[], None] = lambda: None
+        self.calls: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self.triples)
+
+    def query(
+        self,
+        triples: np.ndarray,
+        *,
+        top_k: int = 10,
+        order: Order = "proponents",
+        exact: bool = False,
+        max_candidates: int | None = None,
+        restriction: Restriction = Restriction(),  # noqa: B008
+        direction: Direction = "tail",
+    ) -> Answer:
+        self.before_query()
+        self.calls.append({"triples": triples, "exact": exact, "max_candidates": max_candidates})
+        if direction == "head":
+            raise MissingInverseRelations("the model has no inverse relations: only tails can be explained")
+        if top_k < 1:
+            raise BadRequest(f"top_k is {top_k}")
+        if (triples < 0).any():
+            raise IdOutOfRange("negative id")
+        influence = (1 / (1 + np.arange(20)) * np.where(np.arange(20) % 2, -1, 1)).astype(np.float32)
+        allowed = np.ones(20, bool)
+        for column, name in enumerate(("head", "relation", "tail")):
+            if name in restriction.must:
+                allowed &= np.isin(self.triples[:, column], list(restriction.must[name]))
+            if name in restriction.must_not:
+                allowed &= ~np.isin(self.triples[:, column], list(restriction.must_not[name]))
+        key = {"proponents": -influence, "opponents": influence, "absolute": -abs(influence)}[order]
+        rows = np.argsort(key, kind="stable")
+        rows = rows[allowed[rows]][:top_k]
+        cut = max_candidates is not None and not exact
+        attributions = [
+            Attribution(
+                triple=(int(h), int(r), int(t)),
+                score=1.5,
+                rank=1,
+                in_training=False,
+                loss=0.25,
+                self_influence=2.0,
+                certified=not cut,
+                bound_gap=float("inf") if cut else 0.0,
+                candidates=20,
+                exact_terms=len(rows),
+                train_index=rows.astype(np.int64) + 100,
+                triples=self.triples[rows],
+                influence=influence[rows],
+                cosine=influence[rows],
+            )
+            for h, r, t in triples.tolist()
+        ]
+        return Answer(attributions, Seconds(0.1, 0.2, 0.3))
+
+
+class Client:
+    """Sends requests to an application, with its lifespan, from ordinary test functions."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://kgtrace.test") as client:
+                return await client.request(method, path, **arguments)
+
+        return asyncio.run(send())
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return self.send("GET", path, **arguments)
+
+    def post(self, path: str, body: Any = None, **arguments: Any) -> httpx.Response:
+        return self.send("POST", path, json=body, **arguments)
+
+    def post_raw(self, path: str, content: Any, content_type: str | None = "application/json") -> httpx.Response:
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        return self.send("POST", path, content=content, headers=headers)
+
+
+@pytest.fixture
+def attributor() -> FakeAttributor:
+    return FakeAttributor()
+
+
+@pytest.fixture
+def service(attributor: FakeAttributor) -> Service:
+    return Service(attributor)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def client() -> Client:
+    """A client of an application with default settings, for tests that leave it as it is."""
+    return Client(create_app(Service(FakeAttributor()), Settings()))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make_client(service: Service) -> Callable[..., Client]:
+    """A client of an application of this test alone, with other settings."""
+    return lambda **settings: Client(create_app(service, Settings(**settings)))
+
+
+@pytest.fixture
+def assert_problem() -> Callable[..., dict[str, Any]]:
+    """Checks that a response is a problem document of a status, and returns it."""
+
+    def check(response: httpx.Response, status: int, *words: str) -> dict[str, Any]:
+        assert response.status_code == status, response.text
+        assert response.headers["Content-Type"] == "application/problem+json"
+        body: dict[str, Any] = json.loads(response.content)
+        assert set(body) == {"type", "title", "status", "detail"}
+        assert body["status"] == status
+        for word in words:
+            assert word in body["detail"]
+        assert "Traceback" not in response.text
+        assert response.headers["X-Request-Id"]
+        assert response.headers["X-Kgtrace-Generation"]
+        return body
+
+    return check

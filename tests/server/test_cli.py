@@ -1,0 +1,319 @@
+"""Arguments in, exit codes and one line out."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kgtrace_indexer import BuildConfig
+from kgtrace_server import cli, commands
+from kgtrace_server.service import Question, Service
+from kgtrace_store import IndexRoot
+from kgtrace_store.errors import BadRequest
+
+KGTRACE = (sys.executable, "-c", "from kgtrace_server.cli import main; raise SystemExit(main())")
+
+VERBS = ("build", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo")
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("KGTRACE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An index root with two empty generations, the newer one live."""
+    index_root = IndexRoot(tmp_path / "index")
+    for digit in "ab":
+        with index_root.stage(digit * 64) as staging:
+            generation = staging.commit(configuration={}, counts={"triples": 7}, provenance={"interaction": "ConvE"})
+        index_root.publish(generation)
+    return index_root.path
+
+
+@pytest.fixture
+def _fake(attributor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# Calls.
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ([], "required: VERB"),
+        (["explain"], "invalid choice: 'explain'"),
+        (["query", "--index", "x"], "one of the arguments --triple --test is required"),
+        (["query", "--triple", "a", "b", "c"], "required: --index"),
+        (["query", "--index", "x", "--triple", "a", "b"], "expected 3 arguments"),
+        (["query", "--index", "x", "--triple", "a", "b", "c", "--top-k", "0"], "'0' is not an integer of at least 1"),
+        (["query", "--index", "x", "--triple", "a", "b", "c", "--test", "f"], "not allowed with"),
+        (["query", "--index", "x", "--triple", "a", "b", "c", "--test-indices", "0"], "of --test FILE"),
+        (["query", "--index", "x", "--triple", "a", "b", "c", "--order", "best"], "invalid choice: 'best'"),
+        (["build", "--index", "x"], "required: --model"),
+        (["build", "--model", "x"], "required: --index"),
+        (["build", "--model", "x", "--index", "x", "--batch-size", "many"], "'many' is not an integer"),
+        (["build", "--model", "x", "--index", "x", "--entity-to-id", "e"], "say what the labels of --train FILE mean"),
+        (["convert", "model"], "required: OUT"),
+        (["publish", "--index", "x"], "required: ID"),
+        (["prune", "--index", "x", "--keep", "0"], "'0' is not an integer of at least 1"),
+        (["serve"], "give --index ROOT or set KGTRACE_INDEX"),
+        (["serve", "--port", "http"], "'http' is not an integer from 0 to 65535"),
+    ],
+)
+def test_wrong_calls_exit_2(capsys: pytest.CaptureFixture[str], call: list[str], words: str) -> None:
+    """And say what was wrong."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(call)
+    assert raised.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_wrong_variable_is_a_wrong_call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named."""
+    monkeypatch.setenv("KGTRACE_PORT", "http")
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["serve", "--index", "x"])
+    assert raised.value.code == 2
+    assert "KGTRACE_PORT: 'http' is not" in capsys.readouterr().err
+
+
+def test_the_index_may_come_from_the_environment(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One variable serves all verbs."""
+    monkeypatch.setenv("KGTRACE_INDEX", str(root))
+    code, out, _ = run(capsys, "list", "--json")
+    assert code == 0
+    assert len(json.loads(out)["generations"]) == 2
+
+
+@pytest.mark.parametrize(
+    "verb", ["build", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo"]
+)
+def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """Exit 0, with every argument explained."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main([verb, "--help"])
+    assert raised.value.code == 0
+    assert f"usage: kgtrace {verb}" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_heavy_libraries() -> None:
+    """Nothing that takes a second is imported before a verb needs it."""
+    code = "import sys; from kgtrace_server.cli import parser; parser(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "fastapi", "pydantic", "faiss", "uvicorn", "pyarrow"} & set(modules)
+
+
+def test_build_has_the_defaults_of_its_configuration() -> None:
+    """The help tells them without importing it; ``auto`` leaves the batch size to it."""
+    args = cli.parser().parse_args(["build", "--model", "m", "--index", "i", "--batch-size", "auto"])
+    default = BuildConfig()
+    for name in commands.CONFIGURATION:
+        assert getattr(args, name) == getattr(default, name)
+    assert tuple(args.layers) == default.layers
+    assert args.batch_size is None
+    assert {field.name for field in fields(BuildConfig)} == {*commands.CONFIGURATION, "layers", "batch_size"}
+
+
+# Failures.
+
+
+def failing(error: BaseException) -> Any:
+    def fail(_: argparse.Namespace) -> int:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (BadRequest("dim is 0, must be at least 1"), "kgtrace: dim is 0, must be at least 1\n"),
+        (BadRequest("two\n  lines"), "kgtrace: two lines\n"),
+        (
+            ZeroDivisionError("division by zero"),
+            "kgtrace: unexpected ZeroDivisionError: division by zero: "
+            "run it again with --debug to see where, and report it\n",
+        ),
+    ],
+)
+def test_failures_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    """Exit 1, one line on standard error, no traceback, nothing on standard output."""
+    monkeypatch.setattr(commands, "rollback", failing(error))
+    assert run(capsys, "rollback", "--index", "x") == (1, "", line)
+
+
+@pytest.mark.parametrize("call", [["--debug", "rollback", "--index", "x"], ["rollback", "--index", "x", "--debug"]])
+def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch, call: list[str]) -> None:
+    """Before or after the verb, the error passes through with its traceback."""
+    monkeypatch.setattr(commands, "rollback", failing(BadRequest("x")))
+    with pytest.raises(BadRequest):
+        cli.main(call)
+
+
+def test_interruptions_are_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C exits as a shell would say, without a word."""
+    monkeypatch.setattr(commands, "rollback", failing(KeyboardInterrupt()))
+    assert run(capsys, "rollback", "--index", "x") == (130, "", "")
+
+
+def test_a_reader_that_went_away_is_no_failure(root: Path) -> None:
+    """``kgtrace list | head -0`` complains about nothing."""
+    with subprocess.Popen(
+        [*KGTRACE, "list", "--index", str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+# Generations.
+
+
+def test_generations_are_listed_published_rolled_back_and_pruned(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The live one is marked, and every change is reported."""
+    old, new = (status.id for status in IndexRoot(root).generations())
+    at = ("--index", str(root))
+    code, out, _ = run(capsys, "list", *at)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert [lines[1][0], lines[1][-2:]] == [old, ["7", "ConvE"]]
+    assert lines[2][:2] == ["*", new]
+    assert run(capsys, "rollback", *at) == (0, f"generation {old} is live again\n", "")
+    assert json.loads(run(capsys, "publish", new, *at, "--json")[1]) == {"live": new}
+    assert run(capsys, "prune", "--keep", "1", *at) == (0, f"removed {old}\n", "")
+    assert run(capsys, "prune", "--keep", "1", *at) == (0, "nothing to remove\n", "")
+    code, _, err = run(capsys, "rollback", *at)
+    assert code == 1
+    assert err.startswith("kgtrace: ")
+    assert err.count("\n") == 1
+
+
+def test_a_damaged_generation_is_listed_with_its_problem(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It does not hide the others."""
+    (old, new) = IndexRoot(root).generations()
+    (root / "generations" / old.id / "manifest.json").write_text("{")
+    code, out, _ = run(capsys, "list", "--index", str(root))
+    assert code == 0
+    assert "unreadable" in out
+    assert new.id in out
+
+
+def test_a_missing_root_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error does not look like an empty index."""
+    code, _, err = run(capsys, "list", "--index", str(tmp_path / "nope"))
+    assert code == 1
+    assert "there is no index root" in err
+
+
+# Queries.
+
+
+@pytest.mark.usefixtures("_fake")
+def test_query_answers_what_the_service_answers(capsys: pytest.CaptureFixture[str], service: Service) -> None:
+    """JSON on request; labels, and ids where no label is the same; every option counts."""
+    call = ["--triple", "aspirin", "treats", "headache", "--triple", "0", "1", "7", "--top-k", "4"]
+    options = ["--order", "absolute", "--relation", "treats", "1", "--not-head", "ibuprofen", "--not-tail", "7"]
+    code, out, _ = run(capsys, "query", "--index", "x", *call, *options, "--json")
+    expected = service.influences(
+        Question(
+            [(0, 0, 2), (0, 1, 4)],
+            top_k=4,
+            order="absolute",
+            must={"relation": [0, 1]},
+            must_not={"head": [1], "tail": [4]},
+        )
+    )
+    assert code == 0
+    assert json.loads(out) == expected
+    code, out, _ = run(capsys, "query", "--index", "x", *call)
+    assert code == 0
+    assert out.startswith("Aspirin®  treats  headache\n")
+
+
+@pytest.mark.usefixtures("_fake")
+def test_query_reads_test_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Rows are chosen by number or from the start; files name them."""
+    test = tmp_path / "test.tsv"
+    test.write_text("aspirin\ttreats\theadache\n\nfever\t2\t7\nibuprofen\ttreats\tfever\n")
+    out = tmp_path / "out.csv"
+    common = ("query", "--index", "x", "--test", str(test), "--top-k", "1", "--output", str(out))
+
+    def rows() -> list[list[str]]:
+        return [line.split(",")[:3] for line in out.read_text().splitlines()[1:]]
+
+    assert run(capsys, *common, "--test-indices", "2", "0")[:2] == (0, f"{out}: 2 influences on 2 test triples\n")
+    assert rows() == [["2", "1", "ibuprofen"], ["0", "0", "aspirin"]]
+    assert run(capsys, *common, "--max-test-triples", "2")[0] == 0
+    assert [row[0] for row in rows()] == ["0", "1"]
+    assert run(capsys, *common)[0] == 0
+    assert len(rows()) == 3
+    code, _, err = run(capsys, *common, "--test-indices", "3")
+    assert code == 1
+    assert "--test-indices 3" in err
+
+
+@pytest.mark.usefixtures("_fake")
+def test_many_test_triples_are_asked_in_batches(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, attributor: Any
+) -> None:
+    """The answer is one, the progress is told on standard error."""
+    test = tmp_path / "test.tsv"
+    test.write_text("aspirin\ttreats\theadache\n" * 150)
+    code, out, err = run(capsys, "query", "--index", "x", "--test", str(test), "--top-k", "1", "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert len(answer["results"]) == 150
+    assert [len(call["triples"]) for call in attributor.calls] == [64, 64, 22]
+    assert answer["seconds"]["search"] == pytest.approx(0.6)
+    assert err.splitlines()[-1].startswith("query: 150 of 150 test triples (100 %)")
+
+
+@pytest.mark.usefixtures("_fake")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--triple", "asprin", "treats", "headache"], "unknown entity 'asprin'; nearest: 'aspirin'"),
+        (["--triple", "99", "treats", "headache"], "entity id 99 is out of range"),
+        (["--triple", "0", "0", "0", "--head", "nobody"], "unknown entity 'nobody'"),
+        (["--triple", "0", "0", "0", "--direction", "head"], "no inverse relations"),
+        (["--triple", "0", "0", "0", "--output", "x.txt"], "choose one of .json"),
+        (["--test", "/nope.tsv"], "/nope.tsv"),
+    ],
+)
+def test_query_failures_say_what_to_do(capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
+    """Exit 1 and one line."""
+    code, out, err = run(capsys, "query", "--index", "x", *options)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert words in err
+
+
+def test_build_without_training_data_says_what_to_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A state dict carries no triples."""
+    code, _, err = run(capsys, "build", "--model", str(tmp_path), "--index", str(tmp_path / "i"))
+    assert code == 1
+    assert "pass --train, --entity-to-id and --relation-to-id" in err
+    assert not (tmp_path / "i").exists()

@@ -1,0 +1,109 @@
+"""Answers as text and files."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from kgtrace_server import render
+from kgtrace_server.service import Question, Service
+from kgtrace_server.wire import Influences
+from kgtrace_store.errors import BadRequest, MissingExtra
+
+
+@pytest.fixture
+def answer(service: Service) -> Influences:
+    return service.influences(Question([("aspirin", "treats", "headache"), ("fever", "2", "7")], top_k=3))
+
+
+def test_tables_are_aligned(answer: Influences) -> None:
+    """Names where there are, numbers to the right, one row an influence."""
+    text = render.influences(answer)
+    first, second = text.split("\n\n")
+    lines = first.splitlines()
+    assert lines[0] == "Aspirin®  treats  headache"
+    assert "certified" in lines[1]
+    assert len(lines) == 2 + 1 + 3
+    column = lines[2].index("head ")
+    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines[3:])
+    assert lines[3].split()[:4] == ["1", "1", "1", "100"]
+    assert second.startswith("fever  2  7\n")
+
+
+def test_uncertified_and_empty_answers_say_so(service: Service) -> None:
+    """A reader cannot take a cut-short answer for a proved one."""
+    assert "not certified" in render.influences(service.influences(Question([(0, 0, 0)], max_candidates=0)))
+    nothing = Question([(0, 0, 0)], must={"head": ["Zürich"]})
+    assert "no training triple may be named" in render.influences(service.influences(nothing))
+
+
+def test_json_files_hold_the_answer(answer: Influences, tmp_path: Path) -> None:
+    """The same object as over HTTP; labels stay readable."""
+    render.write_influences(tmp_path / "out.json", answer, [0, 1])
+    text = (tmp_path / "out.json").read_text()
+    assert json.loads(text) == answer
+    assert "Aspirin®" in text
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, tmp_path: Path, ending: str) -> None:
+    """Ids, labels, names and numbers, in the order of the answer."""
+    path = tmp_path / f"out{ending}"
+    render.write_influences(path, answer, [4, 9])
+    if ending == ".csv":
+        with path.open(newline="") as f:
+            rows = list(csv.DictReader(f))
+    else:
+        table = pyarrow.parquet.read_table(path)
+        rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in table.to_pylist()]
+    assert [*rows[0]] == list(render.COLUMNS)
+    assert [(row["test_index"], row["position"]) for row in rows] == [(t, p) for t in "49" for p in "123"]
+    assert rows[0] == {
+        "test_index": "4",
+        "test_head": "0",
+        "test_head_label": "aspirin",
+        "test_head_name": "Aspirin®",
+        "test_relation": "0",
+        "test_relation_label": "treats",
+        "test_relation_name": "",
+        "test_tail": "2",
+        "test_tail_label": "headache",
+        "test_tail_name": "",
+        "certified": "True",
+        "position": "1",
+        "train_index": "100",
+        "train_head": "0",
+        "train_head_label": "aspirin",
+        "train_head_name": "Aspirin®",
+        "train_relation": "0",
+        "train_relation_label": "treats",
+        "train_relation_name": "",
+        "train_tail": "0",
+        "train_tail_label": "aspirin",
+        "train_tail_name": "Aspirin®",
+        "influence": "1.0",
+        "cosine": "1.0",
+    }
+
+
+def test_empty_answers_have_the_same_columns(service: Service, tmp_path: Path) -> None:
+    """A program that reads the file need not care."""
+    nothing = service.influences(Question([(0, 0, 0)], must={"head": ["Zürich"]}))
+    render.write_influences(tmp_path / "out.parquet", nothing, [0])
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert table.num_rows == 0
+    assert tuple(table.column_names) == render.COLUMNS
+
+
+def test_unusable_outputs_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another ending, a missing folder, a missing library."""
+    with pytest.raises(BadRequest, match=r"choose one of \.json, \.csv, \.parquet"):
+        render.check_format(tmp_path / "out.txt")
+    with pytest.raises(BadRequest, match="there is no folder"):
+        render.check_format(tmp_path / "missing" / "out.json")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtra, match=r"kgtrace\[parquet\]"):
+        render.check_format(tmp_path / "out.parquet")

@@ -1,0 +1,114 @@
+"""Labels in, labelled influences out."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from kgtrace_server import wire
+from kgtrace_server.service import Question, Service
+from kgtrace_store.errors import IdOutOfRange, UnknownEntity, UnknownRelation
+
+
+def test_labels_and_ids_name_the_same_triple(service: Service, attributor: Any) -> None:
+    """A string is a label and an integer an id, in one triple."""
+    service.influences(Question([("aspirin", 0, "headache"), (0, "treats", 2)]))
+    assert attributor.calls[0]["triples"].dtype == np.int64
+    assert attributor.calls[0]["triples"].tolist() == [[0, 0, 2], [0, 0, 2]]
+
+
+def test_answers_have_the_documented_shape(service: Service) -> None:
+    """Everything written over HTTP validates against the published schema, and is JSON."""
+    answer = service.influences(Question([("aspirin", "treats", "headache")], top_k=20))
+    TypeAdapter(wire.Influences).validate_python(answer, strict=True)
+    TypeAdapter(wire.Entities).validate_python(service.entities(), strict=True)
+    TypeAdapter(wire.Relations).validate_python(service.relations(), strict=True)
+    TypeAdapter(wire.IndexInfo).validate_python(service.index_info(), strict=True)
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+
+
+def test_influences_are_labelled_and_in_order(service: Service, attributor: Any) -> None:
+    """Each influence names its row and triple, with the human name where there is one."""
+    answer = service.influences(Question([("aspirin", "treats", "headache")], top_k=3))
+    (result,) = answer["results"]
+    assert result["triple"]["head"] == {"id": 0, "label": "aspirin", "name": "Aspirin®"}
+    assert result["triple"]["tail"] == {"id": 2, "label": "headache", "name": None}
+    assert [found["train_index"] for found in result["influences"]] == [100, 102, 104]
+    assert [found["influence"] for found in result["influences"]] == [1.0, 0.33333334, 0.2]
+    for found in result["influences"]:
+        ids = [found["triple"][f]["id"] for f in ("head", "relation", "tail")]
+        assert ids == attributor.triples[found["train_index"] - 100].tolist()
+
+
+def test_numbers_read_back_as_the_same_float32(service: Service) -> None:
+    """Short decimals lose nothing of what was computed."""
+    (result,) = service.influences(Question([(0, 0, 0)], top_k=20, order="absolute"))["results"]
+    expected = (1 / (1 + np.arange(20)) * np.where(np.arange(20) % 2, -1, 1)).astype(np.float32)
+    np.testing.assert_array_equal(np.array([f["influence"] for f in result["influences"]], np.float32), expected)
+
+
+def test_what_is_not_finite_becomes_null(service: Service) -> None:
+    """JSON has no infinity: an unknown bound is null."""
+    (result,) = service.influences(Question([(0, 0, 0)], max_candidates=0))["results"]
+    assert result["certified"] is False
+    assert result["bound_gap"] is None
+
+
+def test_filters_take_labels_and_ids(service: Service) -> None:
+    """``must`` keeps and ``must_not`` drops, by field."""
+    question = Question([(0, 0, 0)], top_k=20, must={"relation": ["treats", 2]}, must_not={"head": [0, "ibuprofen"]})
+    (result,) = service.influences(question)["results"]
+    assert result["influences"]
+    for found in result["influences"]:
+        assert found["triple"]["relation"]["label"] in ("treats", "2")
+        assert found["triple"]["head"]["id"] not in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("question", "error", "words"),
+    [
+        (Question([("asprin", "treats", "headache")]), UnknownEntity, "'aspirin' (Aspirin®)"),
+        (Question([("aspirin", "treat", "headache")]), UnknownRelation, "'treats'"),
+        (Question([(7, 0, 0)]), IdOutOfRange, "7"),
+        (Question([(-1, 0, 0)]), IdOutOfRange, "-1"),
+        (Question([(10**30, 0, 0)]), IdOutOfRange, "out of range"),
+        (Question([(0, 0, 0)], must={"tail": ["nowhere"]}), UnknownEntity, "'nowhere'"),
+        (Question([(0, 0, 0)], must_not={"relation": [9]}), IdOutOfRange, "9"),
+    ],
+)
+def test_what_the_vocabulary_lacks_is_named(service: Service, question: Question, error: type, words: str) -> None:
+    """Unknown labels and ids beyond the tables are refused wherever they stand."""
+    with pytest.raises(error) as raised:
+        service.influences(question)
+    assert words in str(raised.value)
+
+
+def test_decimals_in_text_are_ids_unless_they_are_labels(service: Service) -> None:
+    """``3`` is the entity with id 3, ``7`` the entity whose label is 7."""
+    assert service.triple_from_text("3", "1", "7") == (3, 1, 4)
+    assert service.relation_from_text("2") == 2
+    with pytest.raises(IdOutOfRange):
+        service.entity_from_text("8")
+    for text in ("-1", "٣", "1" * 5000, "1.0", ""):
+        with pytest.raises(UnknownEntity):
+            service.entity_from_text(text)
+
+
+def test_lookups_find_by_label_and_name(service: Service) -> None:
+    """Completion boxes get ids, labels and names."""
+    assert [e["label"] for e in service.entities("ASPIRIN")["entities"]] == ["aspirin"]
+    assert [e["label"] for e in service.entities("in")["entities"]] == ["aspirin"]
+    assert [r["label"] for r in service.relations("loc")["relations"]] == ["located in"]
+    assert len(service.entities(limit=3)["entities"]) == 3
+
+
+def test_the_index_is_described(service: Service) -> None:
+    """Model, loss, layers, projection, counts and age come from the manifest."""
+    info = service.index_info()
+    assert info["model"] == "ConvE"
+    assert info["projection"] == {"type": "pca", "dim": 64, "landmarks": 2048, "seed": 0}
+    assert info["counts"]["triples"] == 20
+    assert math.isclose(info["age_seconds"], 3600, abs_tol=60)

@@ -1,0 +1,121 @@
+"""Where settings come from, and that the README tells."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from kgtrace_server.settings import Settings, add_flags, flag, markdown_table, variable
+from kgtrace_store.errors import BadRequest
+
+README = Path(__file__).parents[2] / "README.md"
+MARKER = "<!-- settings -->"
+
+EXAMPLES = {
+    "host": "0.0.0.0",
+    "port": "9000",
+    "index": "/srv/index",
+    "device": "cpu",
+    "threads": "3",
+    "queue_length": "0",
+    "deadline": "2.5",
+    "body_limit": "100",
+    "read_key": "s3cret",
+    "cors_origins": "https://a.example, https://b.example/",
+    "log_level": "DEBUG",
+}
+PARSED = {
+    "host": "0.0.0.0",
+    "port": 9000,
+    "index": Path("/srv/index"),
+    "device": "cpu",
+    "threads": 3,
+    "queue_length": 0,
+    "deadline": 2.5,
+    "body_limit": 100,
+    "read_key": "s3cret",
+    "cors_origins": ("https://a.example", "https://b.example"),
+    "log_level": "debug",
+}
+
+
+def flags(*arguments: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_flags(parser)
+    return vars(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize("setting", fields(Settings), ids=lambda s: s.name)
+def test_every_setting_can_be_given_as_flag_and_as_variable(setting: object) -> None:
+    """Both ways lead to the same value, which is not the default."""
+    name = setting.name
+    by_flag = Settings.resolve(flags(flag(setting), EXAMPLES[name]), {})
+    by_variable = Settings.resolve(flags(), {variable(setting): EXAMPLES[name]})
+    assert getattr(by_flag, name) == getattr(by_variable, name) == PARSED[name]
+    assert getattr(Settings(), name) != PARSED[name]
+
+
+def test_flags_win_over_variables_and_variables_over_defaults() -> None:
+    """The order of precedence is flag, environment, default; an empty variable counts as absent."""
+    environment = {"KGTRACE_PORT": "9000", "KGTRACE_DEADLINE": "5", "KGTRACE_READ_KEY": ""}
+    settings = Settings.resolve(flags("--port", "0"), environment)
+    assert (settings.port, settings.deadline, settings.read_key) == (0, 5.0, None)
+    assert settings.queue_length == Settings().queue_length
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", "70000"),
+        ("PORT", "http"),
+        ("THREADS", "0"),
+        ("DEADLINE", "nan"),
+        ("DEADLINE", "inf"),
+        ("DEADLINE", "0"),
+        ("DEVICE", "tpu"),
+        ("READ_KEY", "two words"),
+        ("LOG_LEVEL", "loud"),
+        ("BODY_LIMIT", "-1"),
+    ],
+)
+def test_an_unusable_variable_is_named(name: str, text: str) -> None:
+    """The message names the variable and its value."""
+    with pytest.raises(BadRequest, match=rf"KGTRACE_{name}: ") as raised:
+        Settings.resolve({}, {f"KGTRACE_{name}": text})
+    assert name == "READ_KEY" or repr(text) in str(raised.value)
+
+
+def test_an_unusable_flag_is_a_wrong_call() -> None:
+    """The flag's parser says what it takes."""
+    with pytest.raises(argparse.ArgumentError, match="from 0 to 65535"):
+        flags("--port", "http")
+
+
+def test_keys_are_not_printed() -> None:
+    """A log line of the settings does not give the key away."""
+    assert "s3cret" not in repr(Settings(read_key="s3cret"))
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.8.9.1", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_local_addresses_are_recognised(host: str, local: bool) -> None:
+    """Only loopback addresses are out of other machines' reach."""
+    assert Settings(host=host).local is local
+
+
+def test_the_table_has_a_row_for_every_setting() -> None:
+    """Each row holds flag, variable, default and meaning."""
+    rows = markdown_table().splitlines()[2:]
+    assert len(rows) == len(fields(Settings))
+    for row, setting in zip(rows, fields(Settings), strict=True):
+        assert row.startswith(f"| `{flag(setting)}` | `{variable(setting)}` | ")
+        assert row.count(" | ") == 3
+
+
+def test_the_readme_holds_exactly_this_table() -> None:
+    """What stands between the two markers in the README is what the code does."""
+    _, shown, _ = README.read_text().split(MARKER)
+    assert shown.strip() == markdown_table()

@@ -1,0 +1,54 @@
+"""The documentation says what there is, and nothing else."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from kgtrace_server.cli import parser
+from kgtrace_store import layout
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "store").glob("*.md")])
+
+
+VERBS = next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_in_the_readme(verb: str) -> None:
+    """A verb nobody reads about is not there."""
+    assert re.search(rf"kgtrace (`, `)?{verb}\b|`{verb}`|make {verb}", (ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file of the project."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_flags_exist(page: Path) -> None:
+    """Every ``make`` target and every flag after ``kgtrace VERB`` that a page shows is a real one."""
+    text = page.read_text().replace("\\\n", " ")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert (
+        set(re.findall(r"\bmake ([a-z-]+)", re.sub(r"[^`\n]*\bmake it\b.*", "", text)))
+        & set(re.findall(r"`make ([a-z-]+)", text))
+        <= targets
+    )
+    for verb, rest in re.findall(r"\bkgtrace ([a-z-]+)((?: [^`\n]*)?)", text):
+        if verb in VERBS:
+            known = {flag for action in VERBS[verb]._actions for flag in action.option_strings}
+            assert set(re.findall(r"(?<!\S)(--[a-z-]+)", rest)) <= known, f"kgtrace {verb}{rest}"
+
+
+def test_every_file_of_a_generation_is_documented() -> None:
+    """FORMAT.md names every file that the layout names."""
+    text = (ROOT / "store" / "FORMAT.md").read_text()
+    names = [
+        value for name, value in vars(layout).items() if name.isupper() and isinstance(value, str) and "%" not in value
+    ]
+    assert [name for name in names if name not in text] == []
