@@ -1,6 +1,7 @@
 """kgtrace's indexer: from trained models to gradient terms, from gradient terms to certified influences."""
 
 from kgtrace_indexer.answers import Answer, Attribution, Direction, Order, Restriction, Seconds
+from kgtrace_indexer.append import append
 from kgtrace_indexer.build import BuildConfig, BuildReport, build
 from kgtrace_indexer.engine import Attributor, open_attributor
 from kgtrace_indexer.model_file import ModelFile, read_model, write_model
@@ -18,6 +19,7 @@ __all__ = [
     "Restriction",
     "Seconds",
     "TripleTable",
+    "append",
     "build",
     "open_attributor",
     "read_model",

@@ -122,11 +122,15 @@ class Codes:
         return upper
 
     def bracket(self, query: QueryCode, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return estimate and slack of the influence of training triples (m,) by the factor codes, (m,) each."""
+        """Return estimate and slack of the influence of training triples (m,) by the factor codes, (m,) each.
+
+        Both are exactly 0 for a triple that shares no row with the query when there are no dense blocks either.
+        """
         flat = query.flat_dims
         estimate = self.arrays["projected"][rows, :flat] @ query.phi[:flat]
         slack = self.arrays["residual"][rows, 0] * query.residual[0]
         slack += ROUNDING * query.norm * (self.arrays["self_influence"][rows] + FLOOR).sqrt()
+        related = torch.full_like(slack, float(query.residual[0] > 0 or len(query.kron) > 0))
         for name, factors in query.kron.items():
             for u, v in factors:
                 x, x_error = self._product(f"{name}.u", u, rows)  # (m, directions)
@@ -139,7 +143,8 @@ class Codes:
                 product, error = self._product(f"{table}.{i}", factor, rows[place], direction)
                 estimate.index_add_(0, place, product)
                 slack.index_add_(0, place, error)
-        return estimate, slack
+                related[place] = 1
+        return estimate, slack * related
 
     def _uses(self, query: QueryCode) -> list[tuple[str, int, int, _Factor]]:
         """Return every pairing of a stored use of a table with one of the query's."""

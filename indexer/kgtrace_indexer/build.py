@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,30 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from kgtrace_indexer.checks import verify
-from kgtrace_indexer.engine import open_attributor
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
-from kgtrace_indexer.model_file import ModelFile, write_model
+from kgtrace_indexer.gate import pass_gate
+from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.projection import Bases, factor_codes, fit_bases, index_code
-from kgtrace_indexer.training_set import posting_lists
+from kgtrace_indexer.parts import DTYPES, Progress, encode, require_space, write_files, write_parts
+from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.triples import TripleTable
 from kgtrace_store import layout
-from kgtrace_store.arrays import assemble, open_arrays, read_part, write_part
-from kgtrace_store.errors import BadRequest, GateFailed, IdOutOfRange, NonFinite, VocabularyMismatch
+from kgtrace_store.arrays import assemble, read_part
+from kgtrace_store.errors import BadRequest, IdOutOfRange, VocabularyMismatch
 from kgtrace_store.generations import IndexRoot
-from kgtrace_store.search import FaissSearch
 from kgtrace_store.staging import Staging
 from kgtrace_store.vocabulary import Vocabulary
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, how much of it is done, and of how much."""
-
-_PART = 65_536
-"""Triples in a part: what a crash costs at most, and what of the codes is in memory at a time."""
-_BLOCK = 65_536
-"""Rows copied at a time into the search index."""
-_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +65,8 @@ class BuildConfig:
         for name, least in (("dim", 1), ("landmarks", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise BadRequest(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if self.dtype not in _DTYPES:
-            raise BadRequest(f"dtype {self.dtype!r} is not one of {', '.join(_DTYPES)}")
+        if self.dtype not in DTYPES:
+            raise BadRequest(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +80,8 @@ class BuildReport:
     """Lines of unknown entities or relations that were passed over."""
     bytes: int
     """On disk."""
+    agreement: float | None
+    """Share of top training triples that it names as the generation that was live did, if there was one."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
 
@@ -109,9 +100,12 @@ def build(
     *,
     publish: bool = True,
     fresh: bool = False,
+    gate_report: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> BuildReport:
     """Index training triples and publish the generation; an interrupted build of the same input is resumed.
+
+    `gate_report` is a file for the verdict of the gate, written whether the generation passes or not.
 
     Raises
     ------
@@ -119,65 +113,127 @@ def build(
         The vocabulary or the triples do not belong to the model.
     NonFinite
         A gradient that is NaN or infinite, naming the triple.
-    BuilderRunning, StorageFailed, GateFailed
+    BuilderRunning, StorageFailed, GateFailed, PublishConflict
         See `kgtrace_store.errors`. The live generation stays as it was.
     """
-    _check(model, vocabulary, table)
-    clock = _Stages()
+    check_input(model, vocabulary, table)
+    stages = Stages()
     device = pick_device(config.device)
     featurizer = featurizer_for(model, asdict(config), device)
     settings = asdict(config) | {"directions": featurizer.directions, "layers": list(config.layers)}
     del settings["batch_size"], settings["device"]
-    order = np.lexsort(table.ids.T[[2, 0, 1]])  # by relation, head, tail
     index_root = IndexRoot(root)
-    live = index_root.current()
     with index_root.stage(_fingerprint(model, vocabulary, table, settings), fresh=fresh) as staging:
+        live = index_root.current()
         bases = _bases(staging, featurizer, table, config)
-        clock.lap("landmarks")
-        parts = list(_write_parts(staging, featurizer, bases, table, order, config, progress))
-        clock.lap("gradients")
-        target = staging.path / layout.GRADIENTS
-        assemble(parts, target, extra=bases.arrays())
-        arrays = open_arrays(target)
-        write_part(staging.path / layout.POSTINGS, postings(arrays, model))
-        clock.lap("assemble")
-        _write_search(arrays, staging.path / layout.SEARCH)
-        clock.lap("index")
-        write_model(model, staging.path / layout.MODEL)
-        vocabulary.write(staging.path / layout.VOCABULARY)
-        generation = staging.commit(
-            configuration=settings,
-            counts={
-                "triples": len(order),
-                "skipped": table.skipped,
-                "entities": model.num_entities,
-                "relations": model.num_relations,
-            },
-            provenance={
-                "model": model.source,
-                "interaction": model.interaction,
-                "device": device.type,
-                "versions": {
-                    "kgtrace": version("kgtrace"),
-                    "torch": torch.__version__,
-                    "python": platform.python_version(),
-                },
-            },
+        stages.lap("landmarks")
+        first = encode(featurizer, bases, table, np.arange(1), DTYPES[config.dtype])
+        batch_size = -(-config.batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
+        require_space(staging, first, len(table.ids), len(table.ids), model, vocabulary)
+        parts = write_parts(
+            staging, featurizer, bases, table, dtype=config.dtype, batch_size=batch_size, progress=progress
         )
-    clock.lap("commit")
-    failed = [c for c in verify(open_attributor(root, generation, device=config.device, verify=False)) if not c.ok]
-    clock.lap("gate")
-    if failed:
-        reasons = "; ".join(f"{c.name}: {c.detail}" for c in failed)
-        raise GateFailed(f"generation {generation} was built but not published: {reasons}")
+        stages.lap("gradients")
+        assemble(parts, staging.path / layout.GRADIENTS, extra=bases.arrays())
+        contents = Contents(
+            model,
+            vocabulary,
+            configuration=settings,
+            counts=counts(model, len(table.ids), table.skipped),
+            provenance=provenance(model, device),
+        )
+        return finish(
+            index_root,
+            staging,
+            contents,
+            live=live,
+            device=config.device,
+            publish=publish,
+            gate_report=gate_report,
+            stages=stages,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a generation is made of besides its arrays."""
+
+    model: ModelFile
+    vocabulary: Vocabulary
+    configuration: Mapping[str, Any]
+    counts: Mapping[str, int]
+    provenance: Mapping[str, Any]
+
+
+def finish(
+    index_root: IndexRoot,
+    staging: Staging,
+    contents: Contents,
+    *,
+    live: str | None,
+    device: str,
+    publish: bool,
+    gate_report: Path | None,
+    stages: "Stages",
+) -> BuildReport:
+    """Turn ``gradients.h5`` into a generation: index it, let it pass the gate, commit and publish it.
+
+    `live` is the generation that it is compared with, and that it replaces unless another has in the meantime.
+    """
+    write_files(staging, contents.model, contents.vocabulary)
+    stages.lap("index")
+    facts: dict[str, Any] = {
+        "configuration": contents.configuration,
+        "counts": contents.counts,
+        "provenance": contents.provenance,
+    }
+    with staging.draft(**facts) as draft:
+        verdict = pass_gate(draft, index_root.path, live, device=device, report=gate_report)
+    stages.lap("gate")
+    generation = staging.commit(**facts)
+    stages.lap("commit")
     if publish:
         index_root.publish(generation, expected=live)
-        clock.lap("publish")
-    size = sum(f.bytes for f in index_root.open(generation, verify=False).manifest.files.values())
-    return BuildReport(generation, publish, len(order), table.skipped, size, clock.seconds)
+        stages.lap("publish")
+    with index_root.open(generation, verify=False) as committed:
+        size = sum(record.bytes for record in committed.manifest.files.values())
+    return BuildReport(
+        generation=generation,
+        published=publish,
+        triples=contents.counts["triples"],
+        skipped=contents.counts["skipped"],
+        bytes=size,
+        agreement=None if verdict.agreement is None else verdict.agreement.overlap,
+        seconds=stages.seconds,
+    )
 
 
-def _check(model: ModelFile, vocabulary: Vocabulary, table: TripleTable) -> None:
+def counts(model: ModelFile, triples: int, skipped: int) -> dict[str, int]:
+    """Return how many there are of what, for the manifest."""
+    return {
+        "triples": triples,
+        "skipped": skipped,
+        "entities": model.num_entities,
+        "relations": model.num_relations,
+    }
+
+
+def provenance(model: ModelFile, device: torch.device) -> dict[str, Any]:
+    """Return where a generation comes from, for the manifest."""
+    return {
+        "model": model.source,
+        "interaction": model.interaction,
+        "device": device.type,
+        "versions": {
+            "kgtrace": version("kgtrace"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def check_input(model: ModelFile, vocabulary: Vocabulary, table: TripleTable) -> None:
+    """Raise `VocabularyMismatch` or `IdOutOfRange` for vocabulary or triples that are not the model's."""
     for noun, have, need in (
         ("entities", len(vocabulary.entities), model.num_entities),
         ("relations", len(vocabulary.relations), model.num_relations),
@@ -225,82 +281,16 @@ def _bases(staging: Staging, featurizer: Featurizer, table: TripleTable, config:
     return Bases.from_arrays(read_part(staging.part_path(name)), featurizer.model.device)
 
 
-def _write_parts(
-    staging: Staging, featurizer: Featurizer, bases: Bases, table: TripleTable, order: np.ndarray,
-    config: BuildConfig, progress: Progress,
-) -> Iterator[Path]:  # fmt: skip
-    done = 0
-    for start in range(0, len(order), _PART):
-        rows = order[start : start + _PART]
-        name = f"part-{start // _PART:06d}.h5"
-        if name not in staging.parts():
-            batches = []
-            for batch in np.split(rows, range(config.batch_size, len(rows), config.batch_size)):
-                batches.append(encode(featurizer, bases, table, batch, _DTYPES[config.dtype]))
-                done += len(batch)
-                progress("gradients", done, len(order))
-            staging.write_part(name, {key: np.concatenate([b[key] for b in batches]) for key in batches[0]})
-        else:
-            done += len(rows)
-            progress("gradients", done, len(order))
-        yield staging.part_path(name)
-
-
-def encode(
-    featurizer: Featurizer, bases: Bases, table: TripleTable, batch: np.ndarray, dtype: torch.dtype
-) -> dict[str, np.ndarray]:
-    """Return everything that is stored of training triples `batch`, rows of the table."""
-    triples = table.ids[batch]
-    with torch.inference_mode():
-        terms = featurizer.training_terms(triples)
-        arrays = {
-            "triples": triples.astype(np.int32),
-            "train_index": table.train_index[batch].astype(np.int64),
-            **index_code(terms, bases).arrays(),
-            **factor_codes(terms, bases, dtype),
-        }
-    wrong = np.flatnonzero(~np.isfinite(arrays["self_influence"]))
-    if len(wrong):
-        row, ids = int(arrays["train_index"][wrong[0]]), triples[wrong[0]].tolist()
-        raise NonFinite(
-            f"the gradient of training triple {row} (ids {ids}) is not finite: check the model's parameters"
-        )
-    return arrays
-
-
-def postings(arrays: Mapping[str, np.ndarray], model: ModelFile) -> dict[str, np.ndarray]:
-    """Return which triples read each row of each embedding table: ``TABLE.offsets`` and ``TABLE.rows``."""
-    columns: dict[str, list[np.ndarray]] = {}
-    for name, array in arrays.items():
-        if name.endswith(".index"):
-            columns.setdefault(name.removesuffix(".index").rpartition(".")[0], []).append(array)
-    found: dict[str, np.ndarray] = {}
-    for table, uses in columns.items():
-        offsets, rows = posting_lists(np.concatenate(uses, 1), len(model.tensors[table]))
-        found |= {f"{table}.offsets": offsets, f"{table}.rows": rows}
-    return found
-
-
-def _write_search(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Index [φ, ρ]."""
-    projected, residual = arrays["projected"], arrays["residual"]
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(projected), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            yield np.concatenate([projected[part], residual[part]], 1)
-
-    FaissSearch.build(blocks(), len(projected), projected.shape[1] + residual.shape[1]).write(path)
-
-
-class _Stages:
+class Stages:
     """Seconds by stage."""
 
     def __init__(self) -> None:
+        """Start the clock."""
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Book the time since the last lap to a stage."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now

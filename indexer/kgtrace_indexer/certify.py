@@ -32,7 +32,7 @@ _FIRST_HITS = 256
 """Hits asked of the index in the first round, at least; four times top_k if that is more."""
 _BLOCK = 8192
 """Training triples whose factor bound is computed at a time."""
-_EXACT_BLOCK = 32
+_EXACT_BLOCK = 16
 """Training triples whose exact influence is computed at a time: whether to stop is asked in between."""
 
 
@@ -126,7 +126,7 @@ class CertifiedSearch:
             self._unseen = max(self._unseen, float(upper[room]))
             rows, upper = rows[:room], upper[:room]
         size = min(_BLOCK, max(512, 8 * self._top_k))  # small at first: the threshold is still low
-        while len(rows) and upper[0] >= self._threshold():
+        while len(rows) and upper[0] > self._threshold():
             self._bracket(rows[:size])
             rows, upper, size = rows[size:], upper[size:], _BLOCK
         self._decide()
@@ -143,7 +143,8 @@ class CertifiedSearch:
         self._rows = torch.cat([self._rows, rows])
         self._lower = torch.cat([self._lower, middle - slack])
         self._upper = torch.cat([self._upper, middle + slack])
-        self._influence = torch.cat([self._influence, torch.full_like(middle, torch.nan)])
+        known = torch.where(slack == 0, estimate, torch.nan)  # triples that share nothing with the query
+        self._influence = torch.cat([self._influence, known])
         keep = self._upper >= self._threshold()
         self._rows, self._influence = self._rows[keep], self._influence[keep]
         self._lower, self._upper = self._lower[keep], self._upper[keep]

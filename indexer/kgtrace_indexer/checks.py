@@ -30,7 +30,8 @@ class Check:
 
 
 def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
-    """Check counts, finite values, stored rows against fresh ones, and certified answers against exact influences.
+    """Check counts, finite values, stored rows against fresh ones, certified answers against exact influences, and that
+    training triples find themselves.
 
     Checksums are compared when a generation is opened. The sample is drawn with `seed`.
     """
@@ -43,6 +44,7 @@ def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
         _finite(attributor),
         _stored_rows(attributor, rows),
         *_answers(attributor, queries, probes),
+        _self_retrieval(attributor, queries),
     ]
 
 
@@ -76,7 +78,7 @@ def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
         scale = np.sqrt(attributor.training.self_influence[rows])  # ‖g‖, the unit of φ and ρ
         if name == "self_influence":
             scale = scale**2
-        error = np.abs(again - stored).reshape(len(rows), -1).max(1)
+        error = np.abs(again - stored).reshape(len(rows), -1).max(1, initial=0)
         worst = max(worst, float((error / np.maximum(scale, np.finfo(np.float32).tiny)).max()))
     return Check(
         "stored rows",
@@ -103,4 +105,20 @@ def _answers(attributor: Attributor, queries: np.ndarray, probes: np.ndarray) ->
         "answers",
         not overlooked and certified == len(queries),
         f"{certified} of {len(queries)} certified; {overlooked} of {pairs} overlooked",
+    )
+
+
+def _self_retrieval(attributor: Attributor, rows: np.ndarray) -> Check:
+    """A training triple is known as one, and named for itself unless as many others influence it more."""
+    triples = np.asarray(attributor.training.triples[rows], np.int64)
+    own = attributor.exact_influences(triples, rows).diagonal()
+    named, missed = 0, 0
+    for row, influence, found in zip(rows, own, attributor.query(triples, top_k=_TOP_K).attributions, strict=True):
+        itself = attributor.training.train_index[row] in found.train_index
+        margin = _TOLERANCE * np.sqrt(found.self_influence * attributor.training.self_influence[row])
+        outranked = len(found.influence) == _TOP_K and found.influence[-1] >= influence - margin
+        named += itself
+        missed += not found.in_training or not (itself or outranked)
+    return Check(
+        "self-retrieval", not missed, f"{named} of {len(rows)} training triples name themselves, {missed} missed"
     )

@@ -19,7 +19,8 @@ from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store import layout
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import BadRequest, CorruptGeneration, IdOutOfRange
-from kgtrace_store.generations import Generation, IndexRoot
+from kgtrace_store.generation import Generation
+from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
 from kgtrace_store.search import FaissSearch, SearchIndex
 from kgtrace_store.vocabulary import Vocabulary
@@ -136,7 +137,7 @@ class Attributor:
                     for i in range(len(triples))
                 ]
             attributions = [
-                self._attribution(triples[i], scores[i], float(terms.loss[i]), float(norms[i]), found[i], direction)
+                self._attribution(triples[i], scores[i], float(norms[i]), found[i], direction)
                 for i in range(len(triples))
             ]
             clock.lap("gradient")
@@ -234,7 +235,6 @@ class Attributor:
         self,
         triple: np.ndarray,
         scores: Tensor,
-        loss: float,
         squared_norm: float,
         found: Found,
         direction: Direction,
@@ -245,6 +245,7 @@ class Attributor:
         else:
             known, target = self.training.heads_of(relation, tail), head
         score = float(scores[target])
+        loss, _ = self._featurizer.loss(scores[target])
         better = scores > score
         better[torch.as_tensor(known.astype(np.int64))] = False
         rows = found.rows.numpy()
@@ -255,7 +256,7 @@ class Attributor:
             score=score,
             rank=1 + int(better.sum()),
             in_training=bool(np.isin(target, known)),
-            loss=loss,
+            loss=float(loss),
             self_influence=squared_norm,
             certified=found.bound_gap == 0.0,
             bound_gap=found.bound_gap,
@@ -280,7 +281,11 @@ def open_attributor(
     IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew
         What lies on disk cannot be used.
     """
-    opened = IndexRoot(root).open(generation, verify=verify)
+    return read_attributor(IndexRoot(root).open(generation, verify=verify), device=device)
+
+
+def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
+    """Return what answers from a generation that is open. Raises `CorruptGeneration`."""
     on = pick_device(device)
     arrays = open_arrays(opened.path / layout.GRADIENTS)
     postings = open_arrays(opened.path / layout.POSTINGS)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.answers import Direction
+from kgtrace_indexer.checkpoints import Checkpoints
 from kgtrace_indexer.layers import Selection
 from kgtrace_indexer.losses import Loss, loss_by_name
 from kgtrace_indexer.model_file import ModelFile
@@ -89,6 +90,8 @@ class Featurizer:
 def featurizer_for(model: ModelFile, config: Mapping[str, Any], device: torch.device) -> Featurizer:
     """Return the featurizer of a configuration, as a build or a generation's manifest holds it."""
     scoring = scoring_model(model, device)
+    if model.checkpoints:
+        scoring = Checkpoints(scoring, [(rate, scoring_model(state, device)) for rate, state in model.checkpoints])
     return Featurizer(
         model=scoring,
         loss=loss_by_name(config["loss"]),

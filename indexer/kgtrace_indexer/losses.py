@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,7 +17,15 @@ def bce(score: Tensor) -> tuple[Tensor, Tensor]:
     return F.softplus(-score), -(-score).sigmoid()
 
 
-LOSSES: dict[str, Loss] = {"bce": bce}
+def removal(score: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ℓ(s) = −s and ℓ'(s) = −1: by how much the loss of 1-N training rises, per logit, with this label gone.
+
+    Binary cross-entropy of s against 1 is softplus(−s), against 0 it is softplus(s); their difference is −s.
+    """
+    return -score, torch.full_like(score, -1.0)
+
+
+LOSSES: dict[str, Loss] = {"bce": bce, "removal": removal}
 """Losses by the names that ``--loss`` takes."""
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -23,6 +23,7 @@ from kgtrace_indexer import conve_shape
 from kgtrace_indexer.pickles import Global, Inert, StoredTensor, TorchArchive, open_archive, quote
 from kgtrace_store import durable
 from kgtrace_store.errors import (
+    BadRequest,
     NonFinite,
     SchemaTooNew,
     UnreadableModel,
@@ -69,11 +70,14 @@ class ModelFile:
     """Whether the relation table has 2R rows: 2r for relation r, 2r + 1 for its inverse."""
     modules: Mapping[str, Mapping[str, Any]]
     """Attributes by module path: the class name under ``class``, and whatever is plain data (numbers,
-    strings, lists and mappings of them). Functions are dotted names, objects mappings with a ``class``."""
+    strings, lists and mappings of them). Functions are dotted names, objects mappings with a ``class``. Parameters
+    that were not trained are listed under ``frozen``."""
     loss: Mapping[str, Any]
     """The same for the loss, with the class names of its submodules; empty when the file does not say."""
     source: str
     """Name of the file or folder it was read from."""
+    checkpoints: tuple[tuple[float, ModelFile], ...] = ()
+    """Learning rate η_c and state of the checkpoints that influence is summed over; none: this state alone, η = 1."""
 
     def fingerprint(self) -> str:
         """sha256, in hex, over everything but `source`: a converted model keeps its fingerprint."""
@@ -82,6 +86,8 @@ class ModelFile:
             tensor = self.tensors[name].contiguous()
             digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for rate, checkpoint in self.checkpoints:
+            digest.update(f"{rate!r} {checkpoint.fingerprint()}".encode())
         return digest.hexdigest()
 
 
@@ -144,15 +150,38 @@ def write_model(model: ModelFile, folder: Path) -> None:
     Raises :class:`StorageFailed`.
     """
     durable.make_folder(folder)
+    for i, (_, checkpoint) in enumerate(model.checkpoints):
+        write_model(checkpoint, _checkpoint_folder(folder, i))
     durable.replace_file(folder / TENSORS, safetensors.torch.save(_unshared(model.tensors)))
     facts = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         **_facts(model),
         "source": model.source,
+        "learning_rates": [rate for rate, _ in model.checkpoints],
         "fingerprint": model.fingerprint(),
     }
     durable.replace_file(folder / FACTS, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def with_checkpoints(model: ModelFile, paths: Sequence[Path], learning_rates: Sequence[float]) -> ModelFile:
+    """Return the model with checkpoints to sum influence over, in TracInCP's sense; a single rate holds for all.
+
+    Raises what `read_checkpoint` does, and :class:`BadRequest` for another number of rates or one that is not
+    positive.
+    """
+    rates = list(learning_rates) or [1.0]
+    rates = rates * len(paths) if len(rates) == 1 else rates
+    if len(rates) != len(paths):
+        raise BadRequest(
+            f"there are {len(paths)} checkpoints and {len(rates)} learning rates: give one for each, or one"
+        )
+    for rate in rates:
+        if not (0 < rate < math.inf):
+            raise BadRequest(f"learning rate {rate} is not a positive number")
+    return dataclasses.replace(
+        model, checkpoints=tuple((rate, read_checkpoint(path, model)) for rate, path in zip(rates, paths, strict=True))
+    )
 
 
 def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
@@ -177,7 +206,7 @@ def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
                 f"{source} is not a checkpoint of {like.source}: it has {found}, the model has {wanted}"
             )
     _check_finite(tensors, source)
-    return dataclasses.replace(like, tensors=tensors, source=source)
+    return dataclasses.replace(like, tensors=tensors, source=source, checkpoints=())
 
 
 def _locate(path: Path) -> Path:
@@ -294,7 +323,7 @@ class _Describer:
         self._left = MAX_ATTRIBUTES
 
     def module(self, module: Inert) -> dict[str, Any]:
-        """Class name and public attributes, without those that are no plain data (tensors, bytes, ...)."""
+        """Class name, untrained parameters and public attributes that are plain data (no tensors, bytes, ...)."""
         described: dict[str, Any] = {"class": module.origin.name}
         for name, value in module.attributes.items():
             if not name.startswith("_") and name not in ("training", "class"):
@@ -302,6 +331,9 @@ class _Describer:
                     described[name] = self._value(value, depth=0)
                 except _Indescribable:
                     continue
+        parameters = _dict(module.attributes.get("_parameters"))
+        if frozen := [k for k, v in parameters.items() if isinstance(v, StoredTensor) and v.frozen]:
+            described["frozen"] = frozen
         return described
 
     def _value(self, value: Any, depth: int) -> Any:
@@ -438,14 +470,19 @@ def _read_converted(folder: Path) -> ModelFile:
     except (safetensors.SafetensorError, OSError, ValueError) as e:
         reason = " ".join(str(e).split())
         raise UnreadableModel(f"{path} is truncated or damaged: {reason}; convert the model again") from e
-    fingerprint = facts.pop("fingerprint")
-    model = ModelFile(tensors=tensors, **facts)
+    fingerprint, rates = facts.pop("fingerprint"), facts.pop("learning_rates")
+    states = [_read_converted(_checkpoint_folder(folder, i)) for i in range(len(rates))]
+    model = ModelFile(tensors=tensors, checkpoints=tuple(zip(rates, states, strict=True)), **facts)
     if (found := model.fingerprint()) != fingerprint:
         raise UnreadableModel(
             f"{folder}: {TENSORS} and {FACTS} do not belong together, or one was changed: fingerprint "
             f"{found[:12]}, recorded {quote(fingerprint[:12])}; convert the model again"
         )
     return model
+
+
+def _checkpoint_folder(folder: Path, i: int) -> Path:
+    return folder / "checkpoints" / f"{i:04d}"
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -477,6 +514,7 @@ _FACT_TYPES: dict[str, Callable[[Any], bool]] = {
     "modules": lambda v: isinstance(v, dict) and all(isinstance(m, dict) for m in v.values()),
     "loss": lambda v: isinstance(v, dict),
     "source": lambda v: isinstance(v, str),
+    "learning_rates": lambda v: isinstance(v, list) and all(isinstance(rate, float) and rate > 0 for rate in v),
     "fingerprint": lambda v: isinstance(v, str),
 }
 

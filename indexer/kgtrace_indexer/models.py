@@ -1,7 +1,8 @@
 """What kgtrace needs of a model, and which models have it."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,12 +11,17 @@ from kgtrace_indexer.conve import ConvE
 from kgtrace_indexer.layers import Selection
 from kgtrace_indexer.losses import Loss
 from kgtrace_indexer.model_file import ModelFile
+from kgtrace_indexer.pykeen_model import pykeen_model
 from kgtrace_indexer.terms import Terms
 from kgtrace_store.errors import BadRequest
 
 
 class ScoringModel(Protocol):
-    """A trained model that scores (h, r) → t and gives the gradient of a loss of that score."""
+    """A trained model that scores (h, r) → t and gives the gradient of a loss of that score.
+
+    Relation rows are those of the model's own tables: with inverse triples, 2r for relation r and 2r + 1 for its
+    inverse. Every sample must get the same result in any batch.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -34,15 +40,64 @@ class ScoringModel(Protocol):
         loss: Loss,
         selection: Selection,
     ) -> Terms:
-        """Return the gradients of m loss terms; all ids are (m,) int64, `relation` holds rows of the relation table."""
+        """Return the gradients of m loss terms ℓ(score(h, r, t)).
+
+        It is called in inference mode; results must not require a gradient.
+
+        Parameters
+        ----------
+        head, relation, tail
+            (m,) int64 each; `relation` holds rows of the relation table.
+        directions
+            How many consecutive loss terms make up a triple: to be passed on to `Terms`.
+        loss
+            Maps scores (m,) to losses and slopes dℓ/ds, (m,) each.
+        selection
+            The parameters whose gradients count; blocks of others must be left out.
+
+        The tables of `Terms.rows` bear the names of two-dimensional tensors of the `ModelFile`.
+        """
 
     def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
-        """Return the scores of all entities as tail, (m, E)."""
+        """Return the scores of all entities as tail, (m, E), for heads (m,) and relation rows (m,)."""
+
+
+ModelFactory = Callable[[ModelFile, torch.device], ScoringModel]
+"""Puts a model on a device."""
+
+ENTRY_POINTS = "kgtrace.models"
+"""Group of entry points that installed packages offer factories under, named after their interactions."""
+
+_REGISTERED: dict[str, ModelFactory] = {}
+
+
+def register_model(interaction: str, factory: ModelFactory) -> None:
+    """Let `factory` compute all model files whose `interaction` is so named, before any model of kgtrace's own.
+
+    The process that builds, and every process that opens the index, registers the same factory. An installed package
+    needs no call: its entry points in `ENTRY_POINTS` are found by name.
+    """
+    _REGISTERED[interaction] = factory
 
 
 def scoring_model(model: ModelFile, device: torch.device) -> ScoringModel:
-    """Put a model on a device; raise `UnsupportedModel` for an interaction kgtrace cannot explain."""
-    return ConvE(model, device)
+    """Put a model on a device; raise `UnsupportedModel` for one that kgtrace cannot explain.
+
+    ConvE has a closed form of its own; all other models, and a ConvE with normalizers or untrained parameters, go
+    through automatic differentiation.
+    """
+    if model.interaction in _REGISTERED:
+        return _REGISTERED[model.interaction](model, device)
+    for offered in entry_points(group=ENTRY_POINTS, name=model.interaction):
+        made: ScoringModel = offered.load()(model, device)
+        return made
+    if model.interaction == "ConvE" and not any(map(_needs_autograd, model.modules.values())):
+        return ConvE(model, device)
+    return pykeen_model(model, device)
+
+
+def _needs_autograd(attributes: Mapping[str, Any]) -> bool:
+    return attributes.get("normalizer") is not None or bool(attributes.get("frozen"))
 
 
 def pick_device(name: str) -> torch.device:

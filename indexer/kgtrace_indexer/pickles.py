@@ -19,7 +19,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,8 @@ class StoredTensor:
     """First element, counted in elements."""
     size: tuple[int, ...]
     stride: tuple[int, ...]
+    frozen: bool = False
+    """Whether it is a parameter that was not trained."""
 
     @property
     def numel(self) -> int:
@@ -496,10 +498,11 @@ def _called(function: Any, args: Any) -> Any:
     match str(call.origin), args:
         case "torch._utils._rebuild_tensor_v2", (Storage() as data, offset, tuple(size), tuple(stride), *_):
             return _tensor(data, offset, size, stride)
-        case "torch._utils._rebuild_parameter", (StoredTensor() as data, *_):
-            return data
-        case "torch._utils._rebuild_parameter_with_state", (StoredTensor() as data, *_):
-            return data
+        case (
+            ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state"),
+            (StoredTensor() as data, requires_grad, *_),
+        ):
+            return replace(data, frozen=requires_grad is False)
         case "torch._tensor._rebuild_from_type_v2", (Global() as rebuild, _, tuple(inner), *_):
             tensor = _called(rebuild, inner) if str(rebuild).startswith("torch._utils.") else None
             return tensor if isinstance(tensor, StoredTensor) else call

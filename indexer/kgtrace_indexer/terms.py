@@ -130,8 +130,8 @@ def squared_norms(terms: Terms) -> SquaredNorms:
     """Return the exact squared norm of each triple's gradient, cross terms between its directions included."""
     return SquaredNorms(
         flat=terms.flat_sum().square().sum(1),
-        kron={name: _kron_norm(block, terms.directions) for name, block in terms.kron.items()},
-        rows=_rows_norm(terms),
+        kron={name: _kron_norm(block, terms.directions).clamp_min(0) for name, block in terms.kron.items()},
+        rows=_rows_norm(terms).clamp_min(0),  # parts that cancel, as of a loop h = t, may leave less than nothing
     )
 
 

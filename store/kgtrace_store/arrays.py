@@ -86,9 +86,47 @@ def assemble(
                 for name, dataset in source.items():
                     for block in _blocks(dataset):
                         offsets[name] = _write_at(f, offsets[name], block)
-        for name, array in (extra or {}).items():
-            if array.size:
-                _write_at(f, offsets[name], np.ascontiguousarray(array))
+        _write_extra(f, offsets, extra or {})
+
+
+def merge(
+    sources: Sequence[Mapping[str, np.ndarray]],
+    order: np.ndarray,
+    target: Path,
+    *,
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write the rows of several sources into one contiguous array per name, in any order, by bounded copies.
+
+    ``sources`` hold the same names, with the same types and the same shapes but for axis 0; :func:`open_arrays` gives
+    such. ``order`` (n,) int64 numbers the rows of all sources one after the other; where it ascends within each
+    source, as when sorted runs are merged, each is read from front to back. ``extra`` as in :func:`assemble`.
+
+    Raises :class:`CorruptGeneration` for sources that do not fit together and :class:`StorageFailed`.
+    """
+    starts = np.cumsum([0, *(len(next(iter(source.values()))) for source in sources)])
+    shapes = {name: (len(order), *array.shape[1:]) for name, array in sources[0].items()}
+    dtypes = {name: array.dtype for name, array in sources[0].items()}
+    for source in sources:
+        found = {name: (array.shape[1:], array.dtype) for name, array in source.items()}
+        wanted = {name: (shapes[name][1:], dtypes[name]) for name in shapes}
+        if found != wanted:
+            raise CorruptGeneration(f"arrays that are to be merged have rows of {found} and of {wanted}")
+    extra = extra or {}
+    shapes |= {name: array.shape for name, array in extra.items()}
+    dtypes |= {name: array.dtype for name, array in extra.items()}
+    offsets = _lay_out(target, shapes, dtypes, {})
+    with durable.opened(target, "r+b") as f:
+        for name in sources[0]:
+            row_bytes = max(1, math.prod(shapes[name][1:]) * dtypes[name].itemsize)
+            for rows in _split(order, max(1, _BLOCK_BYTES // row_bytes)):
+                block = np.empty((len(rows), *shapes[name][1:]), dtypes[name])
+                for source, start, end in zip(sources, starts, starts[1:], strict=False):
+                    here = (rows >= start) & (rows < end)
+                    block[here] = source[name][rows[here] - start]
+                if block.size:
+                    offsets[name] = _write_at(f, offsets[name], block)
+        _write_extra(f, offsets, extra)
 
 
 def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
@@ -98,7 +136,15 @@ def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
     piece.
     """
     with _open(path) as f:
-        return MappingProxyType({name: _map(path, name, dataset) for name, dataset in f.items()})
+        return MappingProxyType({name: _map(path, name, _own_dataset(path, f, name)) for name in f})
+
+
+def _own_dataset(path: Path, f: h5py.File, name: str) -> h5py.Dataset:
+    """Look up an array of numbers, without following a link to another file."""
+    dataset = f[name] if f.get(name, getclass=True, getlink=True) is h5py.HardLink else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.hasobject:
+        raise CorruptGeneration(f"{path}: {name!r} is not an array of numbers in this file")
+    return dataset
 
 
 def _map(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray:
@@ -150,6 +196,7 @@ def _lay_out(
     durable.require_space(target, needed)
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_obj_track_times(False)  # the same arrays make the same file, whenever
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     offsets = {}
@@ -172,6 +219,16 @@ def _blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
         step = max(1, _BLOCK_BYTES * len(dataset) // dataset.nbytes)
         for start in range(0, len(dataset), step):
             yield dataset[start : start + step]
+
+
+def _split(order: np.ndarray, step: int) -> Iterator[np.ndarray]:
+    return (order[start : start + step] for start in range(0, len(order), step))
+
+
+def _write_extra(f: BinaryIO, offsets: Mapping[str, int], extra: Mapping[str, np.ndarray]) -> None:
+    for name, array in extra.items():
+        if array.size:
+            _write_at(f, offsets[name], np.ascontiguousarray(array))
 
 
 def _write_at(f: BinaryIO, offset: int, block: np.ndarray) -> int:

@@ -11,12 +11,11 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import EllipsisType, TracebackType
+from types import EllipsisType
 
 from kgtrace_store import durable, layout, locks
 from kgtrace_store.errors import (
@@ -28,54 +27,9 @@ from kgtrace_store.errors import (
     PublishConflict,
     SchemaTooNew,
 )
-from kgtrace_store.manifest import FileRecord, Manifest
-from kgtrace_store.staging import Staging, generation_ids, list_tree, open_staging
-
-
-class Generation:
-    """A generation that is open for reading. Until it is closed, or forgotten, it cannot be pruned."""
-
-    def __init__(self, path: Path, manifest: Manifest, descriptor: int) -> None:
-        self.path = path
-        """The folder."""
-        self.manifest = manifest
-        self._release = weakref.finalize(self, os.close, descriptor)
-
-    @property
-    def id(self) -> str:
-        """The generation's id."""
-        return self.manifest.generation
-
-    def verify(self) -> None:
-        """Compare every file with the manifest: about a second for each gigabyte.
-
-        Raises :class:`CorruptGeneration`, naming the first file that is missing, unknown or different.
-        """
-        names, _ = list_tree(self.path)
-        present = set(names) - {layout.MANIFEST}
-        for name in sorted(present ^ set(self.manifest.files)):
-            problem = "is not in the manifest" if name in present else "is missing"
-            raise CorruptGeneration(f"{self.path / name} {problem}")
-        for name, wanted in self.manifest.files.items():
-            found = FileRecord.of(self.path / name)
-            if found.bytes != wanted.bytes:
-                raise CorruptGeneration(f"{self.path / name} has {found.bytes} bytes, the manifest says {wanted.bytes}")
-            if found.sha256 != wanted.sha256:
-                raise CorruptGeneration(
-                    f"{self.path / name} has sha256 {found.sha256}, the manifest says {wanted.sha256}"
-                )
-
-    def close(self) -> None:
-        """Let the generation be pruned. Arrays that are already mapped stay readable."""
-        self._release()
-
-    def __enter__(self) -> Generation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+from kgtrace_store.generation import Generation
+from kgtrace_store.manifest import Manifest
+from kgtrace_store.staging import Staging, generation_ids, open_staging
 
 
 @dataclass(frozen=True, slots=True)

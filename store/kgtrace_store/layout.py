@@ -41,6 +41,9 @@ POSTINGS = "postings.h5"
 SEARCH = "search.faiss"
 """Inner-product index."""
 
+GATE = "gate.json"
+"""What was checked before the generation could be published, and how far it agrees with the one before it."""
+
 MODEL = "model"
 """Folder with the trained model as tensors."""
 

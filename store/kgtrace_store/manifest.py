@@ -77,7 +77,8 @@ class Manifest:
         """
         path = folder / layout.MANIFEST
         try:
-            document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+            data = path.read_bytes()
+            document = json.loads(data, parse_constant=_refuse_constant)
         except FileNotFoundError as e:
             raise CorruptGeneration(f"{path} is missing") from e
         except OSError as e:
@@ -98,6 +99,8 @@ class Manifest:
         wanted = _checksum(document)
         if found != wanted:
             raise CorruptGeneration(f"{path} was altered: its checksum is {wanted}, it says {found}")
+        if not data.endswith(b"\n"):
+            raise CorruptGeneration(f"{path} is cut short: it does not end with a line feed")
         return cls(
             generation=_field(path, document, "generation", str),
             created_at=_field(path, document, "created_at", str),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from kgtrace_store import durable, layout
 from kgtrace_store.arrays import Attribute, write_part
 from kgtrace_store.errors import CorruptGeneration, ResumeRefused, StorageFailed
+from kgtrace_store.generation import Generation, list_tree
 from kgtrace_store.manifest import FileRecord, Manifest
 
 
@@ -61,19 +63,32 @@ class Staging:
         durable.append(self._folder / layout.JOURNAL, _journal_line(name, record))
         self._journal[name] = record
 
+    def draft(
+        self, *, configuration: Mapping[str, Any], counts: Mapping[str, int], provenance: Mapping[str, Any]
+    ) -> Generation:
+        """What :meth:`commit` would make of :attr:`path` as it is now, to be tried before it.
+
+        It has no id yet, and no checksums.
+        """
+        manifest = Manifest(
+            "draft", _rfc3339(datetime.now(UTC)), self.fingerprint, configuration, counts, {}, provenance
+        )
+        return Generation(self.path, manifest, os.open(self.path, os.O_RDONLY))
+
     def commit(
         self, *, configuration: Mapping[str, Any], counts: Mapping[str, int], provenance: Mapping[str, Any]
     ) -> str:
         """Turn :attr:`path` into a generation, forced to disk, and return its id. It is not yet live.
 
-        Raises :class:`StorageFailed`; then no generation has appeared and the parts are still there.
+        Raises :class:`StorageFailed`, and :class:`CorruptGeneration` when what was written does not read back as it
+        was; then no generation has appeared and the parts are still there.
         """
         names, folders = list_tree(self.path)
         created = datetime.now(UTC)
         generation = _next_id(self._generations, self.fingerprint, created)
         manifest = Manifest(
             generation=generation,
-            created_at=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            created_at=_rfc3339(created),
             fingerprint=self.fingerprint,
             configuration=configuration,
             counts=counts,
@@ -86,6 +101,8 @@ class Staging:
         for name in folders:
             durable.sync_folder(self.path / name)
         durable.sync_folder(self.path)
+        with Generation(self.path, Manifest.read(self.path), os.open(self.path, os.O_RDONLY)) as written:
+            written.verify()
         durable.make_folder(self._generations)
         durable.rename(self.path, self._generations / generation)
         durable.sync_folder(self._generations)
@@ -123,19 +140,6 @@ def generation_ids(generations: Path) -> list[str]:
     if not generations.is_dir():
         return []
     return sorted(p.name for p in generations.iterdir() if layout.GENERATION_ID.fullmatch(p.name))
-
-
-def list_tree(folder: Path) -> tuple[list[str], list[str]]:
-    """Paths inside a folder, with ``/``: everything but folders, sorted, and folders, innermost first.
-
-    Symbolic links are not followed: they are in the first list, even those to folders.
-    """
-    files: list[str] = []
-    folders: list[str] = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        (folders if path.is_dir() and not path.is_symlink() else files).append(name)
-    return files, folders[::-1]
 
 
 def _recover_journal(folder: Path) -> dict[str, FileRecord]:
@@ -180,3 +184,7 @@ def _next_id(generations: Path, fingerprint: str, now: datetime) -> str:
         after = datetime.strptime(newest, layout.GENERATION_TIME).replace(tzinfo=UTC) + timedelta(seconds=1)
         now = max(now, after)
     return f"{now.strftime(layout.GENERATION_TIME)}-{fingerprint[:6]}"
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

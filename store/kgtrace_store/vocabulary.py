@@ -84,7 +84,7 @@ class Vocabulary:
         return self._relations.search(q, limit)
 
     def write(self, folder: Path) -> None:
-        """Write both tables into ``folder``.
+        """Write both tables into ``folder``, whose entries need :func:`durable.sync_folder`.
 
         Raises :class:`InputError` for a label or name that a line cannot hold, :class:`DuplicateId` for a
         repeated label and :class:`StorageFailed`.
@@ -93,7 +93,6 @@ class Vocabulary:
         durable.make_folder(folder)
         for name, data in files.items():
             durable.write_file(folder / name, data)
-        durable.sync_folder(folder)
 
     @classmethod
     def read(cls, folder: Path) -> Vocabulary:

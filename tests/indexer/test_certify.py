@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from kgtrace_indexer import ModelFile, TripleTable
 from kgtrace_indexer.bounds import Codes, QueryCode, encode_query
-from kgtrace_indexer.build import encode, postings
 from kgtrace_indexer.certify import CertifiedSearch, value
 from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.losses import bce
+from kgtrace_indexer.parts import encode, postings
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.terms import Kron, Rows, Terms, inner
 from kgtrace_indexer.training_set import TrainingSet

@@ -1,11 +1,13 @@
 """A build that dies at any step leaves whole generations only, a live one among them, and can be resumed."""
 
+import contextlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,36 +18,36 @@ from kgtrace_store.errors import KgtraceError, StorageFailed
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.search import FaissSearch
 from kgtrace_store.vocabulary import Vocabulary
+from tests.faults import OPERATIONS, Disk, Killed, Lost, interrupted
 
 OLD, NEW = "0" * 64, "1" * 64
-OPERATIONS = [
-    "write_file",
-    "append",
-    "make_folder",
-    "sync_file",
-    "sync_folder",
-    "rename",
-    "remove_file",
-    "remove_tree",
-]
 
 
-def build(root: IndexRoot, fingerprint: str) -> None:
-    """What a real build does on disk: parts, arrays, search index, vocabulary, commit, publish, prune."""
+def build(
+    root: IndexRoot, fingerprint: str, finished: list[str] | None = None, published: list[bool] | None = None
+) -> None:
+    """What a real build does on disk: parts, arrays, search index, vocabulary, commit, publish, prune.
+
+    Tells which parts it has finished, and when it has published.
+    """
     value = float(fingerprint[0])
     before = root.current()
     with root.stage(fingerprint) as staging:
         for name in ("0", "1"):
             if name not in staging.parts():
                 staging.write_part(name, {"phi": np.full((3, 2), value, np.float32)})
+                if finished is not None:
+                    finished.append(name)
         assemble([staging.part_path(name) for name in ("0", "1")], staging.path / layout.GRADIENTS)
         phi = open_arrays(staging.path / layout.GRADIENTS)["phi"]
         FaissSearch.build([phi], 6, 2).write(staging.path / layout.SEARCH)
         Vocabulary(["a", "b"], ["r"], {0: fingerprint}).write(staging.path / layout.VOCABULARY)
         durable.make_folder(staging.path / layout.MODEL)
-        durable.write_file(staging.path / layout.MODEL / "model.json", fingerprint.encode())
+        (staging.path / layout.MODEL / "model.json").write_bytes(fingerprint.encode())  # forced to disk by nobody
         id_ = staging.commit(configuration={}, counts={"triples": 6}, provenance={})
     root.publish(id_, expected=before)
+    if published is not None:
+        published.append(True)
     root.prune(1)
 
 
@@ -62,40 +64,6 @@ def check(root: IndexRoot) -> str:
         vocabulary = Vocabulary.read(generation.path / layout.VOCABULARY)
         assert vocabulary.entity_names == {0: fingerprint}
     return fingerprint
-
-
-class Killed(BaseException):
-    """Not an Exception, so that no handler can go on after it, as after SIGKILL."""
-
-
-@contextmanager
-def interrupted(at: int, how: str) -> Iterator[list[str]]:
-    """Die at the operation with this number: before it, after it, or having done half of it."""
-    done: list[str] = []
-
-    def wrap(name: str, operation: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(path: Path, *rest: Any) -> None:
-            if len(done) == at:
-                if how == "after":
-                    operation(path, *rest)
-                elif how == "half" and name in ("write_file", "append"):
-                    with path.open("wb" if name == "write_file" else "ab") as f:
-                        f.write(rest[0][: len(rest[0]) // 2])
-                elif how == "half" and name == "remove_tree" and path.exists():
-                    for child in sorted(p for p in path.rglob("*") if p.is_file())[::2]:
-                        child.unlink()
-                elif how == "fail":
-                    raise StorageFailed(f"cannot write {path}: No space left on device")
-                raise Killed
-            done.append(name)
-            operation(path, *rest)
-
-        return wrapped
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in OPERATIONS:
-            patch.setattr(durable, name, wrap(name, getattr(durable, name)))
-        yield done
 
 
 def count_operations(folder: Path) -> int:
@@ -128,6 +96,56 @@ def test_any_step_may_be_the_last(tmp_path: Path, how: str) -> None:
         assert len(root.generations()) == 1
         assert list((root.path / layout.STAGING).iterdir()) == []
     assert seen == {OLD, NEW}
+
+
+def test_power_cuts(tmp_path: Path) -> None:
+    """Whatever was not forced to disk is lost: readers see old or new, whole, and the next build goes on."""
+    assert power_cuts(tmp_path, "everything", OLD) == {OLD, NEW}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", get_args(Lost))
+def test_power_cuts_that_lose_a_part(tmp_path: Path, lost: Lost) -> None:
+    """The same when the disk wrote down names before content, content before names, or removals before both."""
+    assert power_cuts(tmp_path, lost, OLD) == {OLD, NEW}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", get_args(Lost))
+def test_power_cuts_in_the_first_build(tmp_path: Path, lost: Lost) -> None:
+    """The same where nothing was live before."""
+    assert power_cuts(tmp_path, lost, None) == {None, NEW}
+
+
+def power_cuts(folder: Path, lost: Lost, before: str | None) -> set[str | None]:
+    """Cut the power before each operation of a build; return which generations were found live afterwards."""
+    seen = set()
+    begun = IndexRoot(folder / "begun")
+    begun.path.mkdir(parents=True)
+    if before is not None:
+        build(begun, before)
+    total = count_operations(folder / "counted")
+    for at in range(total + 1):
+        root, left = IndexRoot(folder / f"{at}"), IndexRoot(folder / f"{at}-left")
+        shutil.copytree(begun.path, root.path)
+        finished: list[str] = []
+        published: list[bool] = []
+        disk = Disk(root.path)
+        with disk, interrupted(at, "half"), contextlib.suppress(Killed):
+            build(root, NEW, finished, published)
+        disk.after_power_cut(left.path, lost)
+        disk.close()
+        found = None if left.current() is None else check(left)
+        assert found == NEW or not published, "a publication was undone"
+        with left.stage(NEW) as staging:
+            committed = {s.manifest.fingerprint for s in left.generations() if s.manifest is not None}
+            assert NEW in committed or set(staging.parts()) >= set(finished), "finished parts are gone"
+        seen.add(found)
+        build(left, NEW)
+        assert check(left) == NEW
+        shutil.rmtree(root.path)
+        shutil.rmtree(left.path)
+    return seen
 
 
 def test_everything_is_on_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +192,8 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_crashes import NEW, OPERATIONS, build
+from tests.faults import OPERATIONS
+from tests.store.test_crashes import NEW, build
 from kgtrace_store import durable
 from kgtrace_store.generations import IndexRoot
 
@@ -199,7 +218,7 @@ def test_sigkill(tmp_path: Path, share: float) -> None:
     at = int(share * count_operations(tmp_path / "counted"))
     root = IndexRoot(tmp_path / "index")
     build(root, OLD)
-    killed = subprocess.run([sys.executable, "-c", KILL, root.path, str(at), Path(__file__).parent], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILL, root.path, str(at), Path(__file__).parents[2]], check=False)
     assert killed.returncode == -9
     assert check(root) in (OLD, NEW)
     build(root, NEW)
@@ -210,7 +229,7 @@ READER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_crashes import check
+from tests.store.test_crashes import check
 from kgtrace_store.generations import IndexRoot
 root = IndexRoot(Path(sys.argv[1]))
 seen = set()
@@ -227,7 +246,7 @@ def test_readers_never_see_half(tmp_path: Path) -> None:
     root = IndexRoot(tmp_path)
     build(root, OLD)
     with subprocess.Popen(
-        [sys.executable, "-c", READER, tmp_path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", READER, tmp_path, Path(__file__).parents[2]], stdout=subprocess.PIPE, text=True
     ) as reader:
         for i in range(40):
             build(root, (OLD, NEW)[i % 2])

@@ -155,7 +155,7 @@ def test_broken_generations_are_listed(root: IndexRoot) -> None:
     (folder / ids[0] / layout.MANIFEST).unlink()
     manifest = folder / ids[1] / layout.MANIFEST
     document = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**document, "schema_version": 9}))
+    manifest.write_text(json.dumps({**document, "schema_version": 9}) + "\n")
     (folder / "lost+found").mkdir()
     missing, newer, fine = root.generations()
     assert missing.manifest is None

@@ -54,7 +54,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object], *, seal: bool
     checksum = document.pop("checksum")
     edit(document)
     document["checksum"] = _checksum(document) if seal else checksum
-    (folder / layout.MANIFEST).write_text(json.dumps(document))
+    (folder / layout.MANIFEST).write_text(json.dumps(document) + "\n")
 
 
 @given(MANIFESTS)

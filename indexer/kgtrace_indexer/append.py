@@ -1,0 +1,130 @@
+"""Extending the live generation by new training triples of the same model, without computing the old ones again.
+
+::
+
+    live gradients.h5, sorted ──────────────────────────┐
+    new triples ─► sort ─► gradient terms ─► parts ─────┴─► merge ─► gradients.h5 ─► search.faiss, ... as in a build
+
+The directions that codes refer to are those of the live generation: they were chosen from its triples alone. Answers
+stay exact, for bounds hold in any directions; they only take longer when the new triples are of another kind.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kgtrace_indexer.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
+from kgtrace_indexer.featurizer import featurizer_for
+from kgtrace_indexer.model_file import read_model
+from kgtrace_indexer.models import pick_device
+from kgtrace_indexer.parts import DTYPES, Progress, encode, in_order, require_space, write_parts
+from kgtrace_indexer.projection import Bases
+from kgtrace_indexer.triples import TripleTable, read_triples
+from kgtrace_store import layout
+from kgtrace_store.arrays import merge, open_arrays
+from kgtrace_store.errors import EmptyInput
+from kgtrace_store.generation import Generation
+from kgtrace_store.generations import IndexRoot
+from kgtrace_store.vocabulary import Vocabulary
+
+_BATCH_SIZE = 2048
+"""Triples featurized together, as in a build."""
+
+
+def append(
+    root: Path,
+    train: Path,
+    *,
+    skip_unknown: bool = False,
+    batch_size: int = _BATCH_SIZE,
+    device: str = "auto",
+    publish: bool = True,
+    fresh: bool = False,
+    gate_report: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> BuildReport:
+    """Index the triples of a file besides those of the live generation, as a new generation.
+
+    The file continues the one that was read before: its first line has the ``train_index`` after that one's last.
+    Lines whose triple is indexed already, or stands further up in the file, are skipped and counted, so that a
+    training file that has grown may be given whole.
+
+    Raises
+    ------
+    IndexNotFound, CorruptGeneration, SchemaTooNew
+        There is no live generation to extend.
+    EmptyInput
+        Every triple of the file is indexed already.
+    Whatever `read_triples` and `build` raise.
+    """
+    stages = Stages()
+    index_root = IndexRoot(root)
+    on = pick_device(device)
+    with index_root.open() as live:
+        model = read_model(live.path / layout.MODEL)
+        vocabulary = Vocabulary.read(live.path / layout.VOCABULARY)
+        arrays = open_arrays(live.path / layout.GRADIENTS)
+        old_counts = live.manifest.counts
+        lines = old_counts["triples"] + old_counts["skipped"]
+        added = _added(read_triples(train, vocabulary, skip_unknown=skip_unknown), arrays["triples"], lines, train)
+        check_input(model, vocabulary, added)
+        featurizer = featurizer_for(model, live.manifest.configuration, on)
+        bases = Bases.from_arrays(arrays, on)
+        stages.lap("read")
+        with index_root.stage(_fingerprint(live, added), fresh=fresh) as staging:
+            total = old_counts["triples"] + len(added.ids)
+            dtype = live.manifest.configuration["dtype"]
+            first = encode(featurizer, bases, added, np.arange(1), DTYPES[dtype])
+            require_space(staging, first, len(added.ids), total, model, vocabulary)
+            share = -(-batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
+            parts = write_parts(staging, featurizer, bases, added, dtype=dtype, batch_size=share, progress=progress)
+            stages.lap("gradients")
+            _merge(arrays, parts, staging.path / layout.GRADIENTS)
+            contents = Contents(
+                model,
+                vocabulary,
+                configuration=live.manifest.configuration,
+                counts=counts(model, total, old_counts["skipped"] + added.skipped),
+                provenance=provenance(model, on) | {"extends": live.id, "model": live.manifest.provenance.get("model")},
+            )
+            return finish(
+                index_root,
+                staging,
+                contents,
+                live=live.id,
+                device=device,
+                publish=publish,
+                gate_report=gate_report,
+                stages=stages,
+            )
+
+
+def _added(table: TripleTable, known: np.ndarray, lines: int, source: Path) -> TripleTable:
+    """Return what is new in a table, with rows numbered after `lines` others. Raises `EmptyInput`."""
+    _, first = np.unique(table.ids, axis=0, return_index=True)
+    first.sort()
+    rows = np.concatenate([table.ids[first], known])
+    order = in_order(rows)
+    ordered = rows[order]
+    before_its_equal = order[:-1][(ordered[1:] == ordered[:-1]).all(1)]  # of a new triple and a known one, the new one
+    keep = np.delete(first, before_its_equal[before_its_equal < len(first)])
+    if not len(keep):
+        raise EmptyInput(f"{source}: all of its {len(table.ids)} triples are indexed already: nothing to append")
+    skipped = table.skipped + len(table.ids) - len(keep)
+    return TripleTable(table.ids[keep], table.train_index[keep] + lines, skipped)
+
+
+def _merge(old: Mapping[str, np.ndarray], parts: list[Path], target: Path) -> None:
+    rows = {name: array for name, array in old.items() if not name.startswith("basis.")}
+    sources = [rows, *(open_arrays(part) for part in parts)]
+    order = in_order(np.concatenate([source["triples"] for source in sources]))
+    merge(sources, order, target, extra={name: old[name] for name in old if name.startswith("basis.")})
+
+
+def _fingerprint(live: Generation, added: TripleTable) -> str:
+    digest = hashlib.sha256(f"append {live.manifest.fingerprint} {added.skipped}".encode())
+    for array in (added.ids, added.train_index):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

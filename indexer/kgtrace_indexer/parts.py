@@ -1,0 +1,154 @@
+"""The files of a generation: rows encoded in parts that survive a crash, then joined and indexed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kgtrace_indexer.checkpoints import parameter_of
+from kgtrace_indexer.featurizer import Featurizer
+from kgtrace_indexer.model_file import ModelFile, write_model
+from kgtrace_indexer.projection import Bases, factor_codes, index_code
+from kgtrace_indexer.training_set import posting_lists
+from kgtrace_indexer.triples import TripleTable
+from kgtrace_store import durable, layout
+from kgtrace_store.arrays import open_arrays, write_part
+from kgtrace_store.errors import NonFinite
+from kgtrace_store.search import FaissSearch
+from kgtrace_store.staging import Staging
+from kgtrace_store.vocabulary import Vocabulary
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, how much of it is done, and of how much."""
+
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+"""Stored types of factor codes."""
+
+_PART = 65_536
+"""Triples in a part: what a crash costs at most, and what of the codes is in memory at a time."""
+_BLOCK = 65_536
+"""Rows copied at a time into the search index."""
+
+
+def in_order(ids: np.ndarray) -> np.ndarray:
+    """Return the rows of triples (n, 3) by relation, head and tail, (n,) int64; equal ones stay as they are."""
+    return np.lexsort(ids.T[[2, 0, 1]])
+
+
+def write_parts(
+    staging: Staging,
+    featurizer: Featurizer,
+    bases: Bases,
+    table: TripleTable,
+    *,
+    dtype: str,
+    batch_size: int,
+    progress: Progress,
+) -> list[Path]:
+    """Encode the triples of a table, sorted; parts that an earlier attempt finished are kept. Returns their paths."""
+    order = in_order(table.ids)
+    paths = []
+    done = 0
+    for start in range(0, len(order), _PART):
+        rows = order[start : start + _PART]
+        name = _part_name(start)
+        if name not in staging.parts():
+            batches = []
+            for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
+                batches.append(encode(featurizer, bases, table, batch, DTYPES[dtype]))
+                done += len(batch)
+                progress("gradients", done, len(order))
+            staging.write_part(name, {key: np.concatenate([b[key] for b in batches]) for key in batches[0]})
+        else:
+            done += len(rows)
+            progress("gradients", done, len(order))
+        paths.append(staging.part_path(name))
+    return paths
+
+
+def encode(
+    featurizer: Featurizer, bases: Bases, table: TripleTable, batch: np.ndarray, dtype: torch.dtype
+) -> dict[str, np.ndarray]:
+    """Return everything that is stored of training triples `batch`, rows of the table.
+
+    Raises `NonFinite` for a gradient that is NaN or infinite, naming the triple.
+    """
+    triples = table.ids[batch]
+    with torch.inference_mode():
+        terms = featurizer.training_terms(triples)
+        arrays = {
+            "triples": triples.astype(np.int32),
+            "train_index": table.train_index[batch].astype(np.int64),
+            **index_code(terms, bases).arrays(),
+            **factor_codes(terms, bases, dtype),
+        }
+    wrong = np.flatnonzero(~np.isfinite(arrays["self_influence"]))
+    if len(wrong):
+        row, ids = int(arrays["train_index"][wrong[0]]), triples[wrong[0]].tolist()
+        raise NonFinite(
+            f"the gradient of training triple {row} (ids {ids}) is not finite: check the model's parameters"
+        )
+    return arrays
+
+
+def require_space(
+    staging: Staging, row: Mapping[str, np.ndarray], new: int, total: int, model: ModelFile, vocabulary: Vocabulary
+) -> None:
+    """Raise `StorageFailed` now when the disk would be full later.
+
+    Parameters
+    ----------
+    row
+        What `encode` gives for one triple.
+    new, total
+        How many triples are encoded, and how many the generation will hold.
+    """
+    finished = sum(name in staging.parts() for name in map(_part_name, range(0, new, _PART)))
+    row_bytes = sum(array.nbytes for array in row.values())
+    search_bytes = 4 * (row["projected"].size + row["residual"].size)
+    posting_bytes = sum(array.nbytes for name, array in row.items() if name.endswith(".index"))
+    states = 1 + len(model.checkpoints)
+    tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
+    labels = sum(map(len, [*vocabulary.entities, *vocabulary.relations]))
+    offsets = 8 * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
+    needed = row_bytes * max(0, new - finished * _PART) + (row_bytes + search_bytes + posting_bytes) * total
+    durable.require_space(staging.path, needed + tensors + labels + offsets)
+
+
+def write_files(staging: Staging, model: ModelFile, vocabulary: Vocabulary) -> None:
+    """Write everything else that follows from ``gradients.h5``, the model and the vocabulary."""
+    arrays = open_arrays(staging.path / layout.GRADIENTS)
+    write_part(staging.path / layout.POSTINGS, postings(arrays, model))
+    _write_search(arrays, staging.path / layout.SEARCH)
+    write_model(model, staging.path / layout.MODEL)
+    vocabulary.write(staging.path / layout.VOCABULARY)
+
+
+def postings(arrays: Mapping[str, np.ndarray], model: ModelFile) -> dict[str, np.ndarray]:
+    """Return which triples read each row of each embedding table: ``TABLE.offsets`` and ``TABLE.rows``."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for name, array in arrays.items():
+        if name.endswith(".index"):
+            columns.setdefault(name.removesuffix(".index").rpartition(".")[0], []).append(array)
+    found: dict[str, np.ndarray] = {}
+    for table, uses in columns.items():
+        offsets, rows = posting_lists(np.concatenate(uses, 1), len(model.tensors[parameter_of(table)]))
+        found |= {f"{table}.offsets": offsets, f"{table}.rows": rows}
+    return found
+
+
+def _part_name(start: int) -> str:
+    return f"part-{start // _PART:06d}.h5"
+
+
+def _write_search(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Index [φ, ρ]."""
+    projected, residual = arrays["projected"], arrays["residual"]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(projected), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            yield np.concatenate([projected[part], residual[part]], 1)
+
+    FaissSearch.build(blocks(), len(projected), projected.shape[1] + residual.shape[1]).write(path)

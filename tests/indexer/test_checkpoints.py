@@ -1,0 +1,110 @@
+"""Influence summed over checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+
+from kgtrace_indexer import BuildConfig, TripleTable, build, open_attributor, read_model, read_training_folder
+from kgtrace_indexer.checkpoints import Checkpoints, parameter_of
+from kgtrace_indexer.featurizer import Featurizer
+from kgtrace_indexer.losses import bce
+from kgtrace_indexer.model_file import read_checkpoint, with_checkpoints
+from kgtrace_indexer.models import scoring_model
+from kgtrace_indexer.terms import inner, squared_norms
+from kgtrace_server.demo import train_umls
+from kgtrace_store.errors import BadRequest, UnsupportedModel
+from tests.indexer.oracle import gradient, pykeen_model
+
+RATES = {"checkpoint_0000008.pt": 0.5, "checkpoint_0000016.pt": 0.25}
+
+
+def test_influence_is_the_weighted_sum_of_autograds(shared) -> None:
+    """Σ η_c ⟨g_c, g'_c⟩ with gradients from autograd at each checkpoint; scores are the trained model's."""
+    folder = shared / "models" / "conve-codex-s"
+    model = read_model(folder)
+    _, table = read_training_folder(folder / "training_triples")
+    rng = np.random.default_rng(0)
+    first, second = (table.ids[rng.choice(len(table.ids), 12)] for _ in range(2))
+    second[:6, 0] = first[:6, 0]
+    cpu = torch.device("cpu")
+    trained = scoring_model(model, cpu)
+    parts = [
+        (rate, scoring_model(read_checkpoint(folder / "checkpoints" / name, model), cpu))
+        for name, rate in RATES.items()
+    ]
+    together = Checkpoints(trained, parts)
+    featurizer = Featurizer(together, bce, together.select(["all"]), "both", inverse_triples=True)
+    a, b = featurizer.training_terms(first), featurizer.test_terms(second, "tail")
+    oracle = pykeen_model(folder)
+    wanted, own = torch.zeros(12), torch.zeros(12)
+    for name, rate in RATES.items():
+        oracle.load_state_dict(torch.load(folder / "checkpoints" / name, weights_only=False)["state_dict"])
+        g = [gradient(oracle, t, ["tail", "head"]) for t in first]
+        h = [gradient(oracle, t, ["tail"]) for t in second]
+        wanted += rate * torch.stack([x @ y for x, y in zip(g, h, strict=True)])
+        own += rate * torch.stack([x @ x for x in g])
+    torch.testing.assert_close(inner(a, b).diagonal(), wanted, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(squared_norms(a).total, own, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        featurizer.candidate_scores(first, "tail"),
+        trained.tail_scores(*torch.as_tensor(first[:, :2].astype(np.int64) * [1, 2]).T),
+    )
+
+
+def test_one_checkpoint_of_rate_one_changes_nothing(umls) -> None:
+    """The trained model as its only checkpoint gives its own influences."""
+    model, _, table = umls
+    trained = scoring_model(model, torch.device("cpu"))
+    single = Checkpoints(trained, [(1.0, trained)])
+    terms = [
+        (f.training_terms(table.ids[:20]), f.test_terms(table.ids[20:30], "tail"))
+        for f in (Featurizer(m, bce, m.select(["all"]), "both", inverse_triples=True) for m in (trained, single))
+    ]
+    torch.testing.assert_close(inner(*terms[0]), inner(*terms[1]))
+
+
+@pytest.mark.parametrize("block", ["hr1d.weight", "hr1d.weight@0", "hr1d.weight@12"])
+def test_blocks_know_their_parameter(block: str) -> None:
+    """The copies of a parameter at all checkpoints have its name."""
+    assert parameter_of(block) == "hr1d.weight"
+
+
+def test_an_index_of_checkpoints_answers_exactly(umls, umls_folder, tmp_path) -> None:
+    """Checkpoints are kept in the generation, and certified answers are the weighted sum's."""
+    model, vocabulary, table = umls
+    other = tmp_path / "other"
+    train_umls(other, epochs=1, embedding_dim=32)
+    summed = with_checkpoints(model, [umls_folder, other], [0.5, 2.0])
+    assert summed.fingerprint() != model.fingerprint()
+    few = TripleTable(table.ids[:400], table.train_index[:400], 0)
+    build(tmp_path / "index", summed, vocabulary, few, BuildConfig(dim=16, landmarks=200))
+    attributor = open_attributor(tmp_path / "index", device="cpu")
+    queries = table.ids[:8].astype(np.int64)
+    found = attributor.query(queries).attributions
+    for a, b in zip(found, attributor.query(queries, exact=True).attributions, strict=True):
+        assert a.certified
+        np.testing.assert_allclose(a.influence, b.influence, rtol=1e-4)
+    oracles = [(0.5, pykeen_model(umls_folder)), (2.0, pykeen_model(other))]
+    best = found[0]
+    wanted = sum(
+        rate * float(gradient(m, best.triples[0], ["tail", "head"]) @ gradient(m, queries[0], ["tail"]))
+        for rate, m in oracles
+    )
+    assert best.influence[0] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [([1.0, 1.0, 1.0], "2 checkpoints and 3 learning rates"), ([0.0], "learning rate 0.0 is not a positive number")],
+)
+def test_wrong_rates_are_refused(umls, umls_folder, rates: list[float], message: str) -> None:
+    """Rates that fit no checkpoint are refused with both numbers."""
+    with pytest.raises(BadRequest, match=message):
+        with_checkpoints(umls[0], [umls_folder, umls_folder], rates)
+
+
+def test_a_checkpoint_of_another_model_is_refused(umls, tmp_path) -> None:
+    """A state of other shapes is no checkpoint of this model."""
+    train_umls(tmp_path, epochs=1, embedding_dim=16)
+    with pytest.raises(UnsupportedModel, match="is not a checkpoint of"):
+        with_checkpoints(umls[0], [tmp_path], [])
