@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test test-slow lint types bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -14,10 +14,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint types
 	$(BIN)/pytest $(ARGS)
 
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow $(ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r store indexer server
 
 types: $(INSTALLED)
 	$(BIN)/mypy

@@ -29,6 +29,7 @@ DOORS = {
         "Restriction",
         "Seconds",
         "TripleTable",
+        "append",
         "build",
         "open_attributor",
         "read_model",
@@ -37,7 +38,7 @@ DOORS = {
         "read_vocabulary",
         "write_model",
     ],
-    "kgtrace_server": ["Service", "Settings", "create_app"],
+    "kgtrace_server": ["AsyncClient", "Client", "LocalClient", "Service", "Settings", "create_app"],
 }
 
 

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kgtrace_server.app import create_app
+    from kgtrace_server.client import AsyncClient, Client, LocalClient
     from kgtrace_server.service import Service
     from kgtrace_server.settings import Settings
 
-__all__ = ["Service", "Settings", "create_app"]
+__all__ = ["AsyncClient", "Client", "LocalClient", "Service", "Settings", "create_app"]
 
-_HOMES = {"Service": "service", "Settings": "settings", "create_app": "app"}
+_HOMES = {
+    "AsyncClient": "client",
+    "Client": "client",
+    "LocalClient": "client",
+    "Service": "service",
+    "Settings": "settings",
+    "create_app": "app",
+}
 
 
 def __getattr__(name: str) -> Any:

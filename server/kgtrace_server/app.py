@@ -2,12 +2,13 @@
 
 ::
 
-    Identify ─► CORS ─► RequireKey ─► LimitBody ─► routes ─► Worker ─► Service
+    Observe ─► Identify ─► CORS ─► RequireKey ─► Deadline ─► LimitBody ─► Admit ─► routes ─► Worker ─► Service
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -19,13 +20,27 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from kgtrace_server import wire
-from kgtrace_server.middleware import GENERATION, REQUEST_ID, Identify, LimitBody, RequireKey, internal_error
+from kgtrace_server.backend import Backend
+from kgtrace_server.metrics import CONTENT_TYPE, Metrics
+from kgtrace_server.middleware import (
+    CLIENT_GONE,
+    GENERATION,
+    REQUEST_ID,
+    Admit,
+    Deadline,
+    Identify,
+    LimitBody,
+    Observe,
+    RequireKey,
+    internal_error,
+)
+from kgtrace_server.pages import documentation
 from kgtrace_server.problems import (
     MEDIA_TYPE,
     TYPE_PREFIX,
-    NotReady,
     error_response,
     invalid_request,
     problem,
@@ -33,89 +48,62 @@ from kgtrace_server.problems import (
 )
 from kgtrace_server.service import Field, Question, Ref, Service
 from kgtrace_server.settings import Settings
-from kgtrace_server.worker import Worker
+from kgtrace_server.worker import Task
 from kgtrace_store.errors import KgtraceError
 
 _log = logging.getLogger(__name__)
 
 
-class Backend:
-    """The service, once there is one, and the thread it computes in."""
-
-    def __init__(self, source: Service | Callable[[], Service], settings: Settings) -> None:
-        self.worker = Worker(settings.queue_length, settings.deadline)
-        self._load = source if not isinstance(source, Service) else None
-        self._service = source if isinstance(source, Service) else None
-        self._problem = "the index is being loaded: try again shortly"
-
-    @property
-    def generation(self) -> str | None:
-        """Id of the generation that answers, once there is one."""
-        return None if self._service is None else self._service.generation
-
-    @property
-    def service(self) -> Service:
-        """The service. Raises `NotReady` saying why there is none."""
-        if self._service is None:
-            raise NotReady(self._problem)
-        return self._service
-
-    def start(self) -> None:
-        """Begin to load in the computing thread, unless the service came loaded."""
-        if self._service is None:
-            self.worker.submit(self._loaded)
-
-    def _loaded(self) -> None:
-        assert self._load is not None
-        try:
-            self._service = self._load()
-        except KgtraceError as e:
-            self._problem = f"the index could not be loaded: {e}"
-            _log.error(self._problem)
-        except Exception as e:
-            self._problem = f"the index could not be loaded: {type(e).__name__}; see the log"
-            _log.exception("the index could not be loaded")
-        else:
-            _log.info("serving generation %s", self.generation)
-
-
-def create_app(source: Service | Callable[[], Service], settings: Settings) -> FastAPI:
+def create_app(source: Service | Callable[[str], Service], settings: Settings) -> FastAPI:
     """Return the application.
 
     Parameters
     ----------
     source
-        A service, or a function that loads one: it is called in the background once the application has started,
-        and until it returns the answer is 503.
+        A service, or a function that loads the generation of an id. With the latter ``settings.index`` is followed
+        once the application has started: whichever generation is live there answers, and until one does it is 503.
+
+    Raises
+    ------
+    BadRequest
+        ``source`` is a function and ``settings.index`` is not set.
     """
-    backend = Backend(source, settings)
+    metrics = Metrics()
+    backend = Backend(source, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         backend.start()
         yield
-        backend.worker.close()
+        await asyncio.to_thread(backend.close)
 
+    v1 = _v1()
     app = _Documented(
         title="kgtrace",
         summary="Which training triples made a knowledge-graph embedding model say this?",
         version="1",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_middleware(backend, settings),
+        middleware=_middleware(backend, metrics, settings, _queueing(v1)),
     )
     app.state.backend = backend
+    app.state.metrics = metrics
+    app.include_router(documentation())
     app.include_router(_probes())
-    app.include_router(_v1(), dependencies=_documented_keys() if settings.read_key else [])
+    keys = _documented_keys()
+    app.include_router(v1, dependencies=keys if settings.read_key else [])
+    app.include_router(_admin(), dependencies=keys)
     app.add_exception_handler(KgtraceError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_status)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     return app
 
 
-def _middleware(backend: Backend, settings: Settings) -> list[Middleware]:
-    stack = [Middleware(Identify, generation=lambda: backend.generation)]
+def _middleware(backend: Backend, metrics: Metrics, settings: Settings, queueing: Collection[str]) -> list[Middleware]:
+    stack = [Middleware(Observe, metrics=metrics), Middleware(Identify, generation=lambda: backend.generation)]
     if settings.cors_origins:
         stack.append(
             Middleware(
@@ -126,10 +114,13 @@ def _middleware(backend: Backend, settings: Settings) -> list[Middleware]:
                 expose_headers=[REQUEST_ID, GENERATION, "Retry-After"],
             )
         )
-    if settings.read_key:
-        stack.append(Middleware(RequireKey, key=settings.read_key))
-    stack.append(Middleware(LimitBody, limit=settings.body_limit))
-    return stack
+    return [
+        *stack,
+        Middleware(RequireKey, read_key=settings.read_key, admin_key=settings.admin_key),
+        Middleware(Deadline, seconds=settings.deadline),
+        Middleware(LimitBody, limit=settings.body_limit),
+        Middleware(Admit, worker=backend.worker, paths=queueing),
+    ]
 
 
 # Routes.
@@ -153,10 +144,26 @@ def _probes() -> APIRouter:
         return {"status": "alive"}
 
     @router.get("/readyz", summary="Can it answer?", responses=_problems(503))
-    async def readyz(service: _Ready) -> wire.Status:
-        return {"status": "ready"}
+    async def readyz(request: Request) -> wire.Ready:
+        backend: Backend = request.app.state.backend
+        return backend.ready()
+
+    @router.get(
+        "/metrics",
+        summary="Numbers for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    def metrics(request: Request) -> Response:
+        measured: Metrics = request.app.state.metrics
+        return Response(measured.text(), headers={"Content-Type": CONTENT_TYPE})
 
     return router
+
+
+def _queueing(router: APIRouter) -> frozenset[str]:
+    """Return the paths whose routes say that they may answer 429: those that compute."""
+    return frozenset(route.path for route in router.routes if isinstance(route, APIRoute) and 429 in route.responses)
 
 
 def _v1() -> APIRouter:
@@ -169,8 +176,7 @@ def _v1() -> APIRouter:
         responses={**_example(wire.EXAMPLE_INFLUENCES), **_problems(400, 401, 413, 415, 422, 429, 503, 504)},
     )
     async def post_influences(request: Request, body: wire.InfluenceRequest, service: _Ready) -> Response:
-        question = _question(body)
-        return await _computed(request, lambda: service.influences(question))
+        return await _explained(request, service, _question(body))
 
     @router.get(
         "/influences",
@@ -181,20 +187,15 @@ def _v1() -> APIRouter:
     async def get_influences(
         request: Request, query: Annotated[wire.InfluenceQuery, Query()], service: _Ready
     ) -> Response:
-        def answer() -> wire.Influences:
-            triple = service.triple_from_text(query.head, query.relation, query.tail)
-            return service.influences(
-                Question(
-                    [triple],
-                    top_k=query.top_k,
-                    order=query.order,
-                    exact=query.exact,
-                    max_candidates=query.max_candidates,
-                    direction=query.direction,
-                )
-            )
-
-        return await _computed(request, answer)
+        question = Question(
+            [service.refs_from_text(query.head, query.relation, query.tail)],
+            top_k=query.top_k,
+            order=query.order,
+            exact=query.exact,
+            max_candidates=query.max_candidates,
+            direction=query.direction,
+        )
+        return await _explained(request, service, question)
 
     @router.get(
         "/index",
@@ -223,13 +224,77 @@ def _v1() -> APIRouter:
     def relations(query: Annotated[wire.SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.relations(query.q, query.limit))
 
+    @router.get(
+        "/generations",
+        summary="What is on disk",
+        response_model=wire.Generations,
+        responses={**_example(wire.EXAMPLE_GENERATIONS), **_problems(401, 409)},
+    )
+    def generations(request: Request) -> Response:
+        backend: Backend = request.app.state.backend
+        return _json(backend.generations())
+
     return router
 
 
-async def _computed(request: Request, answer: Callable[[], Mapping[str, Any]]) -> Response:
-    """Compute an answer and write it down in the worker's thread: a large one takes seconds to write."""
+def _admin() -> APIRouter:
+    router = APIRouter(prefix="/v1/admin", route_class=_StrictRoute, tags=["admin"])
+
+    @router.post(
+        "/publish",
+        summary="Make a generation live",
+        response_model=wire.Switched,
+        responses={**_example(wire.EXAMPLE_SWITCHED), **_problems(400, 401, 403, 409, 413, 415, 422, 504)},
+    )
+    def publish(request: Request, body: wire.PublishRequest) -> Response:
+        backend: Backend = request.app.state.backend
+        return _json(backend.publish(body.generation))
+
+    @router.post(
+        "/rollback",
+        summary="Make the generation before the live one live",
+        response_model=wire.Switched,
+        responses={**_example(wire.EXAMPLE_SWITCHED), **_problems(401, 403, 409, 413, 504)},
+    )
+    def rollback(request: Request) -> Response:
+        backend: Backend = request.app.state.backend
+        return _json(backend.rollback())
+
+    return router
+
+
+async def _explained(request: Request, service: Service, question: Question) -> Response:
+    """Explain in the worker's thread, together with questions that are alike; answers are written there, too."""
+    metrics: Metrics = request.app.state.metrics
+
+    def explain(questions: Sequence[Question]) -> list[Response | Exception]:
+        outcomes = service.influences_together(questions)
+        metrics.answers([answer for answer in outcomes if not isinstance(answer, Exception)])
+        return [answer if isinstance(answer, Exception) else _json(answer) for answer in outcomes]
+
+    return await _computed(request, Task(explain, question, (service, question.alike), len(question.triples)))
+
+
+async def _computed(request: Request, task: Task[Any, Response]) -> Response:
+    """Wait for a task, or until the client is gone: what nobody waits for is not begun."""
     backend: Backend = request.app.state.backend
-    return await backend.worker.run(lambda: _json(answer()))
+    computing = asyncio.ensure_future(backend.worker.run(task))
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((computing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not computing.done():
+            return Response(status_code=CLIENT_GONE)
+        computed = computing.result()
+    finally:
+        computing.cancel()
+        leaving.cancel()
+    request.state.queue_seconds = computed.waited
+    return computed.value
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _json(content: Mapping[str, Any]) -> Response:
@@ -324,6 +389,10 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
     return invalid_request(error.errors())
 
 
+async def _on_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
 async def _on_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
@@ -340,11 +409,13 @@ async def _on_status(request: Request, error: Exception) -> Response:
 _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
     400: (None, "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"),
     401: (None, "send the service's key as Authorization: Bearer KEY or X-API-Key: KEY"),
+    403: (None, "this takes the admin key"),
+    409: ("Cannot switch", "there is no generation '20261123T020000Z-1a2b3c'; there is 20261122T020000Z-4d5e6f"),
     413: (None, "the body is larger than 1048576 bytes: send fewer triples a request"),
     415: (None, "Content-Type is 'text/plain': send application/json"),
     422: ("Unknown entity", "unknown entity 'asprin'; nearest: 'aspirin'"),
     429: ("Queue full", "64 requests are waiting already: try again shortly"),
-    503: ("Not ready", "the index is being loaded: try again shortly"),
+    503: ("Not ready", "the index is being loaded, or none has been published yet: try again shortly"),
     504: ("Deadline exceeded", "no answer within 30 seconds: ask for fewer triples or set max_candidates"),
 }
 """Title, where the problem has a type of its own, and detail."""

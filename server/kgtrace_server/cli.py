@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     _build(verb("build", commands.build, "index the training triples of a model and publish the index"))
+    _append(verb("append", commands.append, "extend the live index by new training triples of the same model"))
     _convert(verb("convert", commands.convert, "turn a model into safetensors, without executing its pickle"))
     _query(verb("query", commands.query, "name the training triples that influenced test triples"))
     serve = verb("serve", commands.serve, "run the HTTP service")
@@ -102,6 +103,22 @@ def _build(build: argparse.ArgumentParser) -> None:
     data.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
     what = build.add_argument_group("what is indexed")
     what.add_argument("--loss", default="bce", metavar="NAME", help="whose gradient (default: %(default)s)")
+    what.add_argument(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="states of the model during training whose influences are summed (default: the model alone)",
+    )
+    what.add_argument(
+        "--learning-rates",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="X",
+        help="weight of each checkpoint, or one for all (default: 1)",
+    )
     what.add_argument("--directions", choices=("forward", "both"), help="of the training side (default: as trained)")
     what.add_argument(
         "--layers",
@@ -124,15 +141,19 @@ def _build(build: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--dtype", choices=("float32", "float16"), default="float16", help="of stored codes (default: %(default)s)"
     )
-    how = build.add_argument_group("how")
-    _index(how)
-    _device(how)
-    how.add_argument(
-        "--batch-size", type=_batch_size, metavar="N|auto", help="triples computed together (default: auto)"
+    _how(build.add_argument_group("how"))
+
+
+def _append(append: argparse.ArgumentParser) -> None:
+    append.add_argument(
+        "--train",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="lines of head⇥relation⇥tail; those that are indexed already are skipped",
     )
-    how.add_argument("--no-publish", dest="publish", action="store_false", help="build, but do not make it live")
-    how.add_argument("--fresh", action="store_true", help="discard what an interrupted build left")
-    _json(how)
+    append.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
+    _how(append)
 
 
 def _convert(convert: argparse.ArgumentParser) -> None:
@@ -191,6 +212,19 @@ def _common(default: object) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", default=default, help="show where a failure comes from")
     return common
+
+
+def _how(to: "argparse._ActionsContainer") -> None:
+    """Arguments of the verbs that build a generation."""
+    _index(to)
+    _device(to)
+    to.add_argument(
+        "--batch-size", type=_batch_size, metavar="N|auto", help="triples computed together (default: auto)"
+    )
+    to.add_argument("--no-publish", dest="publish", action="store_false", help="build, but do not make it live")
+    to.add_argument("--fresh", action="store_true", help="discard what an interrupted build left")
+    to.add_argument("--gate-report", type=Path, metavar="FILE", help="also write the verdict of the checks there")
+    _json(to)
 
 
 def _index(to: "argparse._ActionsContainer") -> None:

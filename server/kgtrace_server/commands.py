@@ -4,23 +4,23 @@ Whatever is slow to import is imported inside, so that ``--help`` and wrong call
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kgtrace_server import catalogue
 from kgtrace_server.progress import Progress
 from kgtrace_server.settings import Settings
 from kgtrace_store.errors import BadRequest, IndexNotFound
 
 if TYPE_CHECKING:
+    from kgtrace_indexer.build import BuildReport
     from kgtrace_indexer.model_file import ModelFile
     from kgtrace_indexer.triples import TripleTable
     from kgtrace_server.service import Field, Service
     from kgtrace_server.wire import Influences
-    from kgtrace_store.manifest import Manifest
     from kgtrace_store.vocabulary import Vocabulary
 
 _BATCH = 64
@@ -62,13 +62,16 @@ def build(args: argparse.Namespace) -> int:
     """Index training triples and publish the generation."""
     from kgtrace_indexer.build import BuildConfig
     from kgtrace_indexer.build import build as build_index
+    from kgtrace_indexer.model_file import with_checkpoints
 
+    if args.learning_rates and not args.checkpoints:
+        raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
     chosen: dict[str, Any] = {name: getattr(args, name) for name in CONFIGURATION}
     if args.batch_size is not None:
         chosen["batch_size"] = args.batch_size
     config = BuildConfig(layers=tuple(args.layers), **chosen)
     vocabulary, triples = _training_data(args)
-    model = _read_model(args, len(vocabulary.relations))
+    model = with_checkpoints(_read_model(args, len(vocabulary.relations)), args.checkpoints, args.learning_rates)
     with Progress("triples") as progress:
         report = build_index(
             args.index,
@@ -78,25 +81,54 @@ def build(args: argparse.Namespace) -> int:
             config,
             publish=args.publish,
             fresh=args.fresh,
+            gate_report=args.gate_report,
             progress=progress,
         )
+    _say_built(args, report)
+    return 0
+
+
+def append(args: argparse.Namespace) -> int:
+    """Extend the live generation by new training triples of the same model."""
+    from kgtrace_indexer.append import append as append_to_index
+
+    chosen = {} if args.batch_size is None else {"batch_size": args.batch_size}
+    with Progress("triples") as progress:
+        report = append_to_index(
+            args.index,
+            args.train,
+            skip_unknown=args.skip_unknown,
+            device=args.device,
+            publish=args.publish,
+            fresh=args.fresh,
+            gate_report=args.gate_report,
+            progress=progress,
+            **chosen,
+        )
+    _say_built(args, report)
+    return 0
+
+
+def _say_built(args: argparse.Namespace, report: "BuildReport") -> None:
     facts = {
         "generation": report.generation,
         "published": report.published,
         "triples": report.triples,
         "skipped": report.skipped,
         "bytes": report.bytes,
+        "agreement": report.agreement,
         "seconds": report.seconds,
     }
     skipped = f" ({report.skipped:,} skipped)" if report.skipped else ""
     what = "is live" if report.published else f"is built; make it live with: kgtrace publish {report.generation}"
+    agreed = "" if report.agreement is None else f", {report.agreement:.0%} of top training triples as before"
     _say(
         args,
         facts,
         f"generation {report.generation} {what}\n"
-        f"{report.triples:,} triples{skipped}, {report.bytes / 1e6:,.1f} MB, {sum(report.seconds.values()):.1f} s\n",
+        f"{report.triples:,} triples{skipped}, {report.bytes / 1e6:,.1f} MB, {sum(report.seconds.values()):.1f} s"
+        f"{agreed}\n",
     )
-    return 0
 
 
 def query(args: argparse.Namespace) -> int:
@@ -137,12 +169,11 @@ def serve(args: argparse.Namespace) -> int:
         raise WrongCall(str(e)) from e
     if settings.index is None:
         raise WrongCall("no index: give --index ROOT or set KGTRACE_INDEX")
-    from kgtrace_server import serving
+    from kgtrace_server import logs, serving
     from kgtrace_server.app import create_app
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports every instruction set it tries
-    app = create_app(serving.loader(settings.index, settings), settings)
+    logs.configure(settings.log_level, settings.log_format)
+    app = create_app(serving.loader(settings), settings)
     with serving.listen(settings) as listening:
         at = serving.address(listening)
         sys.stdout.write(f"kgtrace serves {settings.index} at {at} (documentation: {at}/docs)\n")
@@ -176,19 +207,12 @@ def list_generations(args: argparse.Namespace) -> int:
     if not args.index.is_dir():
         raise IndexNotFound(f"there is no index root {args.index}: build one first")
     root = IndexRoot(args.index)
-    generations = [
-        {
-            "id": status.id,
-            "live": status.live,
-            "problem": status.problem,
-            **({} if status.manifest is None else _facts(status.manifest)),
-        }
-        for status in root.generations()
-    ]
+    generations = catalogue.generations(root)
     rows = [("", "generation", "built at", "triples", "model")]
     for found in generations:
         if found["problem"] is None:
-            shown = (found["built_at"], f"{found['counts'].get('triples', 0):,}", str(found["model"]))
+            triples = (found["counts"] or {}).get("triples", 0)
+            shown = (str(found["built_at"]), f"{triples:,}", str(found["model"]))
         else:
             shown = (f"unreadable: {found['problem']}", "", "")
         rows.append(("*" if found["live"] else "", found["id"], *shown))
@@ -342,13 +366,3 @@ def _filter(args: argparse.Namespace, service: "Service", kind: str) -> "dict[Fi
         if texts is not None:
             condition[name] = [resolve(text) for text in texts]  # type: ignore[index]
     return condition
-
-
-def _facts(manifest: "Manifest") -> dict[str, Any]:
-    return {
-        "built_at": manifest.created_at,
-        "model": manifest.provenance.get("interaction"),
-        "counts": dict(manifest.counts),
-        "configuration": dict(manifest.configuration),
-        "bytes": sum(record.bytes for record in manifest.files.values()),
-    }

@@ -3,10 +3,11 @@
 ::
 
     KgtraceError
-    └── Refused                    a request that the service turns away, whatever it asks
-        ├── NotReady               no generation is loaded
-        ├── QueueFull              too many requests wait
-        └── DeadlineExceeded (TimeoutError)
+    ├── Refused                    a request that the service turns away, whatever it asks
+    │   ├── NotReady               no generation is loaded
+    │   ├── QueueFull              too many requests wait
+    │   └── DeadlineExceeded (TimeoutError)
+    └── CannotSwitch               the generation asked for cannot be made live
 """
 
 import json
@@ -23,6 +24,11 @@ MEDIA_TYPE = "application/problem+json"
 
 TYPE_PREFIX = "https://kgtrace.readthedocs.io/problems#"
 """Before the error's name, ``unknown-entity``: clients compare the whole, and people may open it."""
+
+_INVALID = "Invalid request"
+
+INVALID_REQUEST = TYPE_PREFIX + "invalid-request"
+"""Type of the problem document of a request that does not have the documented shape."""
 
 _MOST_ERRORS = 5
 """Wrong fields that one detail names: a request may hold hundreds of triples."""
@@ -47,12 +53,17 @@ class DeadlineExceeded(Refused, TimeoutError):
     """The answer took longer than the deadline."""
 
 
+class CannotSwitch(KgtraceError):
+    """The generation asked for cannot be made live."""
+
+
 STATUSES: Mapping[type[KgtraceError], HTTPStatus] = {
     InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     MissingInverseRelations: HTTPStatus.UNPROCESSABLE_ENTITY,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
+    CannotSwitch: HTTPStatus.CONFLICT,
     KgtraceError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """Status of each error; those that are not named have that of the nearest ancestor."""
@@ -70,8 +81,12 @@ def error_response(error: KgtraceError) -> Response:
     """Return the problem document of an error that the caller may see."""
     status = status_of(error)
     headers = {"Retry-After": RETRY_AFTER} if isinstance(error, QueueFull | NotReady) else {}
-    words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).capitalize()
-    return problem(status, str(error), title=words, headers=headers)
+    return problem(status, str(error), title=_words(type(error)), headers=headers)
+
+
+def type_of(kind: type[KgtraceError]) -> str:
+    """Return the ``type`` of an error's problem document."""
+    return _type(_words(kind))
 
 
 def problem(
@@ -79,7 +94,7 @@ def problem(
 ) -> Response:
     """Return a problem document; without a ``title`` it is of the type that says no more than its status."""
     body = {
-        "type": "about:blank" if title is None else TYPE_PREFIX + title.lower().replace(" ", "-"),
+        "type": "about:blank" if title is None else _type(title),
         "title": HTTPStatus(status).phrase if title is None else title,
         "status": int(status),
         "detail": detail,
@@ -93,7 +108,16 @@ def invalid_request(errors: Sequence[Mapping[str, Any]]) -> Response:
     named = [f"{_field(error['loc'])}: {_message(error)}" for error in errors[:_MOST_ERRORS]]
     if len(errors) > _MOST_ERRORS:
         named.append(f"and {len(errors) - _MOST_ERRORS} more")
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(named), title="Invalid request")
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(named), title=_INVALID)
+
+
+def _words(kind: type[KgtraceError]) -> str:
+    """``UnknownEntity`` → ``Unknown entity``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).capitalize()
+
+
+def _type(title: str) -> str:
+    return TYPE_PREFIX + title.lower().replace(" ", "-")
 
 
 def _field(location: Sequence[str | int]) -> str:

@@ -1,10 +1,10 @@
 """What the service does, without HTTP: resolve labels, attribute, label the answer."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from kgtrace_server.wire import (
     NamedTriple,
     Relations,
 )
+from kgtrace_store.errors import KgtraceError
 
 if TYPE_CHECKING:
     from kgtrace_indexer.engine import Attributor
@@ -48,6 +49,14 @@ class Question:
     """By field of the training triple: none of these."""
     direction: Direction = "tail"
 
+    @property
+    def alike(self) -> Hashable:
+        """Questions in which this is equal differ in their triples alone."""
+        conditions = [
+            frozenset((f, frozenset(refs)) for f, refs in condition.items()) for condition in (self.must, self.must_not)
+        ]
+        return (self.top_k, self.order, self.exact, self.max_candidates, self.direction, *conditions)
+
 
 class Service:
     """Answers in labels and names, ready to be written as JSON."""
@@ -55,6 +64,8 @@ class Service:
     def __init__(self, attributor: "Attributor") -> None:
         self._attributor = attributor
         self._vocabulary = attributor.vocabulary
+        self._decimal_entities = frozenset(filter(str.isdecimal, self._vocabulary.entities))
+        self._decimal_relations = frozenset(filter(str.isdecimal, self._vocabulary.relations))
 
     @property
     def generation(self) -> str:
@@ -66,23 +77,21 @@ class Service:
 
         Raises `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks, and what `Attributor.query` raises.
         """
-        resolve = self._resolvers()
-        ids = [[resolve[f](ref) for f, ref in zip(resolve, triple, strict=True)] for triple in question.triples]
-        answer = self._attributor.query(
-            np.array(ids, np.int64).reshape(-1, 3),
-            top_k=question.top_k,
-            order=question.order,
-            exact=question.exact,
-            max_candidates=question.max_candidates,
-            restriction=Restriction(self._resolved(question.must), self._resolved(question.must_not)),
-            direction=question.direction,
-        )
-        seconds = answer.seconds
-        return {
-            "generation": self.generation,
-            "results": [self._explanation(attribution) for attribution in answer.attributions],
-            "seconds": {"gradient": seconds.gradient, "search": seconds.search, "rerank": seconds.rerank},
-        }
+        return self._attributed(question, [self._ids(question)])[0]
+
+    def influences_together(self, questions: Sequence[Question]) -> list[Influences | Exception]:
+        """Answer questions that are `alike` in one computation: each gets its answer, or the error `influences` raises.
+
+        ``seconds`` of each answer are those of the whole computation.
+        """
+        resolved: list[np.ndarray | KgtraceError] = []
+        for question in questions:
+            try:
+                resolved.append(self._ids(question))
+            except KgtraceError as e:
+                resolved.append(e)
+        answers = iter(self._answered(questions[0], [ids for ids in resolved if isinstance(ids, np.ndarray)]))
+        return [next(answers) if isinstance(ids, np.ndarray) else ids for ids in resolved]
 
     def entities(self, q: str = "", limit: int = 20) -> Entities:
         """Return up to ``limit`` entities whose label or name equals, starts with or contains ``q``."""
@@ -99,15 +108,23 @@ class Service:
 
         Raises `UnknownEntity` and `IdOutOfRange`.
         """
-        return self._vocabulary.resolve_entity(_ref(text, self._decimal_labels["entity"]))
+        return self._vocabulary.resolve_entity(_ref(text, self._decimal_entities))
 
     def relation_from_text(self, text: str) -> int:
         """Return the id of a relation, as in `entity_from_text`."""
-        return self._vocabulary.resolve_relation(_ref(text, self._decimal_labels["relation"]))
+        return self._vocabulary.resolve_relation(_ref(text, self._decimal_relations))
 
     def triple_from_text(self, head: str, relation: str, tail: str) -> tuple[int, int, int]:
         """Return the ids of a triple, each as in `entity_from_text`."""
         return self.entity_from_text(head), self.relation_from_text(relation), self.entity_from_text(tail)
+
+    def refs_from_text(self, head: str, relation: str, tail: str) -> tuple[Ref, Ref, Ref]:
+        """Tell labels from ids as `triple_from_text` does, without looking either up."""
+        return (
+            _ref(head, self._decimal_entities),
+            _ref(relation, self._decimal_relations),
+            _ref(tail, self._decimal_entities),
+        )
 
     def index_info(self) -> IndexInfo:
         """Describe the index that answers."""
@@ -127,6 +144,43 @@ class Service:
             "configuration": configuration,
         }
 
+    def _ids(self, question: Question) -> np.ndarray:
+        """(b, 3) int64."""
+        resolve = self._resolvers()
+        ids = [[resolve[f](ref) for f, ref in zip(resolve, triple, strict=True)] for triple in question.triples]
+        return np.array(ids, np.int64).reshape(-1, 3)
+
+    def _answered(self, question: Question, parts: Sequence[np.ndarray]) -> Sequence[Influences | Exception]:
+        try:
+            return self._attributed(question, parts) if parts else []
+        except Exception as e:
+            if len(parts) == 1:
+                return [e]
+        # What fails for one must not fail for the others.
+        return [outcome for part in parts for outcome in self._answered(question, [part])]
+
+    def _attributed(self, question: Question, parts: Sequence[np.ndarray]) -> list[Influences]:
+        """Explain several arrays of ids, each (b, 3), as one question's options say: one answer for each array."""
+        answer = self._attributor.query(
+            np.concatenate(parts),
+            top_k=question.top_k,
+            order=question.order,
+            exact=question.exact,
+            max_candidates=question.max_candidates,
+            restriction=Restriction(self._resolved(question.must), self._resolved(question.must_not)),
+            direction=question.direction,
+        )
+        seconds = answer.seconds
+        explanations = map(self._explanation, answer.attributions)
+        return [
+            {
+                "generation": self.generation,
+                "results": list(islice(explanations, len(part))),
+                "seconds": {"gradient": seconds.gradient, "search": seconds.search, "rerank": seconds.rerank},
+            }
+            for part in parts
+        ]
+
     def _resolvers(self) -> dict[Field, Callable[[Ref], int]]:
         vocabulary = self._vocabulary
         return {
@@ -138,15 +192,6 @@ class Service:
     def _resolved(self, condition: Mapping[Field, Sequence[Ref]]) -> dict[str, Collection[int]]:
         resolve = self._resolvers()
         return {f: frozenset(resolve[f](ref) for ref in refs) for f, refs in condition.items()}
-
-    @cached_property
-    def _decimal_labels(self) -> dict[str, frozenset[str]]:
-        """Labels that look like ids, by kind."""
-        vocabulary = self._vocabulary
-        return {
-            "entity": frozenset(filter(str.isdecimal, vocabulary.entities)),
-            "relation": frozenset(filter(str.isdecimal, vocabulary.relations)),
-        }
 
     def _explanation(self, found: Attribution) -> Explanation:
         rows = zip(

@@ -4,20 +4,26 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
+from kgtrace_server.protocol import BoundedProtocol
+from kgtrace_server.reload import open_warm
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
-from kgtrace_store.errors import KgtraceError
+from kgtrace_server.threads import limit_threads
+from kgtrace_store.errors import BadRequest, KgtraceError
 
 _BACKLOG = 2048
 """Connections that the system accepts while the event loop is busy."""
 
 _GRACE = 5
 """Seconds beyond the deadline that requests in flight get to end when the service stops."""
+
+_KEEP_ALIVE = 15
+"""Seconds that a connection may be idle between requests: longer than clients keep theirs, so that it is not closed
+under a request on its way."""
 
 _log = logging.getLogger(__name__)
 
@@ -26,22 +32,18 @@ class CannotListen(KgtraceError, OSError):
     """The address is taken, not permitted or not this machine's."""
 
 
-def loader(root: Path, settings: Settings) -> Callable[[], Service]:
-    """Return a function that opens the live generation of an index root, for `create_app`."""
+def loader(settings: Settings) -> Callable[[str], Service]:
+    """Return a function that opens a generation of ``settings.index`` by its id, for `create_app`.
 
-    def load() -> Service:
-        # Thread limits hold for the thread that sets them, so they are set here, where everything is computed.
-        import torch
+    Raises `BadRequest` where the settings name no index.
+    """
+    if settings.index is None:
+        raise BadRequest("the settings name no index root to load generations from")
+    root = settings.index.absolute()
 
-        from kgtrace_indexer.engine import open_attributor
-        from kgtrace_store.search import set_search_threads
-
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-        service = Service(open_attributor(root, device=settings.device))
-        if settings.threads is not None:
-            set_search_threads(settings.threads)
-        return service
+    def load(generation: str) -> Service:
+        limit_threads(settings.threads)
+        return Service(open_warm(root, generation, device=settings.device))
 
     return load
 
@@ -78,11 +80,15 @@ def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=BoundedProtocol,
+            ws="none",
+            proxy_headers=False,
             log_config=None,
             # Its notices about starting and stopping say nothing that ours do not.
             log_level="debug" if settings.log_level == "debug" else "warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=int(settings.deadline) + _GRACE,
         )
     )

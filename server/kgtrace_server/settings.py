@@ -17,6 +17,8 @@ DEVICES = ("auto", "cpu", "cuda")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
+LOG_FORMATS = ("json", "text")
+
 
 def _about(meaning: str, parse: Callable[[str], Any], *, metavar: str, unset: str = "") -> dict[str, Any]:
     """Describe a setting: ``parse`` raises `BadRequest`, ``unset`` says what an empty default means."""
@@ -51,6 +53,15 @@ def _key(text: str) -> str:
     if not text or not all("!" <= character <= "~" for character in text):
         raise BadRequest("a key is one or more visible ASCII characters, without spaces")
     return text
+
+
+def _key_in(path: Path) -> str:
+    try:
+        return _key(path.read_text().strip())
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadRequest(f"cannot read a key from {path}: {e}") from e
+    except BadRequest as e:
+        raise BadRequest(f"{path}: {e}") from e
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -109,6 +120,24 @@ class Settings:
             unset="no key needed",
         ),
     )
+    read_key_file: Path | None = field(
+        default=None,
+        metadata=_about("File that holds the read key, instead.", Path, metavar="FILE", unset="none"),
+    )
+    admin_key: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_about(
+            "Key that requests under `/v1/admin` must send, in the same way; it opens everything else, too.",
+            _key,
+            metavar="KEY",
+            unset="nobody may",
+        ),
+    )
+    admin_key_file: Path | None = field(
+        default=None,
+        metadata=_about("File that holds the admin key, instead.", Path, metavar="FILE", unset="none"),
+    )
     cors_origins: tuple[str, ...] = field(
         default=(),
         metadata=_about(
@@ -122,13 +151,19 @@ class Settings:
         default="info",
         metadata=_about("`debug`, `info`, `warning` or `error`.", _choice(*LOG_LEVELS), metavar="LEVEL"),
     )
+    log_format: str = field(
+        default="json",
+        metadata=_about(
+            "`json`: an object a line, one for each request; `text`: for people.", _choice(*LOG_FORMATS), metavar="NAME"
+        ),
+    )
 
     @classmethod
     def resolve(cls, flags: Mapping[str, Any], environment: Mapping[str, str]) -> "Settings":
-        """Take each setting from the flags, else from the environment, else its default.
+        """Take each setting from the flags, else from the environment, else its default; read files of keys.
 
         ``flags`` holds parsed values, None where a flag was not given; other keys are passed over. An empty
-        variable counts as absent. Raises `BadRequest` naming the variable that cannot be read.
+        variable counts as absent. Raises `BadRequest` naming the variable or file that cannot be read.
         """
         values: dict[str, Any] = {}
         for setting in fields(cls):
@@ -140,6 +175,12 @@ class Settings:
                     values[setting.name] = setting.metadata["parse"](text)
                 except BadRequest as e:
                     raise BadRequest(f"{variable(setting)}: {e}") from e
+        for name in ("read_key", "admin_key"):
+            path = values.get(f"{name}_file")
+            if path is not None:
+                if name in values:
+                    raise BadRequest(f"both a {name.replace('_', ' ')} and a file of it ({path}) are given: give one")
+                values[name] = _key_in(path)
         return cls(**values)
 
     @property

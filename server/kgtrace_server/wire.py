@@ -235,7 +235,7 @@ class Explanation(TypedDict):
 
 @_described
 class Seconds(TypedDict):
-    """Where the time went."""
+    """Where the time went, for all requests that were computed together with this one."""
 
     gradient: float
     search: float
@@ -292,10 +292,90 @@ class Relations(TypedDict):
 
 
 @_described
+class Generation(TypedDict):
+    """One generation on disk."""
+
+    id: str
+    live: bool
+    """Whether it is the one to be served."""
+    problem: str | None
+    """Why it cannot be read, where it cannot; what follows is then null."""
+    built_at: str | None
+    """RFC 3339, UTC."""
+    model: str | None
+    """The model's interaction function."""
+    counts: dict[str, int] | None
+    """Triples, entities, relations."""
+    configuration: dict[str, Any] | None
+    """What it was built with."""
+    bytes: int | None
+    """Size of its files."""
+
+
+@_described
+class Generations(TypedDict):
+    """What is on disk."""
+
+    live: str | None
+    """The generation to be served."""
+    serving: str | None
+    """The generation that answers: another than the live one while that is being loaded, or when that failed."""
+    generations: list[Generation]
+    """Oldest first."""
+
+
+class PublishRequest(_Request):
+    """A generation to make live."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"generation": "20261123T020000Z-1a2b3c"}]})
+
+    generation: Annotated[str, Field(min_length=1, max_length=100)]
+    """Its id."""
+
+
+@_described
+class Reload(TypedDict):
+    """How an attempt to load a generation ended."""
+
+    generation: str | None
+    ok: bool
+    reason: str | None
+    """Why it failed."""
+    at: str
+    """RFC 3339, UTC."""
+    seconds: float
+
+
+@_described
+class Switched(TypedDict):
+    """What became of a publication or rollback."""
+
+    live: str
+    """The generation that is live now."""
+    serving: str | None
+    """The generation that answers now: still the one before where the new one could not be loaded."""
+    reload: Reload | None
+    """How loading it ended; null where nothing had to be loaded."""
+
+
+@_described
 class Status(TypedDict):
-    """What a probe answers."""
+    """What the probe of life answers."""
 
     status: str
+
+
+@_described
+class Ready(TypedDict):
+    """What the probe of readiness answers."""
+
+    status: str
+    generation: str
+    """The generation that answers."""
+    draining: list[str]
+    """Replaced generations that still answer requests."""
+    reload: Reload | None
+    """The last attempt to load a generation, where the service follows an index root."""
 
 
 class Problem(BaseModel):
@@ -371,3 +451,32 @@ EXAMPLE_ENTITIES: Entities = {
 }
 
 EXAMPLE_RELATIONS: Relations = {"generation": "20261123T020000Z-1a2b3c", "relations": [_named(1, "treats")]}
+
+EXAMPLE_GENERATIONS: Generations = {
+    "live": "20261123T020000Z-1a2b3c",
+    "serving": "20261123T020000Z-1a2b3c",
+    "generations": [
+        {
+            "id": "20261123T020000Z-1a2b3c",
+            "live": True,
+            "problem": None,
+            "built_at": "2026-11-23T02:00:00Z",
+            "model": "ConvE",
+            "counts": {"triples": 32888, "entities": 2034, "relations": 42},
+            "configuration": {"loss": "bce", "layers": ["all"], "dim": 64, "landmarks": 2048, "seed": 0},
+            "bytes": 61865984,
+        }
+    ],
+}
+
+EXAMPLE_SWITCHED: Switched = {
+    "live": "20261123T020000Z-1a2b3c",
+    "serving": "20261123T020000Z-1a2b3c",
+    "reload": {
+        "generation": "20261123T020000Z-1a2b3c",
+        "ok": True,
+        "reason": None,
+        "at": "2026-11-23T02:00:07Z",
+        "seconds": 1.4,
+    },
+}

@@ -1,56 +1,193 @@
-"""One thread that computes, and the queue before it."""
+"""One thread that computes, and the queue before it.
+
+Nothing waits for company: what is queued when the thread gets free, and is alike, is computed together. Under light
+load that is one request at a time, under heavy load as many as fit.
+"""
 
 import asyncio
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+import time
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
-from kgtrace_server.problems import DeadlineExceeded, NotReady, QueueFull
+from kgtrace_server.problems import NotReady, QueueFull
 
+BATCH = 64
+"""Test triples computed together, unless one request has more: they share forward passes, and what does not hurry
+waits for no more than these."""
+
+_GRACE = 5.0
+"""Seconds that `Worker.close` waits for a computation that nobody waits for any more."""
+
+A = TypeVar("A")
 T = TypeVar("T")
 
 
-class Worker:
-    """Runs one computation at a time, off the event loop; each uses all cores by itself.
+@dataclass(frozen=True, slots=True)
+class Task(Generic[A, T]):
+    """One request's part of a computation."""
 
-    A computation that has not begun at its deadline never begins. One that has cannot be stopped: it ends unheard.
+    compute: Callable[[Sequence[A]], Sequence[T | Exception]]
+    """Called in the computing thread with the arguments of all tasks computed together; one outcome for each."""
+    argument: A
+    key: Hashable
+    """Tasks with equal keys are computed together, by the ``compute`` of the first."""
+    size: int = 1
+    """Its share of `BATCH`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed(Generic[T]):
+    """A result, and how it came about."""
+
+    value: T
+    waited: float
+    """Seconds in the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was taken from the queue at once."""
+
+    waited: tuple[float, ...]
+    """Seconds that each of its tasks was queued."""
+    size: int
+    """Sum of the tasks' sizes."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    task: Task[Any, Any]
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[Computed[Any]]"
+    queued: float = field(default_factory=time.perf_counter)
+
+
+class Worker:
+    """Computes off the event loop, one batch at a time; each uses all threads by itself.
+
+    A task whose request was cancelled before it began never begins. One that has begun cannot be stopped: it ends
+    unheard.
     """
 
-    def __init__(self, queue_length: int, deadline: float) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kgtrace")
-        self._places = threading.BoundedSemaphore(queue_length + 1)
-        self._queue_length = queue_length
-        self._deadline = deadline
+    def __init__(
+        self,
+        queue_length: int,
+        *,
+        begin: Callable[[], None] = lambda: None,
+        observe: Callable[[Batch], None] = lambda _: None,
+    ) -> None:
+        """Store; the thread starts with the first task.
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run a function in the thread and return what it returns.
-
-        Raises `QueueFull`, `DeadlineExceeded`, `NotReady` after `close`, and what the function raises.
+        ``begin`` is called once in the thread, before anything is computed; ``observe`` with each batch taken.
         """
-        if not self._places.acquire(blocking=False):
-            raise QueueFull(f"{self._queue_length} requests are waiting already: try again shortly")
-        try:
-            future = self.submit(function)
-        except NotReady:
-            self._places.release()
-            raise
-        future.add_done_callback(lambda _: self._places.release())
-        try:
-            async with asyncio.timeout(self._deadline):
-                return await asyncio.wrap_future(future)
-        except TimeoutError as e:
-            raise DeadlineExceeded(
-                f"no answer within {self._deadline:g} seconds: ask for fewer triples or set max_candidates"
-            ) from e
+        self._queue_length = queue_length
+        self._begin = begin
+        self._observe = observe
+        self._queue: dict[_Job, None] = {}
+        self._busy = False
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="kgtrace-compute", daemon=True)
 
-    def submit(self, function: Callable[[], T]) -> "Future[T]":
-        """Queue a function that no request waits for, such as loading the index. Raises `NotReady` after `close`."""
+    @property
+    def waiting(self) -> int:
+        """How many tasks are queued."""
+        return len(self._queue)
+
+    def require_room(self) -> None:
+        """Raise `QueueFull` if a task would be refused now."""
+        # A free thread takes the first at once, so that one does not count as waiting.
+        if len(self._queue) >= self._queue_length + (not self._busy):
+            raise QueueFull(f"{self._queue_length} requests are waiting already: try again shortly")
+
+    async def run(self, task: Task[Any, T]) -> Computed[T]:
+        """Queue a task and return its result; cancelling this takes the task out of the queue.
+
+        Raises `QueueFull`, `NotReady` after `close`, and what the task's outcome is if that is an exception.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(task, loop, loop.create_future())
+        with self._changed:
+            if self._closed:
+                raise _shutting_down()
+            self.require_room()
+            self._queue[job] = None
+            if self._thread.ident is None:
+                self._thread.start()
+            self._changed.notify()
         try:
-            return self._executor.submit(function)
-        except RuntimeError as e:
-            raise NotReady("the service is shutting down") from e
+            return await job.future
+        except asyncio.CancelledError:
+            with self._changed:
+                self._queue.pop(job, None)
+            raise
 
     def close(self) -> None:
-        """Drop what has not begun, and refuse what comes."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Refuse what waits and what comes, and give what is being computed a moment to end."""
+        with self._changed:
+            self._closed = True
+            dropped, self._queue = self._queue, {}
+            self._changed.notify()
+        for job in dropped:
+            _settle(job, _shutting_down())
+        if self._thread.is_alive():
+            self._thread.join(_GRACE)
+
+    def _work(self) -> None:
+        self._begin()
+        while self._compute(self._take()):
+            pass
+
+    def _compute(self, jobs: list[_Job]) -> bool:
+        """Compute a batch, unless it is empty. What it refers to, such as a replaced index, is let go at its end."""
+        if not jobs:
+            return False
+        now = time.perf_counter()
+        waited = tuple(now - job.queued for job in jobs)
+        self._observe(Batch(waited, sum(job.task.size for job in jobs)))
+        try:
+            outcomes = jobs[0].task.compute([job.task.argument for job in jobs])
+        except Exception as e:
+            outcomes = [e] * len(jobs)
+        for job, outcome, seconds in zip(jobs, outcomes, waited, strict=True):
+            _settle(job, outcome if isinstance(outcome, Exception) else Computed(outcome, seconds))
+        return True
+
+    def _take(self) -> list[_Job]:
+        """Wait for work; take the oldest task and its like. Empty when closed."""
+        with self._changed:
+            self._busy = False
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            jobs = list(islice(self._queue, 1))
+            size = sum(job.task.size for job in jobs)
+            for job in islice(self._queue, 1, None):
+                if job.task.key == jobs[0].task.key and size + job.task.size <= BATCH:
+                    jobs.append(job)
+                    size += job.task.size
+            for job in jobs:
+                del self._queue[job]
+            self._busy = True
+            return jobs
+
+
+def _settle(job: _Job, outcome: Computed[Any] | Exception) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        job.loop.call_soon_threadsafe(_tell, job.future, outcome)
+
+
+def _tell(future: "asyncio.Future[Computed[Any]]", outcome: Computed[Any] | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _shutting_down() -> NotReady:
+    return NotReady("the service is shutting down")

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from kgtrace_server.app import create_app
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations
+from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
 from kgtrace_store.vocabulary import Vocabulary
 
@@ -143,6 +145,17 @@ def client() -> Client:
 def make_client(service: Service) -> Callable[..., Client]:
     """A client of an application of this test alone, with other settings."""
     return lambda **settings: Client(create_app(service, Settings(**settings)))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An index root with two empty generations, the newer one live."""
+    index_root = IndexRoot(tmp_path / "index")
+    for digit in "ab":
+        with index_root.stage(digit * 64) as staging:
+            generation = staging.commit(configuration={}, counts={"triples": 7}, provenance={"interaction": "ConvE"})
+        index_root.publish(generation)
+    return index_root.path
 
 
 @pytest.fixture

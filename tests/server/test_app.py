@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from kgtrace_server import wire
 from kgtrace_server.app import create_app
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
-from kgtrace_store.errors import IndexNotFound, NonFinite
+from kgtrace_store.errors import BadRequest, CorruptGeneration, NonFinite
 
 from .conftest import ENTITIES, GENERATION, Client
 
@@ -89,7 +90,8 @@ def test_lookups_and_index(client: Client) -> None:
 def test_probes(client: Client) -> None:
     """A loaded service is alive and ready."""
     assert client.get("/livez").json() == {"status": "alive"}
-    assert client.get("/readyz").json() == {"status": "ready"}
+    ready = client.get("/readyz").json()
+    assert ready == {"status": "ready", "generation": GENERATION, "draining": [], "reload": None}
 
 
 # Headers.
@@ -292,8 +294,9 @@ def test_the_key_is_asked_for_before_the_body_is_read(service: Service) -> None:
 def send_body(
     service: Service, settings: Settings, chunks: list[bytes], headers: list[tuple[bytes, bytes]] | None = None
 ) -> tuple[int, int]:
-    """Post a body in chunks; return the status and how many chunks were taken."""
-    taken, statuses = [], []
+    """Post a body in chunks; return the status and how many chunks were taken before it was known."""
+    taken: list[bytes] = []
+    statuses: list[tuple[int, int]] = []
 
     async def receive() -> dict[str, Any]:
         taken.append(chunks[len(taken)])
@@ -301,7 +304,7 @@ def send_body(
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
-            statuses.append(message["status"])
+            statuses.append((message["status"], len(taken)))
             assert (b"connection", b"close") in message["headers"] or message["status"] != 413
 
     scope = {
@@ -316,8 +319,8 @@ def send_body(
         "root_path": "",
     }
     asyncio.run(create_app(service, settings)(scope, receive, send))
-    (status,) = statuses
-    return status, len(taken)
+    (found,) = statuses
+    return found
 
 
 def test_announced_bodies_over_the_limit_are_not_read(service: Service) -> None:
@@ -365,7 +368,7 @@ def test_a_full_queue_is_told_at_once(service: Service, attributor: Any, assert_
     """One computes, two wait, the others get 429 with Retry-After."""
     gate = threading.Event()
     attributor.before_query = lambda: gate.wait(10)
-    responses = together(create_app(service, Settings(queue_length=2)), 5, gate, after=0.2)
+    responses = together(create_app(service, Settings(queue_length=2)), 5, gate, after=1)
     assert sorted(r.status_code for r in responses) == [200, 200, 200, 429, 429]
     refused = next(r for r in responses if r.status_code == 429)
     assert_problem(refused, 429, "2 requests are waiting")
@@ -404,16 +407,18 @@ def test_the_event_loop_is_free_while_something_computes(service: Service, attri
 # 503: loading.
 
 
-def test_until_the_index_is_loaded_the_service_is_not_ready(service: Service, assert_problem: Check) -> None:
+def test_until_the_index_is_loaded_the_service_is_not_ready(
+    service: Service, root: Path, assert_problem: Check
+) -> None:
     """The process is alive and answers 503; afterwards it answers."""
     gate = threading.Event()
 
-    def load() -> Service:
+    def load(_: str) -> Service:
         gate.wait(10)
         return service
 
     async def test() -> None:
-        app = create_app(load, Settings())
+        app = create_app(load, Settings(index=root))
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
@@ -437,20 +442,21 @@ def test_until_the_index_is_loaded_the_service_is_not_ready(service: Service, as
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (IndexNotFound("/srv/index has no live generation: build one first"), "build one first"),
+        ("{root}/generations/x is not sound: build anew", "generations/x is not sound: build anew"),
         (ZeroDivisionError("secret"), "ZeroDivisionError; see the log"),
     ],
 )
 def test_a_failed_load_is_shown(
-    assert_problem: Check, caplog: pytest.LogCaptureFixture, error: Exception, words: str
+    root: Path, assert_problem: Check, caplog: pytest.LogCaptureFixture, error: str | Exception, words: str
 ) -> None:
-    """The probe says why there is no index, and so does the log."""
+    """The probe says why there is no index, though not where it lies; the log says both."""
+    raised = error if isinstance(error, Exception) else CorruptGeneration(error.format(root=root))
 
-    def load() -> Service:
-        raise error
+    def load(_: str) -> Service:
+        raise raised
 
     async def test() -> None:
-        app = create_app(load, Settings())
+        app = create_app(load, Settings(index=root))
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
@@ -460,9 +466,16 @@ def test_a_failed_load_is_shown(
                 await asyncio.sleep(0.01)
             body = assert_problem(response, 503, words)
             assert "secret" not in body["detail"]
+            assert str(root) not in body["detail"]
 
     asyncio.run(asyncio.wait_for(test(), 20))
-    assert str(error) in caplog.text
+    assert str(raised) in caplog.text
+
+
+def test_a_loader_needs_something_to_load_from(service: Service) -> None:
+    """A mistake of whoever writes the program is told at once."""
+    with pytest.raises(BadRequest, match="index root"):
+        create_app(lambda _: service, Settings())
 
 
 # 500: our faults.
@@ -513,6 +526,10 @@ def test_the_documentation_is_complete(client: Client) -> None:
     assert set(document["paths"]) == {
         "/livez",
         "/readyz",
+        "/metrics",
+        "/v1/admin/publish",
+        "/v1/admin/rollback",
+        "/v1/generations",
         "/v1/influences",
         "/v1/index",
         "/v1/entities",
@@ -528,7 +545,8 @@ def test_the_documentation_is_complete(client: Client) -> None:
             assert operation["summary"]
             for status, response in operation["responses"].items():
                 (media_type,) = response["content"]
-                assert media_type == ("application/json" if status == "200" else "application/problem+json")
+                fine = "text/plain" if path == "/metrics" else "application/json"
+                assert media_type == (fine if status == "200" else "application/problem+json")
                 if path.startswith("/v1"):
                     assert "example" in response["content"][media_type]
     references = json.dumps(document).split('"$ref": "#/components/schemas/')[1:]

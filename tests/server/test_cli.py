@@ -19,24 +19,13 @@ from kgtrace_store.errors import BadRequest
 
 KGTRACE = (sys.executable, "-c", "from kgtrace_server.cli import main; raise SystemExit(main())")
 
-VERBS = ("build", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo")
+VERBS = ("build", "append", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo")
 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("KGTRACE_")]:
         monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """An index root with two empty generations, the newer one live."""
-    index_root = IndexRoot(tmp_path / "index")
-    for digit in "ab":
-        with index_root.stage(digit * 64) as staging:
-            generation = staging.commit(configuration={}, counts={"triples": 7}, provenance={"interaction": "ConvE"})
-        index_root.publish(generation)
-    return index_root.path
 
 
 @pytest.fixture
@@ -104,7 +93,7 @@ def test_the_index_may_come_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    "verb", ["build", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo"]
+    "verb", ["build", "append", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo"]
 )
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Exit 0, with every argument explained."""

@@ -6,11 +6,20 @@ from collections.abc import Iterator
 import pytest
 
 import kgtrace_server.app
+import kgtrace_server.client
+import kgtrace_server.reload
 import kgtrace_server.serving
 from kgtrace_server import problems
 from kgtrace_store import errors
 
-OURS = (errors.ModelError, errors.StoreError, errors.MissingExtra, kgtrace_server.serving.CannotListen)
+OURS = (
+    errors.ModelError,
+    errors.StoreError,
+    errors.MissingExtra,
+    kgtrace_server.client.ServiceError,
+    kgtrace_server.reload.NotEnoughMemory,
+    kgtrace_server.serving.CannotListen,
+)
 """Faults of the server or of what it was given to serve, not of the request."""
 
 
@@ -31,7 +40,7 @@ def test_only_faults_of_the_server_are_internal_errors(kind: type[errors.Kgtrace
     elif issubclass(kind, errors.InputError):
         assert status == 422
     else:
-        assert status in (429, 500, 503, 504)
+        assert status in (409, 429, 500, 503, 504)
         assert (status == 500) == (kind is problems.Refused)
 
 

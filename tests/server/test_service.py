@@ -2,15 +2,19 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from kgtrace_indexer import open_attributor
 from kgtrace_server import wire
 from kgtrace_server.service import Question, Service
-from kgtrace_store.errors import IdOutOfRange, UnknownEntity, UnknownRelation
+from kgtrace_store.errors import IdOutOfRange, KgtraceError, UnknownEntity, UnknownRelation
 
 
 def test_labels_and_ids_name_the_same_triple(service: Service, attributor: Any) -> None:
@@ -112,3 +116,60 @@ def test_the_index_is_described(service: Service) -> None:
     assert info["projection"] == {"type": "pca", "dim": 64, "landmarks": 2048, "seed": 0}
     assert info["counts"]["triples"] == 20
     assert math.isclose(info["age_seconds"], 3600, abs_tol=60)
+
+
+REFS = st.one_of(
+    st.integers(-2, 9),
+    st.sampled_from(["aspirin", "headache", "7", "Zürich", "treats", "2", "nobody"]),
+    st.text(max_size=3),
+)
+CONDITIONS = st.dictionaries(st.sampled_from(["head", "relation", "tail"]), st.lists(REFS, max_size=2), max_size=2)
+QUESTIONS = st.builds(
+    Question,
+    st.lists(st.tuples(REFS, REFS, REFS), max_size=3),
+    top_k=st.integers(0, 25),
+    order=st.sampled_from(["proponents", "opponents", "absolute"]),
+    exact=st.booleans(),
+    max_candidates=st.none() | st.integers(0, 5),
+    must=CONDITIONS,
+    must_not=CONDITIONS,
+    direction=st.sampled_from(["tail", "tail", "head"]),
+)
+
+
+def outcome(service: Service, question: Question) -> Any:
+    """What a question gets alone: an answer, or the kind of its error and its message."""
+    try:
+        return service.influences(question)
+    except KgtraceError as e:
+        return type(e), str(e)
+
+
+@given(st.lists(QUESTIONS, min_size=1, max_size=8))
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_questions_get_together_what_they_get_alone(service: Service, questions: list[Question]) -> None:
+    """Whatever is asked, named errors and answers are the same in a batch, and equal keys mean equal options."""
+    groups: dict[Any, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.alike, []).append(question)
+    for alike in groups.values():
+        together = service.influences_together(alike)
+        for question, found in zip(alike, together, strict=True):
+            told = (type(found), str(found)) if isinstance(found, Exception) else found
+            assert told == outcome(service, question)
+
+
+def test_an_answer_does_not_depend_on_the_company(umls_index: Path) -> None:
+    """On a real index, too: questions of several triples, answered together and one by one, name the same triples."""
+    service = Service(open_attributor(umls_index, device="cpu"))
+    triples = [(i, i % 5, i + 7) for i in range(6)]
+    questions = [Question(triples[start : start + size], top_k=5) for start, size in ((0, 1), (1, 2), (3, 3))]
+    together = service.influences_together(questions)
+    for question, found in zip(questions, together, strict=True):
+        assert isinstance(found, dict)
+        alone = service.influences(question)
+        for one, other in zip(found["results"], alone["results"], strict=True):
+            assert one["rank"] == other["rank"]
+            assert one["certified"]
+            for a, b in zip(one["influences"], other["influences"], strict=True):
+                assert a["influence"] == pytest.approx(b["influence"], rel=1e-4, abs=1e-6)

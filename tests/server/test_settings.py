@@ -22,8 +22,12 @@ EXAMPLES = {
     "deadline": "2.5",
     "body_limit": "100",
     "read_key": "s3cret",
+    "read_key_file": "FILE",
+    "admin_key": "s3cret",
+    "admin_key_file": "FILE",
     "cors_origins": "https://a.example, https://b.example/",
     "log_level": "DEBUG",
+    "log_format": "TEXT",
 }
 PARSED = {
     "host": "0.0.0.0",
@@ -35,8 +39,12 @@ PARSED = {
     "deadline": 2.5,
     "body_limit": 100,
     "read_key": "s3cret",
+    "read_key_file": Path("FILE"),
+    "admin_key": "s3cret",
+    "admin_key_file": Path("FILE"),
     "cors_origins": ("https://a.example", "https://b.example"),
     "log_level": "debug",
+    "log_format": "text",
 }
 
 
@@ -47,8 +55,12 @@ def flags(*arguments: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda s: s.name)
-def test_every_setting_can_be_given_as_flag_and_as_variable(setting: object) -> None:
+def test_every_setting_can_be_given_as_flag_and_as_variable(
+    setting: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both ways lead to the same value, which is not the default."""
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("s3cret\n")
     name = setting.name
     by_flag = Settings.resolve(flags(flag(setting), EXAMPLES[name]), {})
     by_variable = Settings.resolve(flags(), {variable(setting): EXAMPLES[name]})
@@ -92,9 +104,27 @@ def test_an_unusable_flag_is_a_wrong_call() -> None:
         flags("--port", "http")
 
 
+@pytest.mark.parametrize("role", ["read", "admin"])
+def test_keys_can_come_from_files(tmp_path: Path, role: str) -> None:
+    """The file's only line is the key; one that cannot be one is refused, and so is a second source."""
+    path = tmp_path / "key"
+    path.write_text("s3cret\n")
+    environment = {f"KGTRACE_{role.upper()}_KEY_FILE": str(path)}
+    assert getattr(Settings.resolve({}, environment), f"{role}_key") == "s3cret"
+    with pytest.raises(BadRequest, match=f"both a {role} key and a file of it"):
+        Settings.resolve({f"{role}_key": "other"}, environment)
+    for content in (b"", b"two words", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(BadRequest, match=str(path)):
+            Settings.resolve({}, environment)
+    path.unlink()
+    with pytest.raises(BadRequest, match="No such file"):
+        Settings.resolve({}, environment)
+
+
 def test_keys_are_not_printed() -> None:
     """A log line of the settings does not give the key away."""
-    assert "s3cret" not in repr(Settings(read_key="s3cret"))
+    assert "s3cret" not in repr(Settings(read_key="s3cret", admin_key="s3cret"))
 
 
 @pytest.mark.parametrize(

@@ -1,81 +1,230 @@
-"""One thread, a bounded queue, deadlines."""
+"""One thread, a bounded queue, and what is alike computed together."""
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable, Coroutine
+import weakref
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import Any
 
 import pytest
 
-from kgtrace_server.problems import DeadlineExceeded, NotReady, QueueFull
-from kgtrace_server.worker import Worker
+from kgtrace_server.problems import NotReady, QueueFull
+from kgtrace_server.worker import BATCH, Batch, Task, Worker
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))
+def run(test: Callable[[Callable[..., Worker]], Coroutine[Any, Any, None]]) -> None:
+    """Run a test that makes workers, and close them."""
+    workers: list[Worker] = []
+
+    def make(queue_length: int = 1000, **arguments: Any) -> Worker:
+        workers.append(Worker(queue_length, **arguments))
+        return workers[-1]
+
+    asyncio.run(asyncio.wait_for(test(make), 20))
+    for worker in workers:
+        worker.close()
+
+
+def task(argument: Any = 0, *, key: Hashable = None, size: int = 1, gate: threading.Event | None = None) -> Any:
+    """A task whose results are the argument and all arguments of its batch."""
+
+    def compute(arguments: Sequence[Any]) -> list[Any]:
+        if gate is not None:
+            gate.wait(10)
+        return [(own, tuple(arguments)) for own in arguments]
+
+    return Task(compute, argument, object() if key is None else key, size)
+
+
+async def behind(worker: Worker, gate: threading.Event, tasks: list[Any]) -> list[Any]:
+    """Queue tasks while the thread is held at a gate, then open it; return their results or exceptions."""
+    first = asyncio.ensure_future(worker.run(task(gate=gate)))
+    await asyncio.sleep(0.05)
+    waiting = [asyncio.ensure_future(worker.run(t)) for t in tasks]
+    await asyncio.sleep(0.05)
+    gate.set()
+    await first
+    return await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def test_computations_run_one_after_the_other_in_one_thread() -> None:
     """Each uses all cores by itself: two at a time would be slower."""
+    seen: list[str] = []
 
-    async def test() -> None:
-        worker = Worker(queue_length=10, deadline=10)
-        names = await asyncio.gather(*(worker.run(lambda: threading.current_thread().name) for _ in range(5)))
-        assert len(set(names)) == 1
-        assert names[0] != threading.main_thread().name
-        worker.close()
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make(begin=lambda: seen.append("begin"))
+        for _ in range(3):
+            await worker.run(Task(lambda _: [seen.append(threading.current_thread().name)], 0, object()))
+
+    run(test)
+    assert seen[0] == "begin"
+    assert len(seen) == 4
+    assert len(set(seen[1:])) == 1
+    assert seen[1] != threading.main_thread().name
+
+
+def test_what_is_alike_is_computed_together_and_in_order() -> None:
+    """Tasks that queue up behind a computation are taken by kind, the oldest first; each gets its own part."""
+    batches: list[Batch] = []
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make(observe=batches.append)
+        tasks = [task(i, key="even" if i % 2 == 0 else "odd") for i in range(6)]
+        results = await behind(worker, threading.Event(), tasks)
+        assert [r.value for r in results] == [(i, (0, 2, 4) if i % 2 == 0 else (1, 3, 5)) for i in range(6)]
+        assert all(r.waited > 0.03 for r in results)
+
+    run(test)
+    assert [len(batch.waited) for batch in batches] == [1, 3, 3]
+
+
+def test_batches_are_bounded() -> None:
+    """Sizes add up to no more than `BATCH`, but for a single task that is larger; smaller ones may overtake it."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        sizes = [BATCH - 1, 2, 1, 4 * BATCH, 1]
+        tasks = [task(i, key="alike", size=size) for i, size in enumerate(sizes)]
+        results = await behind(make(), threading.Event(), tasks)
+        assert [r.value[1] for r in results] == [(0, 2), (1, 4), (0, 2), (3,), (1, 4)]
 
     run(test)
 
 
-def test_a_full_queue_refuses_at_once() -> None:
-    """One computes, ``queue_length`` wait, the next is refused; then there is room again."""
+def test_nothing_waits_for_company() -> None:
+    """A lone task is computed at once, alone."""
 
-    async def test() -> None:
-        worker = Worker(queue_length=1, deadline=10)
-        gate = threading.Event()
-        first, second = (asyncio.ensure_future(worker.run(gate.wait)) for _ in range(2))
+    async def test(make: Callable[..., Worker]) -> None:
+        computed = await make().run(task(7, key="alike"))
+        assert computed.value == (7, (7,))
+        assert computed.waited < 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_the_queue_is_bounded(length: int) -> None:
+    """One computes, so many wait, the next is refused; then there is room again."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker, gate = make(length), threading.Event()
+        first = asyncio.ensure_future(worker.run(task(gate=gate)))
         await asyncio.sleep(0.05)
-        with pytest.raises(QueueFull, match="1 requests are waiting"):
-            await worker.run(gate.wait)
+        waiting = [asyncio.ensure_future(worker.run(task(i))) for i in range(length)]
+        await asyncio.sleep(0.01)
+        assert worker.waiting == length
+        with pytest.raises(QueueFull, match=f"{length} requests are waiting"):
+            worker.require_room()
+        with pytest.raises(QueueFull):
+            await worker.run(task())
         gate.set()
-        await asyncio.gather(first, second)
-        assert await worker.run(lambda: 7) == 7
-        worker.close()
+        await asyncio.gather(first, *waiting)
+        assert (await worker.run(task(7))).value[0] == 7
 
     run(test)
 
 
-def test_what_has_not_begun_at_its_deadline_never_begins() -> None:
-    """A request that gave up costs nothing more, and its place is free."""
+def test_a_burst_on_a_free_thread_is_bounded_too() -> None:
+    """The one that the thread is about to take does not count as waiting; no more than that are let in."""
 
-    async def test() -> None:
-        worker = Worker(queue_length=1, deadline=0.1)
-        gate, begun = threading.Event(), []
-        first = asyncio.ensure_future(worker.run(gate.wait))
-        await asyncio.sleep(0.01)
-        with pytest.raises(DeadlineExceeded, match=r"within 0\.1 seconds"):
-            await worker.run(lambda: begun.append("dropped"))
-        with pytest.raises(DeadlineExceeded):
-            await first
+    async def test(make: Callable[..., Worker]) -> None:
+        worker, gate = make(2), threading.Event()
+        results = asyncio.gather(*(worker.run(task(gate=gate)) for _ in range(9)), return_exceptions=True)
+        await asyncio.sleep(0.05)
         gate.set()
-        await worker.run(lambda: begun.append("next"))
-        assert begun == ["next"]
-        worker.close()
+        assert sum(isinstance(r, QueueFull) for r in await results) == 6
+
+    run(test)
+
+
+def test_what_is_cancelled_before_it_began_never_begins() -> None:
+    """A request that gave up costs nothing more, and its place is free at once."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker, gate, begun = make(1), threading.Event(), []
+        first = asyncio.ensure_future(worker.run(task(gate=gate)))
+        await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await worker.run(Task(begun.extend, "dropped", object()))
+        assert worker.waiting == 0
+        first.cancel()
+        gate.set()
+        await worker.run(task())
+        assert begun == []
 
     run(test)
 
 
 def test_errors_come_back() -> None:
-    """What the computation raises, the request gets, and the thread lives on."""
+    """What the computation raises all of its batch get; an outcome that is an exception only one; the thread lives."""
 
-    async def test() -> None:
-        worker = Worker(queue_length=1, deadline=10)
-        for _ in range(4):
-            with pytest.raises(ZeroDivisionError):
-                await worker.run(lambda: 1 // 0)
-        worker.close()
-        with pytest.raises(NotReady, match="shutting down"):
-            await worker.run(lambda: 1)
+    def fail(arguments: Sequence[int]) -> list[Any]:
+        raise ZeroDivisionError
+
+    def fail_one(arguments: Sequence[int]) -> list[Any]:
+        return [KeyError(i) if i == 1 else i for i in arguments]
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make()
+        results = await behind(worker, threading.Event(), [Task(fail, i, "fail") for i in range(3)])
+        assert [type(r) for r in results] == [ZeroDivisionError] * 3
+        results = await behind(worker, threading.Event(), [Task(fail_one, i, "fail") for i in range(3)])
+        assert [type(r).__name__ for r in results] == ["Computed", "KeyError", "Computed"]
 
     run(test)
+
+
+def test_closing_refuses_what_waits_and_what_comes() -> None:
+    """What is being computed ends, the others are told that the service shuts down."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker, gate = make(), threading.Event()
+        first = asyncio.ensure_future(worker.run(task(gate=gate)))
+        await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(worker.run(task()))
+        await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+        await asyncio.to_thread(worker.close)
+        await first
+        for late in (second, worker.run(task())):
+            with pytest.raises(NotReady, match="shutting down"):
+                await late
+
+    run(test)
+
+
+def test_nothing_is_held_while_idle() -> None:
+    """An index that was replaced is let go with the last task that used it, not with the next one."""
+
+    class Index:
+        pass
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker, index = make(), Index()
+        held = weakref.ref(index)
+        await worker.run(Task(lambda arguments, index=index: arguments, 0, (index, 1)))
+        del index
+        for _ in range(100):
+            gc.collect()
+            if held() is None:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("the worker still holds the task")
+
+    run(test)
+
+
+def test_a_request_whose_loop_is_gone_does_no_harm() -> None:
+    """The thread goes on when nobody can be told."""
+    worker, gate = Worker(10), threading.Event()
+
+    async def leave() -> None:
+        left = asyncio.ensure_future(worker.run(task(gate=gate)))
+        await asyncio.sleep(0.05)
+        left.cancel()
+
+    asyncio.run(leave())
+    gate.set()
+    assert asyncio.run(worker.run(task(7))).value[0] == 7
+    worker.close()

@@ -1,0 +1,40 @@
+"""How much memory is left, as the kernel and the container's limit tell."""
+
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
+    """Return how many bytes can be had without swapping, cached files counted as free; None where nothing tells.
+
+    The smaller of the machine's ``MemAvailable`` and, in a container with a limit (cgroup version 2), what is left
+    below that limit.
+    """
+    found = [n for n in (_of_machine(meminfo), _of_container(cgroup)) if n is not None]
+    return min(found, default=None)
+
+
+def _of_machine(meminfo: Path) -> int | None:
+    kilobytes = _table(meminfo).get("MemAvailable:")
+    return None if kilobytes is None else kilobytes * 1024
+
+
+def _of_container(cgroup: Path) -> int | None:
+    try:
+        limit = int((cgroup / "memory.max").read_text())  # "max" where there is none
+        used = int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    files = _table(cgroup / "memory.stat")
+    return max(0, limit - used + files.get("active_file", 0) + files.get("inactive_file", 0))
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Read lines of a name and an integer; nothing where there is no such file."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}

@@ -1,0 +1,292 @@
+"""Three clients, one interface."""
+
+import asyncio
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from kgtrace_server import render
+from kgtrace_server.app import create_app
+from kgtrace_server.client import AsyncClient, Client, LocalClient, Retries, ServiceError
+from kgtrace_server.problems import CannotSwitch, DeadlineExceeded, NotReady, QueueFull, error_response, problem
+from kgtrace_server.results import Influences
+from kgtrace_server.service import Question, Service
+from kgtrace_server.settings import Settings
+from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingExtra, MissingInverseRelations, UnknownEntity
+
+TRIPLE = ("aspirin", "treats", "headache")
+URL = "http://kgtrace.test"
+
+
+class Bridge(httpx.BaseTransport):
+    """Lets a client without an event loop talk to an application in process."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        async def handle() -> httpx.Response:
+            asynchronous = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+            response = await httpx.ASGITransport(self._app).handle_async_request(asynchronous)
+            return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+
+        return asyncio.run(handle())
+
+
+@pytest.fixture
+def over_http(service: Service) -> Iterator[Client]:
+    with Client(URL, transport=Bridge(create_app(service, Settings()))) as client:
+        yield client
+
+
+@pytest.fixture
+def local(attributor: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> LocalClient:
+    monkeypatch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+    return LocalClient(root)
+
+
+def everything(client: Any) -> list[Any]:
+    """Ask everything that reads."""
+    index = client.index()
+    return [
+        client.influences([TRIPLE, (0, 1, 2)], top_k=3),
+        client.influences([TRIPLE], must={"relation": ["treats"]}, must_not={"head": [0]}, order="absolute"),
+        client.influences([TRIPLE], exact=True, max_candidates=3),
+        client.entities("in", 2),
+        client.relations(),
+        (index.generation, index.counts, index.projection),
+    ]
+
+
+def test_the_same_question_has_the_same_answer_everywhere(over_http: Client, local: LocalClient) -> None:
+    """Over HTTP and in process."""
+    assert everything(over_http) == everything(local)
+
+
+def test_the_asynchronous_client_answers_the_same(over_http: Client, service: Service) -> None:
+    """Each of its methods is awaited, and that is all the difference."""
+
+    async def ask() -> list[Any]:
+        transport = httpx.ASGITransport(create_app(service, Settings()))
+        async with AsyncClient(URL, transport=transport) as client:
+            return [
+                await client.influences([TRIPLE], top_k=3),
+                await client.entities("in", 2),
+                await client.relations(),
+                (await client.index()).fingerprint,
+            ]
+
+    assert asyncio.run(ask()) == [
+        over_http.influences([TRIPLE], top_k=3),
+        over_http.entities("in", 2),
+        over_http.relations(),
+        over_http.index().fingerprint,
+    ]
+
+
+def test_the_interfaces_are_one() -> None:
+    """The same methods with the same parameters and defaults."""
+
+    def interface(kind: type) -> dict[str, Any]:
+        return {
+            name: [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()]
+            for name, method in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    assert interface(Client) == interface(AsyncClient) == interface(LocalClient)
+
+
+def test_answers_become_data_frames(over_http: Client, service: Service) -> None:
+    """One row for each influence, in the columns of the command line's files; without rows the columns stay."""
+    frame = over_http.influences([TRIPLE, (1, 0, 2)], top_k=4).to_dataframe()
+    assert tuple(frame.columns) == tuple(render.COLUMNS)
+    assert len(frame) == 8
+    assert frame["influence"].is_monotonic_decreasing is False
+    assert frame.loc[0, "test_head_name"] == "Aspirin®"
+    empty = over_http.influences([TRIPLE], must={"head": ["Zürich"]}).to_dataframe()
+    assert (len(empty), tuple(empty.columns)) == (0, tuple(render.COLUMNS))
+
+
+def test_without_pandas_the_extra_is_named(over_http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to install."""
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(MissingExtra, match=r"kgtrace\[dataframe\]"):
+        over_http.influences([TRIPLE]).to_dataframe()
+
+
+def test_fields_that_a_newer_service_adds_are_passed_over(service: Service) -> None:
+    """Results are read by name."""
+    content: Any = json.loads(json.dumps(service.influences(Question([TRIPLE]))))
+    expected = Influences.read(content)
+    content["new"] = content["results"][0]["new"] = content["seconds"]["new"] = 1
+    assert Influences.read(content) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"triples": [("asprin", "treats", "headache")]}, UnknownEntity, "'aspirin'"),
+        ({"triples": [(99, 0, 0)]}, IdOutOfRange, "99"),
+        ({"triples": [TRIPLE], "direction": "head"}, MissingInverseRelations, "no inverse relations"),
+        ({"triples": [TRIPLE], "top_k": 0}, BadRequest, "top_k"),
+    ],
+)
+def test_errors_are_the_same_everywhere(
+    over_http: Client, local: LocalClient, arguments: dict[str, Any], error: type, words: str
+) -> None:
+    """What the index raises in process comes back over HTTP as itself."""
+    for client in (over_http, local):
+        with pytest.raises(error, match=words):
+            client.influences(**arguments)
+
+
+def test_keys_are_sent_and_missing_ones_are_told(service: Service) -> None:
+    """A refusal that stands for no error of the index is a `ServiceError` with status and request id."""
+    app = create_app(service, Settings(read_key="s3cret"))
+    assert Client(URL, key="s3cret", transport=Bridge(app)).index().model == "ConvE"
+    with pytest.raises(ServiceError, match="401: send the service's key") as raised:
+        Client(URL, key="wrong", transport=Bridge(app)).index()
+    assert raised.value.status == 401
+    assert len(raised.value.request_id or "") == 32
+
+
+def test_generations_can_be_listed_and_switched(local: LocalClient, root: Path, service: Service) -> None:
+    """With the admin key over HTTP, without one in process."""
+    app = create_app(service, Settings(index=root, admin_key="s3cret"))
+    with Client(URL, key="s3cret", transport=Bridge(app)) as client:
+        old, new = client.generations()
+        assert [g.live for g in (old, new)] == [False, True]
+        assert client.rollback().live == old.id
+        with pytest.raises(CannotSwitch, match="no generation before"):
+            client.rollback()
+        assert local.generations() == client.generations()
+        assert client.publish(new.id).live == new.id
+        assert local.rollback().live == old.id
+        assert local.publish(new.id).serving == local.index().generation
+
+
+# Retries.
+
+
+class Scripted(httpx.MockTransport):
+    """Answers or fails as told, once each, and counts."""
+
+    def __init__(self, *script: httpx.Response | Exception) -> None:
+        self.left = list(script)
+        super().__init__(self._next)
+
+    def _next(self, request: httpx.Request) -> httpx.Response:
+        following = self.left.pop(0)
+        if isinstance(following, Exception):
+            raise following
+        return httpx.Response(following.status_code, headers=following.headers, content=following.content)
+
+
+def answer(status: int, **headers: str) -> httpx.Response:
+    """A response as the service gives it."""
+    if status == 200:
+        return httpx.Response(200, json={"generation": "x", "relations": []})
+    said = {429: error_response(QueueFull("full")), 503: error_response(NotReady("loading"))}
+    response = said.get(status) or problem(status, "no")
+    return httpx.Response(status, content=response.body, headers={**headers})
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses, which take no time."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("kgtrace_server.client.time.sleep", pauses.append)
+    monkeypatch.setattr("kgtrace_server.client.asyncio.sleep", sleep)
+    return pauses
+
+
+RETRIES = Retries(attempts=4, base=1.0, cap=10.0, chance=lambda: 0.5)
+
+
+def ask_sync(transport: Scripted) -> Any:
+    with Client(URL, retries=RETRIES, transport=transport) as client:
+        return client.relations()
+
+
+def ask_async(transport: Scripted) -> Any:
+    async def ask() -> Any:
+        async with AsyncClient(URL, retries=RETRIES, transport=transport) as client:
+            return await client.relations()
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [ask_sync, ask_async])
+def test_a_busy_service_is_asked_again_no_sooner_than_it_says(
+    slept: list[float], ask: Callable[[Scripted], Any]
+) -> None:
+    """Pauses are those of Retry-After and a share of a growing one more; a lost connection is tried again, too."""
+    transport = Scripted(answer(429, **{"Retry-After": "3"}), answer(503), httpx.ConnectError("refused"), answer(200))
+    assert ask(transport) == []
+    assert slept == [3.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("ask", [ask_sync, ask_async])
+@pytest.mark.parametrize(
+    ("script", "error", "pauses"),
+    [
+        ([answer(429)] * 4, QueueFull, 3),
+        ([answer(429, **{"Retry-After": "11"})], QueueFull, 0),
+        ([answer(503)] * 4, NotReady, 3),
+        ([answer(500)], ServiceError, 0),
+        ([answer(404)], ServiceError, 0),
+        ([httpx.Response(502, text="bad gateway")], ServiceError, 0),
+        ([httpx.Response(502, json=["odd"])], ServiceError, 0),
+        ([httpx.ReadTimeout("slow", request=httpx.Request("GET", URL))], ServiceError, 0),
+    ],
+)
+def test_what_asking_again_would_not_help_is_raised(
+    slept: list[float], ask: Callable[[Scripted], Any], script: list[Any], error: type, pauses: int
+) -> None:
+    """After the last attempt, when told to wait for longer than the cap, and at once for anything else."""
+    transport = Scripted(*script)
+    with pytest.raises(error):
+        ask(transport)
+    assert len(slept) == pauses
+    assert transport.left == []
+
+
+def test_what_is_not_repeatable_is_not_repeated(slept: list[float]) -> None:
+    """A rollback whose answer was lost may have happened; one whose connection was refused has not."""
+    lost = httpx.ReadError("reset", request=httpx.Request("POST", URL))
+    with pytest.raises(ServiceError, match="reset"), Client(URL, retries=RETRIES, transport=Scripted(lost)) as client:
+        client.rollback()
+    assert slept == []
+    switched = httpx.Response(200, json={"live": "a", "serving": "a", "reload": None})
+    with Client(URL, retries=RETRIES, transport=Scripted(httpx.ConnectError("refused"), switched)) as client:
+        assert client.rollback().live == "a"
+
+
+def test_pauses_are_capped_and_spread() -> None:
+    """They double up to the cap, and clients that were refused together come back apart."""
+    retries = Retries(attempts=100)
+    pauses = np.array([[retries.pause(attempt, 1.0) for attempt in range(99)] for _ in range(20)], float)
+    assert pauses.min() >= 1.0
+    assert pauses.max() <= retries.cap
+    assert len(np.unique(pauses[:, 0])) == 20
+    assert retries.pause(99, 0.0) is None
+
+
+def test_deadlines_are_errors_of_their_own(slept: list[float]) -> None:
+    """504 is not asked again: it would take as long."""
+    late = error_response(DeadlineExceeded("no answer within 30 seconds"))
+    with pytest.raises(DeadlineExceeded, match="30 seconds"):
+        ask_sync(Scripted(httpx.Response(504, content=late.body)))
+    assert slept == []

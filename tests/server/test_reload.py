@@ -1,0 +1,230 @@
+"""Following an index root while answering from it."""
+
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from kgtrace_server.memory import available_memory
+from kgtrace_server.reload import Reloader
+from kgtrace_store import IndexRoot, durable
+
+
+class Fake:
+    """A service as the reloader sees it."""
+
+    def __init__(self, generation: str) -> None:
+        self.generation = generation
+
+
+class Backend:
+    """Holds one service, as the application does."""
+
+    def __init__(self) -> None:
+        self.service: Fake | None = None
+        self.swapped = threading.Event()
+
+    def swap(self, service: Fake) -> None:
+        self.service = service
+        self.swapped.set()
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> IndexRoot:
+    """An index root without a generation."""
+    return IndexRoot(tmp_path / "index")
+
+
+@pytest.fixture
+def backend() -> Backend:
+    """What answers."""
+    return Backend()
+
+
+def commit(root: IndexRoot, *, size: int = 10, publish: bool = True) -> str:
+    """Make a generation of one file."""
+    with root.stage("ab" * 32) as staging:
+        durable.write_file(staging.path / "gradients.h5", bytes(size))
+        id_ = staging.commit(configuration={}, counts={}, provenance={})
+    if publish:
+        root.publish(id_)
+    return id_
+
+
+def test_the_first_generation_may_come_late(root: IndexRoot, backend: Backend) -> None:
+    """Without a generation nothing happens; when one appears it is loaded, once."""
+    reloader = Reloader(root.path, Fake, backend.swap)
+    assert reloader.check() is None
+    assert (reloader.generation, reloader.last) == (None, None)
+    first = commit(root)
+    result = reloader.check()
+    assert result is not None
+    assert (result.ok, result.generation, result.reason) == (True, first, None)
+    assert backend.service is not None
+    assert backend.service.generation == reloader.generation == first
+    assert reloader.check() is None
+    assert (reloader.succeeded, reloader.failed) == (1, 0)
+
+
+def test_the_old_one_drains(root: IndexRoot, backend: Backend) -> None:
+    """A replaced service is let go, and counts as draining for as long as a request holds it."""
+    reloader = Reloader(root.path, Fake, backend.swap)
+    first = commit(root)
+    reloader.check()
+    request = backend.service
+    second = commit(root)
+    reloader.check()
+    assert (reloader.generation, reloader.draining) == (second, [first])
+    assert request is not None
+    assert request.generation == first
+    del request
+    gc.collect()
+    assert reloader.draining == []
+
+
+def test_a_generation_is_loaded_that_cannot_be_pruned(root: IndexRoot, backend: Backend) -> None:
+    """While a generation is being loaded it is in use, whatever becomes live meanwhile."""
+    commit(root)
+
+    def load(generation: str) -> Fake:
+        commit(root)
+        assert root.prune(1) == []
+        return Fake(generation)
+
+    result = Reloader(root.path, load, backend.swap).check()
+    assert result is not None
+    assert result.ok
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), MemoryError()])
+def test_failures_keep_the_old_one(root: IndexRoot, backend: Backend, error: Exception) -> None:
+    """What cannot be loaded leaves the one that answers in place, is told, and is tried again after a minute."""
+    clock, attempts = Clock(), []
+    first = commit(root)
+
+    def load(generation: str) -> Fake:
+        attempts.append(generation)
+        if generation != first:
+            raise error
+        return Fake(generation)
+
+    reloader = Reloader(root.path, load, backend.swap, clock=clock)
+    reloader.check()
+    second = commit(root)
+    result = reloader.check(now=False)
+    assert result is not None
+    assert (result.ok, result.generation) == (False, second)
+    assert result.reason == f"{type(error).__name__}; see the log"
+    assert reloader.last is result
+    assert backend.service is not None
+    assert backend.service.generation == reloader.generation == first
+    clock.now = 59.0
+    assert reloader.check(now=False) is None
+    clock.now = 61.0
+    assert reloader.check(now=False) is not None
+    assert reloader.check() is not None
+    third = commit(root)
+    assert reloader.check(now=False) is not None
+    assert attempts == [first, second, second, second, third]
+    assert (reloader.succeeded, reloader.failed) == (1, 4)
+
+
+def test_a_damaged_manifest_and_a_foreign_current_are_told(root: IndexRoot, backend: Backend) -> None:
+    """Named errors become the reason in their own words, and the index may be mended while serving."""
+    reloader = Reloader(root.path, Fake, backend.swap, clock=Clock())
+    first = commit(root)
+    reloader.check()
+    second = commit(root)
+    manifest = root.path / "generations" / second / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-40])
+    result = reloader.check(now=False)
+    assert result is not None
+    assert "manifest.json is not JSON" in str(result.reason)
+    (root.path / "CURRENT").write_text("nonsense")
+    result = reloader.check(now=False)
+    assert result is not None
+    assert (result.generation, result.ok) == (None, False)
+    assert "CURRENT holds 'nonsense'" in str(result.reason)
+    assert reloader.check(now=False) is None
+    assert reloader.generation == first
+    root.publish(first)
+    assert reloader.check(now=False) is None
+    third = commit(root)
+    reloader.check(now=False)
+    assert reloader.generation == third
+
+
+def test_memory_for_two_is_asked_for(root: IndexRoot, backend: Backend) -> None:
+    """A generation that does not fit beside the one that answers is refused with both sizes."""
+    available = 2000
+    reloader = Reloader(root.path, Fake, backend.swap, memory=lambda: available)
+    first = commit(root, size=1500)
+    reloader.check()
+    second = commit(root, size=600)
+    result = reloader.check()
+    assert result is not None
+    assert not result.ok
+    assert str(result.reason).startswith(
+        f"generation {second} beside generation {first} needs 2100 bytes of memory, 2000 are available"
+    )
+    available = 2100
+    reloader.check()
+    assert reloader.generation == second
+
+
+def test_the_thread_follows_and_stops(root: IndexRoot, backend: Backend) -> None:
+    """Started, it loads what is published without being asked; closed, it ends."""
+    reloader = Reloader(root.path, Fake, backend.swap, interval=0.01)
+    reloader.start()
+    for _ in range(2):
+        backend.swapped.clear()
+        id_ = commit(root)
+        assert backend.swapped.wait(10)
+        assert backend.service is not None
+        assert backend.service.generation == id_
+    reloader.close()
+    assert threading.active_count() == 1 or "kgtrace-reload" not in {t.name for t in threading.enumerate()}
+
+
+def test_closing_while_loading_swaps_nothing(root: IndexRoot, backend: Backend) -> None:
+    """A load that ends after the service was told to stop is dropped."""
+    loading, finish = threading.Event(), threading.Event()
+
+    def load(generation: str) -> Fake:
+        loading.set()
+        assert finish.wait(10)
+        return Fake(generation)
+
+    commit(root)
+    reloader = Reloader(root.path, load, backend.swap)
+    reloader.start()
+    assert loading.wait(10)
+    reloader.close(timeout=0)
+    finish.set()
+    reloader.close()
+    assert (backend.service, reloader.last) == (None, None)
+
+
+def test_available_memory_knows_containers(tmp_path: Path) -> None:
+    """The smaller of what the machine has and what the container's limit leaves; files in the cache are free."""
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  5000 kB\nHugePages_Total: 0\n")
+    files = {"memory.max": "4000000\n", "memory.current": "3000000\n"}
+    files["memory.stat"] = "anon 1\nactive_file 500000\ninactive_file 250000\n"
+    assert available_memory(tmp_path / "meminfo", tmp_path) == 5_120_000
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert available_memory(tmp_path / "meminfo", tmp_path) == 1_750_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path / "meminfo", tmp_path) == 5_120_000
+    assert available_memory(tmp_path / "absent", tmp_path / "absent") is None
