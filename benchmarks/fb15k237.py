@@ -1,6 +1,6 @@
 """FB15k-237 from model folder to certified answers over HTTP, with every claim checked against the full scan.
 
-    python -m benchmarks.fb15k237            # all of it; about 15 minutes on two cores
+    python -m benchmarks.fb15k237            # all of it; about 5 minutes on two cores
     python -m benchmarks.fb15k237 --queries 20 --dataset CoDEx-S --model conve-codex-s
 
 Reads models and data sets from the folder in KGTRACE_SHARED. Writes ``benchmarks/results/NAME.json`` and prints a table.
