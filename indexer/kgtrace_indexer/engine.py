@@ -1,6 +1,7 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store import layout
 from kgtrace_store.arrays import open_arrays
-from kgtrace_store.errors import BadRequest, CorruptGeneration, IdOutOfRange
+from kgtrace_store.errors import Abandoned, BadRequest, CorruptGeneration, IdOutOfRange
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
@@ -87,6 +88,7 @@ class Attributor:
         max_candidates: int | None = None,
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Return the most influential training triples of each test triple.
 
@@ -106,9 +108,13 @@ class Attributor:
             Which training triples may be named.
         direction
             Explain the tail, or the head.
+        wanted
+            Asked between the blocks of an exact scan, which may take minutes: whether anybody still waits for it.
 
         Raises
         ------
+        Abandoned
+            Nobody does.
         IdOutOfRange
             An id beyond the model's tables.
         BadRequest
@@ -129,7 +135,7 @@ class Attributor:
             clock.lap("gradient")
             mask = self.training.allowed(restriction)
             if exact:
-                found = self._scan(terms, top_k, order, mask)
+                found = self._scan(terms, top_k, order, mask, wanted)
                 clock.lap("rerank")
             else:
                 found = [
@@ -219,11 +225,15 @@ class Attributor:
         clock.lap("search")
         return found
 
-    def _scan(self, terms: Terms, top_k: int, order: Order, mask: np.ndarray | None) -> list[Found]:
+    def _scan(
+        self, terms: Terms, top_k: int, order: Order, mask: np.ndarray | None, wanted: Callable[[], bool]
+    ) -> list[Found]:
         """Compute the influence of every allowed training triple on all test triples at once."""
         rows = torch.arange(len(self)) if mask is None else torch.as_tensor(np.flatnonzero(mask))
         kept = [(rows[:0], torch.empty(0))] * len(terms)
         for block in rows.split(_SCAN_BLOCK) if len(rows) else ():
+            if not wanted():
+                raise Abandoned(f"an exact scan of {len(rows)} training triples was given up")
             influences = inner(self._training_terms(block), terms).cpu()  # (m, b)
             kept = [
                 best(torch.cat([seen, block]), torch.cat([values, influence]), order, top_k)

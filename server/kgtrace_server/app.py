@@ -266,9 +266,10 @@ def _admin() -> APIRouter:
 async def _explained(request: Request, service: Service, question: Question) -> Response:
     """Explain in the worker's thread, together with questions that are alike; answers are written there, too."""
     metrics: Metrics = request.app.state.metrics
+    backend: Backend = request.app.state.backend
 
     def explain(questions: Sequence[Question]) -> list[Response | Exception]:
-        outcomes = service.influences_together(questions)
+        outcomes = service.influences_together(questions, backend.worker.wanted)
         metrics.answers([answer for answer in outcomes if not isinstance(answer, Exception)])
         return [answer if isinstance(answer, Exception) else _json(answer) for answer in outcomes]
 

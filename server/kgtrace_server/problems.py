@@ -18,7 +18,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from kgtrace_store.errors import InputError, KgtraceError, MissingInverseRelations
+from kgtrace_store.errors import Abandoned, InputError, KgtraceError, MissingInverseRelations
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -63,6 +63,7 @@ STATUSES: Mapping[type[KgtraceError], HTTPStatus] = {
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
+    Abandoned: HTTPStatus.GATEWAY_TIMEOUT,
     CannotSwitch: HTTPStatus.CONFLICT,
     KgtraceError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }

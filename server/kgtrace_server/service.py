@@ -79,10 +79,13 @@ class Service:
         """
         return self._attributed(question, [self._ids(question)])[0]
 
-    def influences_together(self, questions: Sequence[Question]) -> list[Influences | Exception]:
+    def influences_together(
+        self, questions: Sequence[Question], wanted: Callable[[], bool] = lambda: True
+    ) -> list[Influences | Exception]:
         """Answer questions that are `alike` in one computation: each gets its answer, or the error `influences` raises.
 
-        ``seconds`` of each answer are those of the whole computation.
+        ``wanted`` tells whether anybody still waits; what takes long is given up otherwise. ``seconds`` of each answer
+        are those of the whole computation.
         """
         resolved: list[np.ndarray | KgtraceError] = []
         for question in questions:
@@ -90,7 +93,7 @@ class Service:
                 resolved.append(self._ids(question))
             except KgtraceError as e:
                 resolved.append(e)
-        answers = iter(self._answered(questions[0], [ids for ids in resolved if isinstance(ids, np.ndarray)]))
+        answers = iter(self._answered(questions[0], [ids for ids in resolved if isinstance(ids, np.ndarray)], wanted))
         return [next(answers) if isinstance(ids, np.ndarray) else ids for ids in resolved]
 
     def entities(self, q: str = "", limit: int = 20) -> Entities:
@@ -150,16 +153,20 @@ class Service:
         ids = [[resolve[f](ref) for f, ref in zip(resolve, triple, strict=True)] for triple in question.triples]
         return np.array(ids, np.int64).reshape(-1, 3)
 
-    def _answered(self, question: Question, parts: Sequence[np.ndarray]) -> Sequence[Influences | Exception]:
+    def _answered(
+        self, question: Question, parts: Sequence[np.ndarray], wanted: Callable[[], bool]
+    ) -> Sequence[Influences | Exception]:
         try:
-            return self._attributed(question, parts) if parts else []
+            return self._attributed(question, parts, wanted) if parts else []
         except Exception as e:
             if len(parts) == 1:
                 return [e]
         # What fails for one must not fail for the others.
-        return [outcome for part in parts for outcome in self._answered(question, [part])]
+        return [outcome for part in parts for outcome in self._answered(question, [part], wanted)]
 
-    def _attributed(self, question: Question, parts: Sequence[np.ndarray]) -> list[Influences]:
+    def _attributed(
+        self, question: Question, parts: Sequence[np.ndarray], wanted: Callable[[], bool] = lambda: True
+    ) -> list[Influences]:
         """Explain several arrays of ids, each (b, 3), as one question's options say: one answer for each array."""
         answer = self._attributor.query(
             np.concatenate(parts),
@@ -169,6 +176,7 @@ class Service:
             max_candidates=question.max_candidates,
             restriction=Restriction(self._resolved(question.must), self._resolved(question.must_not)),
             direction=question.direction,
+            wanted=wanted,
         )
         seconds = answer.seconds
         explanations = map(self._explanation, answer.attributions)

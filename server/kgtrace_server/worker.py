@@ -69,8 +69,8 @@ class _Job:
 class Worker:
     """Computes off the event loop, one batch at a time; each uses all threads by itself.
 
-    A task whose request was cancelled before it began never begins. One that has begun cannot be stopped: it ends
-    unheard.
+    A task whose request was cancelled before it began never begins. One that has begun can ask `wanted` and give up;
+    else it ends unheard.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Worker:
         self._observe = observe
         self._queue: dict[_Job, None] = {}
         self._busy = False
+        self._current: list[_Job] = []
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="kgtrace-compute", daemon=True)
@@ -97,6 +98,10 @@ class Worker:
     def waiting(self) -> int:
         """How many tasks are queued."""
         return len(self._queue)
+
+    def wanted(self) -> bool:
+        """Return whether anybody still waits for what is being computed."""
+        return any(not job.future.done() for job in self._current)
 
     def require_room(self) -> None:
         """Raise `QueueFull` if a task would be refused now."""
@@ -150,9 +155,12 @@ class Worker:
         waited = tuple(now - job.queued for job in jobs)
         self._observe(Batch(waited, sum(job.task.size for job in jobs)))
         try:
+            self._current = jobs
             outcomes = jobs[0].task.compute([job.task.argument for job in jobs])
         except Exception as e:
             outcomes = [e] * len(jobs)
+        self._current = []
+        self._busy = False  # before anybody is told: who asks again at once must find a free thread
         for job, outcome, seconds in zip(jobs, outcomes, waited, strict=True):
             _settle(job, outcome if isinstance(outcome, Exception) else Computed(outcome, seconds))
         return True

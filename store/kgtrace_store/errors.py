@@ -30,6 +30,7 @@
     │   ├── PublishConflict                CURRENT changed while publishing
     │   ├── GateFailed                     a new generation that must not go live
     │   └── StorageFailed (OSError)        full disk, I/O error
+    ├── Abandoned                          a computation that nobody waits for any more
     └── MissingExtra (ImportError)         an optional dependency that is not installed
 
 Each is also the builtin that fits, so ``except FileNotFoundError`` works as expected. Messages carry both the value
@@ -147,6 +148,10 @@ class GateFailed(StoreError):
 
 class StorageFailed(StoreError, OSError):
     """The operating system refused to write: full disk, I/O error."""
+
+
+class Abandoned(KgtraceError):
+    """A computation was ended because nobody waits for it any more."""
 
 
 class MissingExtra(KgtraceError, ImportError):

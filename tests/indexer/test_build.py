@@ -12,6 +12,7 @@ from kgtrace_indexer.checks import verify
 from kgtrace_store import FaissSearch, IndexRoot, Vocabulary
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import (
+    Abandoned,
     BadRequest,
     CorruptGeneration,
     IdOutOfRange,
@@ -88,6 +89,15 @@ def test_a_budget_gives_an_honest_answer(umls: Umls, umls_index: Path) -> None:
     assert not nothing.certified
     assert len(nothing.influence) == 0
     assert nothing.bound_gap >= exact[0].influence[0]
+
+
+def test_an_exact_scan_can_be_given_up(umls: Umls, umls_index: Path) -> None:
+    """It is asked before each block whether anybody still waits, and ends when nobody does."""
+    attributor = open_attributor(umls_index, device="cpu")
+    asked = iter([True, False])
+    with pytest.raises(Abandoned, match=r"an exact scan of 5216 training triples was given up"):
+        attributor.query(umls[2].ids[:1].astype(np.int64), exact=True, wanted=lambda: next(asked))
+    assert attributor.query(umls[2].ids[:1].astype(np.int64), wanted=lambda: False).attributions[0].certified
 
 
 def test_restrictions(umls: Umls, umls_index: Path) -> None:

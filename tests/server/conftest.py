@@ -42,6 +42,7 @@ class FakeAttributor:
         )
         grid = np.arange(20)
         self.triples = np.stack([grid % 5, grid % 3, (grid * 3) % 5], 1).astype(np.int32)
+        self.wanted: Callable[[], bool] = lambda: True
         self.before_query: Callable[[], None] = lambda: None
         self.calls: list[dict[str, Any]] = []
 
@@ -58,7 +59,9 @@ class FakeAttributor:
         max_candidates: int | None = None,
         restriction: Restriction = Restriction(),  # noqa: B008
         direction: Direction = "tail",
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
+        self.wanted = wanted
         self.before_query()
         self.calls.append({"triples": triples, "exact": exact, "max_candidates": max_candidates})
         if direction == "head":

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -366,9 +367,25 @@ def together(app: Any, count: int, release: threading.Event, after: float) -> li
 
 def test_a_full_queue_is_told_at_once(service: Service, attributor: Any, assert_problem: Check) -> None:
     """One computes, two wait, the others get 429 with Retry-After."""
-    gate = threading.Event()
-    attributor.before_query = lambda: gate.wait(10)
-    responses = together(create_app(service, Settings(queue_length=2)), 5, gate, after=1)
+    begun, gate = threading.Event(), threading.Event()
+    attributor.before_query = lambda: (begun.set(), gate.wait(10))
+
+    async def test() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(create_app(service, Settings(queue_length=2)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://kgtrace.test") as client:
+
+            def ask() -> "asyncio.Task[httpx.Response]":
+                return asyncio.create_task(client.post(INFLUENCES, json={"triples": [TRIPLE]}))
+
+            requests = [ask()]
+            assert await asyncio.to_thread(begun.wait, 10)
+            requests += [ask() for _ in range(4)]
+            while sum(request.done() for request in requests) < 2:
+                await asyncio.wait([r for r in requests if not r.done()], return_when=asyncio.FIRST_COMPLETED)
+            gate.set()
+            return await asyncio.gather(*requests)
+
+    responses = asyncio.run(asyncio.wait_for(test(), 20))
     assert sorted(r.status_code for r in responses) == [200, 200, 200, 429, 429]
     refused = next(r for r in responses if r.status_code == 429)
     assert_problem(refused, 429, "2 requests are waiting")
@@ -383,6 +400,23 @@ def test_the_deadline_ends_waiting(service: Service, attributor: Any, assert_pro
     for response in responses:
         assert_problem(response, 504, "0.2 seconds")
     assert len(attributor.calls) <= 1
+
+
+def test_what_has_begun_learns_that_nobody_waits(service: Service, attributor: Any, assert_problem: Check) -> None:
+    """After the deadline a computation can tell that its answer is not wanted any more."""
+    given_up = threading.Event()
+
+    def compute() -> None:
+        until = time.monotonic() + 10
+        while attributor.wanted() and time.monotonic() < until:
+            time.sleep(0.01)
+        given_up.set()
+
+    attributor.before_query = compute
+    (response,) = together(create_app(service, Settings(deadline=2)), 1, threading.Event(), after=0)
+    assert_problem(response, 504, "2 seconds")
+    assert given_up.wait(5)
+    assert not attributor.wanted()
 
 
 def test_the_event_loop_is_free_while_something_computes(service: Service, attributor: Any) -> None:
