@@ -75,7 +75,7 @@ def test_the_index_is_described(client: Client) -> None:
     (info,) = [name for name in found if name.startswith("kgtrace_index_info")]
     assert f"generation={GENERATION}" in info
     assert "model=ConvE" in info
-    assert found["kgtrace_index_age_seconds"] == pytest.approx(3600, abs=60)
+    assert 3600 <= found["kgtrace_index_age_seconds"] < 7200
     assert found["kgtrace_index_triples"] == 20
     assert found["process_resident_memory_bytes"] > 0
     assert not [name for name in found if name.startswith("kgtrace_reloads")]
