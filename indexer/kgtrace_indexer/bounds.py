@@ -1,7 +1,7 @@
 """Upper and lower bounds of influence from stored codes, without touching the model.
 
-For every training triple, its exact influence lies within ``estimate ± slack``. `IndexBound` gives the loose bound that
-is an inner product of short vectors; `FactorBound` the tight one. See `kgtrace_indexer.projection` for why they hold.
+`Codes.index_upper` gives the loose bound that is an inner product of short vectors; `Codes.bracket` the tight one, an
+``estimate ± slack`` within which the exact influence lies. See `kgtrace_indexer.projection` for why they hold.
 """
 
 import warnings
@@ -52,7 +52,7 @@ class QueryCode:
 
 
 def encode_query(terms: Terms, bases: Bases) -> QueryCode:
-    """Encode the gradient of one test triple."""
+    """Encode the gradient of one test triple. The code is on the CPU, as stored codes are, wherever the model is."""
     code = index_code(terms, bases)
     kron = {
         name: [
@@ -69,16 +69,15 @@ def encode_query(terms: Terms, bases: Bases) -> QueryCode:
         ]
         for table, uses in terms.rows.items()
     }
-    return QueryCode(
-        code.phi[0], code.residual[0], bases.flat.shape[1], kron, rows, float((code.squared_norm[0] + FLOOR).sqrt())
-    )
+    norm = float((code.squared_norm[0] + FLOOR).sqrt())
+    return QueryCode(code.phi[0].cpu(), code.residual[0].cpu(), bases.flat.shape[1], kron, rows, norm)
 
 
 def _factor(vector: Tensor, basis: Tensor) -> _Factor:
     coordinates = vector @ basis
     squared_norm = vector.square().sum()
     rest = rest_norm(squared_norm, coordinates)
-    return _Factor(coordinates, float(coordinates.norm()), float((squared_norm + FLOOR).sqrt()), float(rest))
+    return _Factor(coordinates.cpu(), float(coordinates.norm()), float((squared_norm + FLOOR).sqrt()), float(rest))
 
 
 def _stored_error(dtype: torch.dtype) -> float:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.terms import Kron, Terms, squared_norms
+from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4
 """Relative slack of every bound, in units of ‖g‖‖g'‖.
@@ -87,18 +88,21 @@ class Bases:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], device: torch.device) -> "Bases":
-        """Read what `arrays` gave."""
+        """Read what `arrays` gave. Raises `CorruptGeneration` where some of it is missing."""
         tensors = {
             name.removeprefix("basis."): torch.tensor(array, device=device)
             for name, array in arrays.items()
             if name.startswith("basis.")
         }
         krons = [name.removesuffix(".pairs") for name in tensors if name.endswith(".pairs")]
-        return cls(
-            flat=tensors["flat"],
-            kron={name: KronBasis(*(tensors[f"{name}.{part}"] for part in ("u", "v", "pairs"))) for name in krons},
-            rows={name.removesuffix(".rows"): t for name, t in tensors.items() if name.endswith(".rows")},
-        )
+        try:
+            return cls(
+                flat=tensors["flat"],
+                kron={name: KronBasis(*(tensors[f"{name}.{part}"] for part in ("u", "v", "pairs"))) for name in krons},
+                rows={name.removesuffix(".rows"): t for name, t in tensors.items() if name.endswith(".rows")},
+            )
+        except KeyError as e:
+            raise CorruptGeneration(f"directions {e} are missing; there are {sorted(tensors)}") from e
 
 
 def fit_bases(terms: Terms, dim: int) -> Bases:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.terms import Kron, Rows, Terms, inner
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store import ExactSearch
+from kgtrace_store.errors import CorruptGeneration
 
 ORDERS = ("proponents", "opponents", "absolute")
 
@@ -204,3 +206,10 @@ def test_search_among_some(case: Case, top_k: int, data: st.DataObject) -> None:
     best = truth.topk(min(top_k, len(rows))).values
     assert set(found.rows.tolist()) <= set(rows.tolist())
     torch.testing.assert_close(case.truth[found.rows, 0], best, rtol=1e-4, atol=float(1e-6 * case.truth.abs().max()))
+
+
+def test_missing_directions_are_named() -> None:
+    """Bases that lack a part are refused by its name, not with a bare KeyError."""
+    arrays = {"basis.w.pairs": np.eye(2, dtype=np.float32), "basis.flat": np.eye(2, dtype=np.float32)}
+    with pytest.raises(CorruptGeneration, match=r"directions 'w\.u' are missing; there are \['flat', 'w\.pairs'\]"):
+        Bases.from_arrays(arrays, torch.device("cpu"))
