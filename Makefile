@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-slow lint types bench clean
+.PHONY: demo test test-slow lint types audit bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -22,6 +22,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/bandit -q -c pyproject.toml -r store indexer server
+
+# Asks pypi.org for known vulnerabilities of what is installed: needs the network, so it is no part of `make lint`.
+audit: $(INSTALLED)
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+.*//' > $(VENV)/installed.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r $(VENV)/installed.txt $(ARGS) || \
+	    { echo "audit: see above: a known vulnerability, or pypi.org could not be asked" >&2; exit 1; }
 
 types: $(INSTALLED)
 	$(BIN)/mypy

@@ -1,11 +1,12 @@
 """The HTTP service under load, on the loopback interface of this machine.
 
-    python -m benchmarks.service                      # about five minutes
-    python -m benchmarks.service --soak-minutes 30    # and half an hour of moderate load
+    python -m benchmarks.service                              # about five minutes: everything but the soak
+    python -m benchmarks.service --only overload              # one part
+    python -m benchmarks.service --only soak --soak-rate 10   # half an hour of moderate load
 
 Builds an index of CoDEx-S from the folder in KGTRACE_SHARED, or takes the one in --index, starts ``kgtrace serve`` in a
-process of its own, and loads it from this one. Every part is bounded in time. Writes ``benchmarks/results/NAME.json``
-and prints a table.
+process of its own, and loads it from this one. Every part is bounded in time. Puts what was measured into
+``benchmarks/results/NAME.json``, beside the parts that were measured before, and prints all of it as a table.
 """
 
 import argparse
@@ -25,7 +26,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,17 @@ BATCHES = 5
 BODY_LIMIT = 1 << 20
 WARM_UP = 0.2
 """Share of a soak that passes before memory is compared."""
+WINDOW = 300
+"""Seconds over which a soak's memory is averaged."""
 
 
 def main() -> None:
-    """Run the whole benchmark."""
+    """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, help="index root of CoDEx-S; built where absent")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each number of clients (default: %(default)s)")
     parser.add_argument("--overload-seconds", type=float, default=60.0)
-    parser.add_argument("--soak-minutes", type=float, default=0.0)
+    parser.add_argument("--soak-minutes", type=float, default=30.0)
     parser.add_argument("--soak-rate", type=float, default=20.0, help="requests a second (default: %(default)s)")
     parser.add_argument(
         "--threads",
@@ -62,49 +64,91 @@ def main() -> None:
         default=max(1, (os.cpu_count() or 2) - 1),
         help="of the engine, in process and in the service; the load takes a core, too (default: %(default)s)",
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
+    usual = [part for part in PARTS if part != "soak"]
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=usual, help="default: all but the soak")
     parser.add_argument("--name", default="service-cpu")
     args = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine()}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{args.name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found["machine"] = machine()
     with contextlib.ExitStack() as stack:
         root = args.index or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index"
         queries = prepare(root)
-        requests = [request(triple) for triple in queries.tolist()]
-        serve = partial(serving, root, "--threads", str(args.threads))
-        if "throughput" in args.only:
-            found["in_process"] = measure_in_process(root, queries, args.threads)
-            with serve("--queue-length", "256") as (port, pid):
-                found["http"] = {
-                    str(clients): with_cpu(pid, closed_loop(port, requests, clients, args.seconds))
-                    for clients in (1, 8, 64, 256)
-                }
-        if "overload" in args.only:
-            with serve() as (port, _):
-                peak = uvloop.run(closed_loop(port, requests, BATCH, args.seconds))
-                found["overload"] = {
-                    "peak": peak,
-                    "back_off": overload(port, requests, args.overload_seconds, back_off=True),
-                    "no_back_off": overload(port, requests, args.overload_seconds / 3, back_off=False),
-                }
-        if "slow" in args.only:
-            with serve() as (port, _):
-                found["slow"] = uvloop.run(slow_clients(port, requests, args.seconds))
-        if "body" in args.only:
-            with serve() as (port, pid):
-                uvloop.run(closed_loop(port, requests, 8, 2.0))
-                found["body"] = uvloop.run(large_body(port, pid))
-        if args.soak_minutes:
-            with serve() as (port, pid):
-                found["soak"] = uvloop.run(soak(port, pid, requests, args.soak_minutes * 60, args.soak_rate))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{args.name}.json"
-    if path.exists() and tuple(args.only) != PARTS:
-        found = json.loads(path.read_text()) | found
-    path.write_text(json.dumps(found, indent=2) + "\n")
+        trial = Trial(args, root, queries, [request(triple) for triple in queries.tolist()])
+        for part in args.only:
+            found.setdefault("load_before", {})[part] = os.getloadavg()[0]
+            found |= PARTS[part](trial)
+            path.write_text(json.dumps(found, indent=2) + "\n")
     print(table(found))
 
 
-PARTS = ("throughput", "overload", "slow", "body")
+@dataclass(frozen=True)
+class Trial:
+    """What is measured, and how."""
+
+    args: argparse.Namespace
+    root: Path
+    queries: np.ndarray
+    """(1000, 3) test triples."""
+    requests: list[bytes]
+    """One for each of them."""
+
+    def serve(self, *flags: str) -> contextlib.AbstractContextManager[tuple[int, int]]:
+        """Run the service; give its port and process id."""
+        return serving(self.root, "--threads", str(self.args.threads), *flags)
+
+
+def throughput(trial: Trial) -> dict[str, Any]:
+    """Compare the engine in this process with the service, at several numbers of clients."""
+    in_process = measure_in_process(trial.root, trial.queries, trial.args.threads)
+    with trial.serve("--queue-length", "256") as (port, pid):
+        http = {
+            str(clients): with_cpu(pid, closed_loop(port, trial.requests, clients, trial.args.seconds))
+            for clients in (1, 8, 64, 256)
+        }
+    return {"in_process": in_process, "http": http}
+
+
+def overloads(trial: Trial) -> dict[str, Any]:
+    """Ask ten times as much as the service can answer, of clients that back off when told to and of others."""
+    seconds = trial.args.overload_seconds
+    with trial.serve() as (port, _):
+        found = {
+            "peak": uvloop.run(closed_loop(port, trial.requests, BATCH, trial.args.seconds)),
+            "back_off": overload(port, trial.requests, seconds, back_off=True),
+            "no_back_off": overload(port, trial.requests, seconds / 3, back_off=False),
+        }
+    return {"overload": found}
+
+
+def slow(trial: Trial) -> dict[str, Any]:
+    """See whether clients that trickle keep others from being answered."""
+    with trial.serve() as (port, _):
+        return {"slow": uvloop.run(slow_clients(port, trial.requests, trial.args.seconds))}
+
+
+def body(trial: Trial) -> dict[str, Any]:
+    """See whether a body without end takes memory."""
+    with trial.serve() as (port, pid):
+        uvloop.run(closed_loop(port, trial.requests, 8, 2.0))
+        return {"body": uvloop.run(large_body(port, pid))}
+
+
+def soaked(trial: Trial) -> dict[str, Any]:
+    """See whether memory grows for as long as questions come."""
+    with trial.serve() as (port, pid):
+        run = soak(port, pid, trial.requests, trial.args.soak_minutes * 60, trial.args.soak_rate)
+        return {"soak": uvloop.run(run)}
+
+
+PARTS: dict[str, Callable[[Trial], dict[str, Any]]] = {
+    "throughput": throughput,
+    "overload": overloads,
+    "slow": slow,
+    "body": body,
+    "soak": soaked,
+}
 
 
 def machine() -> dict[str, Any]:
@@ -115,7 +159,6 @@ def machine() -> dict[str, Any]:
         "cpu": cpu[1] if cpu else platform.processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "load_before": os.getloadavg()[0],
     }
 
 
@@ -377,11 +420,14 @@ async def soak(port: int, pid: int, requests: list[bytes], seconds: float, rate:
             await asyncio.sleep(5)
 
     await asyncio.gather(watch(), *(client(number) for number in range(clients)))
-    elapsed, memory = np.array([sample for sample in samples if sample[0] >= WARM_UP * seconds]).T
-    slope = float(np.polyfit(elapsed, memory, 1)[0]) if len(elapsed) > 1 else float("nan")
+    elapsed, memory = np.array(samples).T
+    warm = elapsed >= WARM_UP * seconds
+    slope = float(np.polyfit(elapsed[warm], memory[warm], 1)[0]) if warm.sum() > 1 else float("nan")
+    windows = (elapsed // WINDOW).astype(int)
     return tally.summary(time.perf_counter() - started) | {
         "minutes": seconds / 60,
-        "resident_mb": {"after_warm_up": float(memory[0]), "end": float(memory[-1])},
+        "warm_up_minutes": WARM_UP * seconds / 60,
+        "resident_mb": [float(memory[windows == i].mean()) for i in range(windows.max() + 1)],
         "growth_mb_per_hour": 3600 * slope,
     }
 
@@ -423,16 +469,18 @@ def table(found: dict[str, Any]) -> str:
         row("8 clients", found["slow"]["alone"])
         row(f"8 clients beside {found['slow']['clients']} slow ones", found["slow"]["beside"])
     if "body" in found:
-        body = found["body"]
+        large = found["body"]
         lines.append(
-            f"\nA chunked body of 100 MB: {body['status']} after {body['sent_mb']:.1f} MB, memory grew by "
-            f"{body['growth_mb']:.1f} MB (limit of a body: {body['limit_mb']:.0f} MB)."
+            f"\nA chunked body of 100 MB: {large['status']} after {large['sent_mb']:.1f} MB, memory grew by "
+            f"{large['growth_mb']:.1f} MB (limit of a body: {large['limit_mb']:.0f} MB)."
         )
     if "soak" in found:
         measured = found["soak"]
+        windows = ", ".join(f"{megabytes:.1f}" for megabytes in measured["resident_mb"])
         lines.append(
-            f"\n{measured['minutes']:.0f} minutes at {measured['per_second']:.0f} requests/s: {measured['statuses']}, "
-            f"memory after warm-up {measured['growth_mb_per_hour']:+.2f} MB/h."
+            f"\n{measured['minutes']:.0f} minutes at {measured['per_second']:.0f} requests/s: {measured['statuses']}; "
+            f"memory in each five minutes {windows} MB, "
+            f"after {measured['warm_up_minutes']:.0f} minutes {measured['growth_mb_per_hour']:+.2f} MB/h."
         )
     return "\n".join(lines)
 

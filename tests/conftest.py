@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, read_model, read_training_folder
 from kgtrace_server.demo import train_umls
 from kgtrace_store import Vocabulary
 
 REPOSITORY = Path(__file__).parents[1]
+
+settings.register_profile("any-speed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-speed")
 
 
 @pytest.fixture(scope="session", autouse=True)

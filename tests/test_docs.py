@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from benchmarks import guide
 
 from kgtrace_server.cli import parser
 from kgtrace_store import layout
@@ -43,6 +44,12 @@ def test_commands_and_flags_exist(page: Path) -> None:
         if verb in VERBS:
             known = {flag for action in VERBS[verb]._actions for flag in action.option_strings}
             assert set(re.findall(r"(?<!\S)(--[a-z-]+)", rest)) <= known, f"kgtrace {verb}{rest}"
+
+
+def test_the_guide_shows_what_was_measured() -> None:
+    """Its tables are those that follow from the results in the repository; nobody edits a figure."""
+    _, shown, _ = guide.PAGE.read_text().split(guide.MARK)
+    assert shown == f"\n{guide.measured()}"
 
 
 def test_every_file_of_a_generation_is_documented() -> None:

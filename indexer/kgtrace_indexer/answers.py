@@ -9,22 +9,27 @@ import numpy as np
 Order = Literal["proponents", "opponents", "absolute"]
 """Largest influence first, most negative first, or largest magnitude first."""
 
+Ranking = Literal["descending", "ascending"]
+"""Largest self-influence first, or smallest."""
+
+Group = Literal["relation", "head", "tail"]
+"""What the training triples of a group have in common."""
+
 Direction = Literal["tail", "head"]
 """Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restriction:
-    """Which training triples may be named: ids by field; an absent field is unrestricted."""
+    """Which training triples may be named; an absent field is unrestricted."""
 
     must: dict[str, Collection[int]] = field(default_factory=dict)
     """``{"head" | "relation" | "tail": ids}``: the field's id is one of these."""
     must_not: dict[str, Collection[int]] = field(default_factory=dict)
     """The field's id is none of these."""
-
-    def __bool__(self) -> bool:
-        """Return whether anything is restricted."""
-        return bool(self.must or self.must_not)
+    within_hops: int | None = None
+    """At least 1: an entity of the triple is at most so many training triples, less one, away from the test triple's
+    head or tail, whichever way those point. With 1, the triple itself touches the head or the tail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +43,13 @@ class Attribution:
     rank: int
     """Filtered rank among all tails (or heads): 1 + how many entities that make no training triple score higher."""
     in_training: bool
-    """Whether the test triple is one of the indexed training triples."""
+    """Whether the test triple is one of the training triples."""
     loss: float
     """ℓ of the direction explained."""
     self_influence: float
     """‖∇ℓ‖² of the direction explained."""
     certified: bool
-    """Whether no training triple that was not named can have more influence than the last one named."""
+    """Whether no indexed training triple that was not named can have more influence than the last one named."""
     bound_gap: float
     """How much larger an unseen triple's influence could be: 0 when certified."""
     candidates: int
@@ -79,3 +84,49 @@ class Answer:
 
     attributions: list[Attribution]
     seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What the model would put in the place of a missing tail (or head), best first."""
+
+    triples: np.ndarray
+    """(k, 3) int64, complete."""
+    entities: np.ndarray
+    """(k,) int64: what completes each."""
+    scores: np.ndarray
+    """(k,) float32, descending; equal ones by ascending entity."""
+    ranks: np.ndarray
+    """(k,) int64: filtered ranks, as of an `Attribution`."""
+    in_training: np.ndarray
+    """(k,) bool: whether the complete triple is one of the training triples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Influence summed over g groups of training triples."""
+
+    counts: np.ndarray
+    """(g,) int64: training triples in each."""
+    sums: np.ndarray
+    """(g,) float64: Σ⟨∇ℓ, ∇ℓ'⟩."""
+    positive: np.ndarray
+    """(g,) float64: the part of the proponents."""
+    negative: np.ndarray
+    """(g,) float64: the part of the opponents."""
+    errors: np.ndarray
+    """(g,) float64: how far each of the three may be from the exact one; 0 where every influence was computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """The groups of training triples that influenced a test triple most, in the order asked for."""
+
+    groups: np.ndarray
+    """(g,) int64: the relation or entity of each."""
+    sums: Sums
+    """Of these groups."""
+    total: Sums
+    """Of all training triples that count, as one group."""
+    certified: bool
+    """Whether it is proved that these are the first groups, in this order."""

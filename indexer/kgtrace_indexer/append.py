@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from kgtrace_indexer.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
+from kgtrace_indexer.codec import read_codec
 from kgtrace_indexer.featurizer import featurizer_for
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.parts import DTYPES, Progress, encode, in_order, require_space, write_parts
-from kgtrace_indexer.projection import Bases
+from kgtrace_indexer.parts import Progress, encode, in_order, require_space, write_parts
+from kgtrace_indexer.sampling import sample_table
+from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_indexer.triples import TripleTable, read_triples
 from kgtrace_store import layout
 from kgtrace_store.arrays import merge, open_arrays
-from kgtrace_store.errors import EmptyInput
+from kgtrace_store.errors import BadRequest, EmptyInput
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.vocabulary import Vocabulary
@@ -57,6 +59,8 @@ def append(
         There is no live generation to extend.
     EmptyInput
         Every triple of the file is indexed already.
+    BadRequest
+        Loss ``bce-kvsall``: known tails are labels of the triples that are indexed, too.
     Whatever `read_triples` and `build` raise.
     """
     stages = Stages()
@@ -66,27 +70,38 @@ def append(
         model = read_model(live.path / layout.MODEL)
         vocabulary = Vocabulary.read(live.path / layout.VOCABULARY)
         arrays = open_arrays(live.path / layout.GRADIENTS)
-        old_counts = live.manifest.counts
-        lines = old_counts["triples"] + old_counts["skipped"]
-        added = _added(read_triples(train, vocabulary, skip_unknown=skip_unknown), arrays["triples"], lines, train)
-        check_input(model, vocabulary, added)
-        featurizer = featurizer_for(model, live.manifest.configuration, on)
-        bases = Bases.from_arrays(arrays, on)
+        known = TrainingSet.of(arrays, open_arrays(live.path / layout.POSTINGS)).known
+        configuration, old_counts = live.manifest.configuration, live.manifest.counts
+        if configuration["loss"] == "bce-kvsall":
+            raise BadRequest(
+                f"{live.id} has loss bce-kvsall, whose labels are all known tails: with new triples the gradients of "
+                "those indexed change; build it anew"
+            )
+        new = _added(read_triples(train, vocabulary, skip_unknown=skip_unknown), known, old_counts, train)
+        check_input(model, vocabulary, new)
+        rate, stratify_by = configuration.get("sample_rate", 1.0), configuration.get("stratify_by")
+        added = sample_table(new, rate, stratify_by, configuration["seed"])
+        everything = np.concatenate([known, new.ids])
+        featurizer = featurizer_for(model, configuration, on, everything)
+        codec = read_codec(configuration, arrays, on)
         stages.lap("read")
-        with index_root.stage(_fingerprint(live, added), fresh=fresh) as staging:
+        with index_root.stage(_fingerprint(live, new), fresh=fresh) as staging:
             total = old_counts["triples"] + len(added.ids)
-            dtype = live.manifest.configuration["dtype"]
-            first = encode(featurizer, bases, added, np.arange(1), DTYPES[dtype])
-            require_space(staging, first, len(added.ids), total, model, vocabulary)
+            unsampled = everything if rate < 1 else None
+            first = encode(featurizer, codec, added, np.arange(1))
+            count = len(added.ids)
+            require_space(staging, first, codec, unsampled, new=count, total=total, model=model, vocabulary=vocabulary)
             share = -(-batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
-            parts = write_parts(staging, featurizer, bases, added, dtype=dtype, batch_size=share, progress=progress)
+            parts = write_parts(staging, featurizer, codec, added, batch_size=share, progress=progress)
             stages.lap("gradients")
             _merge(arrays, parts, staging.path / layout.GRADIENTS)
             contents = Contents(
                 model,
                 vocabulary,
-                configuration=live.manifest.configuration,
-                counts=counts(model, total, old_counts["skipped"] + added.skipped),
+                codec,
+                unsampled,
+                configuration=configuration,
+                counts=counts(model, total, len(everything), old_counts["skipped"] + new.skipped),
                 provenance=provenance(model, on) | {"extends": live.id, "model": live.manifest.provenance.get("model")},
             )
             return finish(
@@ -101,8 +116,9 @@ def append(
             )
 
 
-def _added(table: TripleTable, known: np.ndarray, lines: int, source: Path) -> TripleTable:
-    """Return what is new in a table, with rows numbered after `lines` others. Raises `EmptyInput`."""
+def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source: Path) -> TripleTable:
+    """Return what is new in a table, with rows numbered after those that were read before. Raises `EmptyInput`."""
+    lines = len(known) + old["skipped"]
     _, first = np.unique(table.ids, axis=0, return_index=True)
     first.sort()
     rows = np.concatenate([table.ids[first], known])

@@ -17,7 +17,8 @@ with its running statistics.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from kgtrace_indexer.layers import Selection, select_layers
-from kgtrace_indexer.losses import Loss
-from kgtrace_indexer.terms import Kron, Rows, Terms
+from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll
+from kgtrace_indexer.terms import Kron, Rows, Slopes, Spread, Terms
 from kgtrace_store.errors import UnsupportedModel
 
 MAX_FLOATS = 1 << 17
@@ -35,8 +36,19 @@ MAX_FLOATS = 1 << 17
 _CHUNK_FLOATS = 1 << 24
 """Size of the widest temporaries: loss terms are differentiated, and entities scored, in chunks of so many floats."""
 
+_PROBES = 8
+"""Samples that tell whether a score is linear in its tail."""
+_LINEAR = 1e-3
+"""How far from linear a score may be, in units of the product of norms; float32 errs by about 1e-6."""
+_TINY = 1e-12
+"""Keeps a scale of zero apart from none."""
+
 Representations = Sequence[Tensor]
 """What the score reads of a head, a relation or a tail: tensors (…, *shape) with common leading dimensions."""
+
+
+def _score_itself(score: Tensor) -> tuple[Tensor, Tensor]:
+    return score, torch.ones_like(score)
 
 
 def _as_stored(rows: Tensor) -> Tensor:
@@ -112,6 +124,7 @@ class AutogradModel:
         widths = sum(self._tables[reading.table].shape[1] for reading in readings)
         linear = [module for module in self._layers.values() if isinstance(module, nn.Linear)]
         layers = sum(module.in_features + module.out_features for module in linear)
+        self._linear: bool | None = None  # in the tail; found out when first asked
         self._pair_floats = widths + layers
         self._floats = self._pair_floats + scratch
         for reading in readings:
@@ -178,26 +191,114 @@ class AutogradModel:
 
         Raises `UnsupportedModel` when parameters that are left for `vmap` have more than `MAX_FLOATS` elements.
         """
-        step = max(1, _CHUNK_FLOATS // self._floats)
+        step = max(1, _CHUNK_FLOATS // self._floats // directions) * directions  # never parts a triple's loss terms
         with torch.inference_mode(False), torch.enable_grad():
             chunks = [
-                self._chunk(*ids, loss, selection)
+                self._own_chunk(*ids, loss, selection)
                 for ids in zip(head.split(step), relation.split(step), tail.split(step), strict=True)
             ]
         return _joined(chunks, directions)
 
-    def _chunk(self, head: Tensor, relation: Tensor, tail: Tensor, loss: Loss, selection: Selection) -> "_Chunk":
-        uses = [
-            (reading, index, counts)
-            for readings, index, counts in (
-                (self._head, head, selection.head_use),
-                (self._relation, relation, True),
-                (self._tail, tail, True),
+    def one_to_all_terms(
+        self,
+        head: Tensor,
+        relation: Tensor,
+        tail: Tensor,
+        *,
+        directions: int,
+        loss: OneToAll,
+        selection: Selection,
+    ) -> Terms:
+        """Return the gradients of m loss terms of all tails' scores; see `OneToAllModel`.
+
+        Raises `UnsupportedModel` where the score is not linear in the tail's rows, and as `terms` does.
+        """
+        if self._linear is None:
+            self._linear = self._is_linear()
+        if not self._linear:
+            raise UnsupportedModel(
+                f"losses over all tails ({', '.join(ONE_TO_ALL)}) need a score that is linear in the tail's embedding, "
+                f"and 0 where that is; this model's is not; losses that work: {', '.join([*OWN_SCORE, *CONTRAST])}"
             )
-            for reading in readings
+        entities = len(self._tables[self._tail[0].table])
+        step = max(1, _CHUNK_FLOATS // (self._floats + entities))
+        with torch.inference_mode(False), torch.enable_grad():
+            chunks = [
+                self._one_to_all_chunk(*ids, loss, selection)
+                for ids in zip(head.split(step), relation.split(step), tail.split(step), strict=True)
+            ]
+        return _joined(chunks, directions)
+
+    def _own_chunk(self, head: Tensor, relation: Tensor, tail: Tensor, loss: Loss, selection: Selection) -> "_Chunk":
+        rows = [self._tables[reading.table][tail] for reading in self._tail]
+        chunk, grads = self._chunk(head, relation, rows, loss, selection)
+        for reading, leaf in zip(self._tail, grads, strict=True):
+            if reading.table in selection:
+                chunk.rows.setdefault(reading.table, []).append(Rows(tail, leaf))
+        return chunk
+
+    def _one_to_all_chunk(
+        self, head: Tensor, relation: Tensor, tail: Tensor, loss: OneToAll, selection: Selection
+    ) -> "_Chunk":
+        first, group = _distinct(head, relation)
+        outputs = self._outputs(head[first], relation[first])  # x: (groups, width) for each reading of the tail
+        tables = [self._tables[reading.table] for reading in self._tail]
+        scores = torch.stack([x @ table.T for x, table in zip(outputs, tables, strict=True)]).sum(0)  # (groups, E)
+        value, slopes = loss(scores, head[first], relation[first], group, tail)
+        chunk, _ = self._chunk(head, relation, [slopes.along(table) for table in tables], _score_itself, selection)
+        for reading, x in zip(self._tail, outputs, strict=True):
+            if reading.table in selection:
+                if (other := chunk.spread.get(reading.table)) is not None:
+                    x = x + other.x
+                chunk.spread[reading.table] = Spread(slopes, x)
+        return replace(chunk, loss=value)
+
+    def _outputs(self, head: Tensor, relation: Tensor) -> list[Tensor]:
+        """Return the score's gradients with respect to the tail's rows at 0, (m, width) each."""
+        h, r = self._read(self._head, head), self._read(self._relation, relation)
+        leaves = [
+            torch.zeros(len(head), self._tables[reading.table].shape[1], device=self.device, requires_grad=True)
+            for reading in self._tail
         ]
-        leaves = [self._tables[reading.table][index].requires_grad_() for reading, index, _ in uses]
-        forms = [reading.form(leaf) for (reading, _, _), leaf in zip(uses, leaves, strict=True)]
+        score = self._score(h, r, [reading.form(leaf) for reading, leaf in zip(self._tail, leaves, strict=True)])
+        return list(torch.autograd.grad(score.sum(), leaves, materialize_grads=True))
+
+    def _is_linear(self) -> bool:
+        """Return whether the score is 0 at a tail of zeros, and otherwise linear in it, from a few samples."""
+        entities = len(self._tables[self._tail[0].table])
+        tables = [self._tables[reading.table] for reading in self._relation]
+        relations = len(tables[0]) if tables else 1
+        some = torch.arange(_PROBES, device=self.device)
+        head, relation = some * max(1, entities // _PROBES) % entities, some % relations
+        generator = torch.Generator().manual_seed(0)
+        rows = []
+        for reading in self._tail:
+            table = self._tables[reading.table]
+            noise = torch.randn(_PROBES, table.shape[1], generator=generator).to(self.device)
+            rows.append(noise * (table.std(correction=0) + _TINY))
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = self._outputs(head, relation)
+        h, r = self._read(self._head, head), self._read(self._relation, relation)
+        for scale in (0.0, -1.0, 1.0, 1000.0):
+            tails = [reading.form(scale * row) for reading, row in zip(self._tail, rows, strict=True)]
+            found = self._score(h, r, tails)
+            wanted = scale * torch.stack([(x * row).sum(1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
+            norms = torch.stack([x.norm(dim=1) * row.norm(dim=1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
+            unit = max(abs(scale), _TINY) * norms
+            if not bool(((found - wanted).abs() <= _LINEAR * unit + _TINY).all()):  # NaN, too
+                return False
+        return True
+
+    def _chunk(
+        self, head: Tensor, relation: Tensor, tails: Sequence[Tensor], loss: Loss, selection: Selection
+    ) -> tuple["_Chunk", list[Tensor]]:
+        """Return the gradients of loss terms, but for their tails' rows, (m, width) each; and those for them."""
+        uses = [(reading, head, selection.head_use) for reading in self._head]
+        uses += [(reading, relation, True) for reading in self._relation]
+        gathered = [self._tables[reading.table][index] for reading, index, _ in uses]
+        leaves = [leaf.detach().requires_grad_() for leaf in [*gathered, *tails]]
+        readings = [*(reading for reading, _, _ in uses), *self._tail]
+        forms = [reading.form(leaf) for reading, leaf in zip(readings, leaves, strict=True)]
         with _recording() as passes:
             score = self._score(*self._slots(forms))  # (m,)
         value, slope = loss(score.detach())
@@ -224,7 +325,7 @@ class AutogradModel:
         done = {f"{name}.{part}" for name in layers for part in ("weight", "bias")} | self._factors.keys()
         left = {n: p for n, p in self._score.named_parameters() if n in selection and n not in done}
         flat |= {name: g * slope[:, None] for name, g in self._small(left, h, r, t).items()}
-        return _Chunk(value, kron, flat, rows)
+        return _Chunk(value, kron, flat, rows, {}), list(grads[len(uses) : len(leaves)])
 
     def _add_layer(
         self,
@@ -340,24 +441,24 @@ class _Chunk:
     kron: dict[str, Kron]
     flat: dict[str, Tensor]
     rows: dict[str, list[Rows]]
+    spread: dict[str, Spread]
 
 
 def _joined(chunks: Sequence[_Chunk], directions: int) -> Terms:
     """Put chunks of loss terms together."""
     first = chunks[0]
     if len(chunks) == 1:
-        return Terms(directions, first.loss, first.kron, first.flat, first.rows)
-    kron = {}
+        return Terms(directions, first.loss, first.kron, first.flat, first.rows, first.spread)
+    kron, spread = {}, {}
     for name in first.kron:
         blocks = [chunk.kron[name] for chunk in chunks]
-        starts = [0]
-        for block in blocks:
-            starts.append(starts[-1] + len(block.v))
-        kron[name] = Kron(
-            torch.cat([block.u for block in blocks]),
-            torch.cat([block.v for block in blocks]),
-            torch.cat([block.group + start for block, start in zip(blocks, starts, strict=False)]),
-        )
+        group = _renumbered([block.group for block in blocks], [len(block.v) for block in blocks])
+        kron[name] = Kron(torch.cat([block.u for block in blocks]), torch.cat([block.v for block in blocks]), group)
+    for table in first.spread:
+        parts = [chunk.spread[table] for chunk in chunks]
+        group = _renumbered([part.u.group for part in parts], [len(part.x) for part in parts])
+        base, index, own = (torch.cat([getattr(p.u, field) for p in parts]) for field in ("base", "index", "own"))
+        spread[table] = Spread(Slopes(base, group, index, own), torch.cat([part.x for part in parts]))
     return Terms(
         directions,
         torch.cat([chunk.loss for chunk in chunks]),
@@ -373,4 +474,11 @@ def _joined(chunks: Sequence[_Chunk], directions: int) -> Terms:
             ]
             for table in first.rows
         },
+        spread,
     )
+
+
+def _renumbered(groups: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Put group numbers of several chunks, with so many groups each, one after the other."""
+    starts = accumulate(counts, initial=0)
+    return torch.cat([group + start for group, start in zip(groups, starts, strict=False)])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.projection import FLOOR, ROUNDING, Bases, index_code, rest_norm
+from kgtrace_indexer.projection import FLOAT32, FLOOR, ROUNDING, Bases, index_code, rest_norm
 from kgtrace_indexer.terms import Terms
 
 
@@ -30,6 +30,27 @@ class _Factor:
 
 
 @dataclass(frozen=True, slots=True)
+class _Slopes:
+    """One loss term's slopes over all entities, as the query has them, and what they are multiplied with."""
+
+    tail: int
+    """t', the loss term's own tail."""
+    at_tail: float
+    """u' at t'."""
+    all: Tensor
+    """(E,): u'."""
+    others: Tensor
+    """(E,): u' without t'."""
+    inside: Tensor
+    """(c,): coordinates of `others`."""
+    outside: float
+    """Norm of what they leave of it, with slack for rounding."""
+    length: float
+    """Norm of `others` and `inside` together."""
+    x: _Factor
+
+
+@dataclass(frozen=True, slots=True)
 class QueryCode:
     """The codes of one test triple; unlike stored ones, in full precision."""
 
@@ -43,8 +64,17 @@ class QueryCode:
     """(u, v) of each loss term, by block."""
     rows: Mapping[str, Sequence[tuple[int, _Factor]]]
     """Row read and its gradient, for each use of each table."""
+    spread: Mapping[str, Sequence[_Slopes]]
+    """Slopes and x of each loss term, by table whose rows were all scored."""
     norm: float
     """‖g'‖."""
+
+    def reads(self) -> dict[str, set[int]]:
+        """Return the rows of each table that are read, or scored as a loss term's own tail."""
+        found = {table: {index for index, _ in uses} for table, uses in self.rows.items()}
+        for table, slopes in self.spread.items():
+            found.setdefault(table, set()).update(each.tail for each in slopes)
+        return found
 
     def search_vector(self, sign: int) -> Tensor:
         """Return [sign · φ', ρ'], (k + blocks,): its inner product with [φ, ρ] bounds sign · (dense influence)."""
@@ -63,14 +93,26 @@ def encode_query(terms: Terms, bases: Bases) -> QueryCode:
     }
     rows = {
         table: [
-            (int(index), _factor(grad, bases.rows[table]))
+            (int(index), _factor(grad, bases.of_rows(table)))
             for use in uses
             for index, grad in zip(use.index, use.grad, strict=True)
         ]
         for table, uses in terms.rows.items()
     }
+    spread = {
+        table: [
+            _slopes(u, int(tail), bases.kron[table].u, _factor(x, bases.kron[table].v))
+            for u, tail, x in zip(
+                block.u.entries(torch.arange(block.u.base.shape[1], device=block.x.device)),  # (directions, E)
+                block.u.index[:, 0],
+                block.x[block.u.group],
+                strict=True,
+            )
+        ]
+        for table, block in terms.spread.items()
+    }
     norm = float((code.squared_norm[0] + FLOOR).sqrt())
-    return QueryCode(code.phi[0].cpu(), code.residual[0].cpu(), bases.flat.shape[1], kron, rows, norm)
+    return QueryCode(code.phi[0].cpu(), code.residual[0].cpu(), bases.flat.shape[1], kron, rows, spread, norm)
 
 
 def _factor(vector: Tensor, basis: Tensor) -> _Factor:
@@ -80,9 +122,25 @@ def _factor(vector: Tensor, basis: Tensor) -> _Factor:
     return _Factor(coordinates.cpu(), float(coordinates.norm()), float((squared_norm + FLOOR).sqrt()), float(rest))
 
 
+def _slopes(u: Tensor, tail: int, basis: Tensor, x: _Factor) -> _Slopes:
+    others = u.clone()
+    others[tail] = 0
+    inside = others @ basis
+    length = float(others.norm())
+    outside = float((others - basis @ inside).norm()) + FLOAT32 * length
+    return _Slopes(tail, float(u[tail]), u.cpu(), others.cpu(), inside.cpu(), outside, float(inside.norm()) + length, x)
+
+
 def _stored_error(dtype: torch.dtype) -> float:
     """Return how far a stored direction, of length at most 1, may lie from the true one."""
     return 2.0**-11 + 1e-6 if dtype == torch.float16 else 2.0**-24  # half a unit in the last place, and subnormals
+
+
+def _product_bounds(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the product of two numbers known up to an error each, and its error."""
+    (first, first_error), (second, second_error) = x, y
+    error = first.abs() * second_error + second.abs() * first_error + first_error * second_error
+    return first * second, error
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +158,7 @@ class Codes:
         names = [name for name in arrays if not name.startswith("basis.")]
         uses: dict[str, int] = {}
         for name in names:
-            if name.endswith(".index"):
+            if name.endswith(".index") and not name.endswith(".spread.index"):
                 table = name.removesuffix(".index").rpartition(".")[0]
                 uses[table] = uses.get(table, 0) + 1
         with warnings.catch_warnings():
@@ -115,6 +173,8 @@ class Codes:
         """Bound sign · influence of training triples (m,) by the index codes and the norms of shared rows, (m,)."""
         upper = sign * (self.arrays["projected"][rows] @ query.phi) + self.arrays["residual"][rows] @ query.residual
         for table, i, index, factor in self._uses(query):
+            if table in query.spread:
+                continue  # its other uses are in φ and ρ
             match = self.arrays[f"{table}.{i}.index"][rows] == index  # (m, directions)
             norms = self.arrays[f"{table}.{i}.size"][rows][:, :, 0]
             upper += (match * norms).sum(1) * factor.norm * (1 + ROUNDING)
@@ -127,23 +187,55 @@ class Codes:
         """
         flat = query.flat_dims
         estimate = self.arrays["projected"][rows, :flat] @ query.phi[:flat]
-        slack = self.arrays["residual"][rows, 0] * query.residual[0]
-        slack += ROUNDING * query.norm * (self.arrays["self_influence"][rows] + FLOOR).sqrt()
-        related = torch.full_like(slack, float(query.residual[0] > 0 or len(query.kron) > 0))
+        slack = ROUNDING * query.norm * (self.arrays["self_influence"][rows] + FLOOR).sqrt()
+        rounding = slack.clone()
+        slack += self.arrays["residual"][rows, 0] * query.residual[0]
+        related = torch.full_like(slack, float(query.residual[0] > 0 or len(query.kron) + len(query.spread) > 0))
         for name, factors in query.kron.items():
             for u, v in factors:
-                x, x_error = self._product(f"{name}.u", u, rows)  # (m, directions)
-                y, y_error = self._product(f"{name}.v", v, rows)
-                estimate += (x * y).sum(1)
-                slack += (x.abs() * y_error + y.abs() * x_error + x_error * y_error).sum(1)
+                product, error = _product_bounds(
+                    self._stored(f"{name}.u", rows).product(u), self._stored(f"{name}.v", rows).product(v)
+                )  # (m, directions) each
+                estimate += product.sum(1)
+                slack += error.sum(1)
         for table, i, index, factor in self._uses(query):
             place, direction = torch.nonzero(self.arrays[f"{table}.{i}.index"][rows] == index, as_tuple=True)
             if len(place):
-                product, error = self._product(f"{table}.{i}", factor, rows[place], direction)
+                product, error = self._stored(f"{table}.{i}", rows[place], direction).product(factor)
                 estimate.index_add_(0, place, product)
                 slack.index_add_(0, place, error)
                 related[place] = 1
+        for table, slopes in query.spread.items():
+            product, error = self._spread_bracket(table, slopes, query, rows, rounding)
+            estimate += product
+            slack += error
         return estimate, slack * related
+
+    def _spread_bracket(
+        self, table: str, slopes: Sequence[_Slopes], query: QueryCode, rows: Tensor, rounding: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return estimate and slack of what a table whose rows were all scored adds, (m,) each.
+
+        Products of two row gradients of the table are not among it. Products ⟨g, x'⟩ that matter less than `rounding`
+        (m,) are bounded by their norms.
+        """
+        u, x = _StoredSlopes.of(self.arrays, table, rows), self._stored(f"{table}.x", rows)
+        pairs = [(u.product(each), x.product(each.x)) for each in slopes]
+        pairs += [(u.entry(index), x.product(factor)) for index, factor in query.rows.get(table, ())]
+        bounds = [_product_bounds(*pair) for pair in pairs]
+        estimate, slack = (torch.stack(part).sum((0, 2)) for part in zip(*bounds, strict=True))
+        for i in range(self.uses.get(table, 0)):
+            index, norm = self.arrays[f"{table}.{i}.index"][rows], self.arrays[f"{table}.{i}.size"][rows][:, :, 0]
+            for each in slopes:
+                weight = each.all[index]  # (m, directions): u' at the row that was read
+                most = weight.abs() * norm * each.x.norm * (1 + ROUNDING)
+                matters = most > rounding[:, None]
+                slack += (most * ~matters).sum(1)
+                place, direction = torch.nonzero(matters, as_tuple=True)
+                product, error = self._stored(f"{table}.{i}", rows[place], direction).product(each.x)
+                estimate.index_add_(0, place, product * weight[matters])
+                slack.index_add_(0, place, error * weight[matters].abs())
+        return estimate, slack
 
     def _uses(self, query: QueryCode) -> list[tuple[str, int, int, _Factor]]:
         """Return every pairing of a stored use of a table with one of the query's."""
@@ -154,12 +246,74 @@ class Codes:
             for index, factor in factors
         ]
 
-    def _product(
-        self, name: str, factor: _Factor, rows: Tensor, direction: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return ⟨v, v'⟩ and its error for stored vectors v: (m, directions), or (m,) for one direction of each."""
-        code, size = self.arrays[f"{name}.code"], self.arrays[f"{name}.size"]
+    def _stored(self, name: str, rows: Tensor, direction: Tensor | None = None) -> "_Stored":
+        """Gather stored vectors: (m, directions) of them, or (m,) for one direction of each."""
+        code = self.arrays[f"{name}.code"]
         at = rows if direction is None else (rows, direction)
-        norm, rest = size[at].unbind(-1)
-        product = (code[at].float() @ factor.coordinates) * norm
-        return product, norm * (_stored_error(code.dtype) * factor.length) + rest * factor.rest
+        norm, rest = self.arrays[f"{name}.size"][at].unbind(-1)
+        return _Stored(code[at].float(), norm, rest, _stored_error(code.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Stored vectors v."""
+
+    direction: Tensor
+    """(…, m): their coordinates over their norms."""
+    norm: Tensor
+    rest: Tensor
+    """Norms of what the basis leaves out."""
+    error: float
+    """How far a direction may lie from the true one."""
+
+    def product(self, factor: _Factor) -> tuple[Tensor, Tensor]:
+        """Return ⟨v, v'⟩ and its error, (…) each."""
+        product = (self.direction @ factor.coordinates) * self.norm
+        return product, self.norm * (self.error * factor.length) + self.rest * factor.rest
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredSlopes:
+    """Stored slopes u over all entities of some training triples: a few entries, coordinates and bounds of the rest."""
+
+    inside: Tensor
+    """(m, directions, c): coordinates of what has no entry, over `norm`."""
+    value: Tensor
+    """(m, directions, s): entries, over `norm`."""
+    at: Tensor
+    """(m, directions, s): whose they are."""
+    tail: Tensor
+    """(m, directions): t."""
+    norm: Tensor
+    """(m, directions), as are all below."""
+    rest: Tensor
+    """Norm of what neither has."""
+    least: Tensor
+    """Bound of every entry that is not stored."""
+    own: Tensor
+    """What u has at t beyond what the others say."""
+    error: float
+    """How far `inside` and `value` together may lie from the true ones."""
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor], table: str, rows: Tensor) -> "_StoredSlopes":
+        """Gather those of training triples (m,)."""
+        code, at = arrays[f"{table}.spread.code"], arrays[f"{table}.spread.at"][rows]
+        inside, value = code[rows].float().split([code.shape[2] - at.shape[2], at.shape[2]], 2)
+        norm, rest, least, own = arrays[f"{table}.spread.size"][rows].unbind(-1)
+        tail = arrays[f"{table}.spread.index"][rows]
+        return cls(inside, value, at, tail, norm, rest, least, own, _stored_error(code.dtype))
+
+    def product(self, query: _Slopes) -> tuple[Tensor, Tensor]:
+        """Return ⟨u, u'⟩ and its error, (m, directions) each."""
+        coded = self.inside @ query.inside + (self.value * query.others[self.at]).sum(2)
+        entry, entry_error = self.entry(query.tail)
+        product = coded * self.norm + self.own * query.others[self.tail] + entry * query.at_tail
+        error = self.norm * (self.error * query.length) + self.rest * query.outside + entry_error * abs(query.at_tail)
+        return product, error
+
+    def entry(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return u at an entity, and its error, (m, directions) each."""
+        match = (self.at == index).float()  # (m, directions, s); sums of bool are slow
+        entry = (self.value * match).sum(2) * self.norm + self.own * (self.tail == index)
+        return entry, torch.where(match.sum(2) > 0, self.norm * self.error, self.least)

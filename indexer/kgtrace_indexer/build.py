@@ -22,12 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from kgtrace_indexer.codec import DTYPES, PCA, PROJECTIONS, Codec, PrincipalCodec, read_codec
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.gate import pass_gate
+from kgtrace_indexer.losses import check_loss, resolve_negatives
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.parts import DTYPES, Progress, encode, require_space, write_files, write_parts
+from kgtrace_indexer.parts import Progress, encode, require_space, write_files, write_parts
 from kgtrace_indexer.projection import Bases, fit_bases
+from kgtrace_indexer.sampling import Stratum, check_sampling, sample_table
 from kgtrace_indexer.triples import TripleTable
 from kgtrace_store import layout
 from kgtrace_store.arrays import assemble, read_part
@@ -43,16 +46,27 @@ class BuildConfig:
 
     loss: str = "bce"
     """Name of ℓ."""
+    label_smoothing: float = 0.0
+    """ε of losses over all tails."""
+    negatives: int | None = None
+    """K of losses that compare with negatives; None means 1 for these."""
     directions: str | None = None
     """``forward`` or ``both``; None means as trained."""
     layers: tuple[str, ...] = ("all",)
     """``all``, ``last:N``, or parameter names and patterns."""
+    projection: str = PCA
+    """``pca``: principal directions and what they leave out, for certified answers; ``gaussian``, ``sparse``: random
+    projections; ``none``: no index, every query computes every influence."""
     dim: int = 64
-    """k, the length of the index code φ."""
+    """k, the length of the index code φ or of a random projection."""
     landmarks: int = 2048
     """Training triples whose gradients the directions are chosen from."""
+    sample_rate: float = 1.0
+    """Share of the training triples that is indexed."""
+    stratify_by: Stratum | None = None
+    """``relation``, ``head`` or ``tail``: draw that share from the triples of each, and at least one."""
     seed: int = 0
-    """Fixes the choice of landmarks."""
+    """Fixes the choice of landmarks, random projections, the sample and negatives."""
     dtype: str = "float16"
     """Stored type of factor codes; float16 halves the disk and adds to the factor bound's slack."""
     batch_size: int = 2048
@@ -65,8 +79,11 @@ class BuildConfig:
         for name, least in (("dim", 1), ("landmarks", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise BadRequest(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if self.dtype not in DTYPES:
-            raise BadRequest(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        for name, known in (("dtype", DTYPES), ("projection", PROJECTIONS)):
+            if getattr(self, name) not in known:
+                raise BadRequest(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        check_loss(self.loss, self.label_smoothing, self.negatives)
+        check_sampling(self.sample_rate, self.stratify_by, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +136,31 @@ def build(
     check_input(model, vocabulary, table)
     stages = Stages()
     device = pick_device(config.device)
-    featurizer = featurizer_for(model, asdict(config), device)
+    featurizer = featurizer_for(model, asdict(config), device, table.ids)
     settings = asdict(config) | {"directions": featurizer.directions, "layers": list(config.layers)}
+    settings["negatives"] = resolve_negatives(config.loss, config.negatives)
     del settings["batch_size"], settings["device"]
     index_root = IndexRoot(root)
     with index_root.stage(_fingerprint(model, vocabulary, table, settings), fresh=fresh) as staging:
         live = index_root.current()
-        bases = _bases(staging, featurizer, table, config)
+        known = table.ids if config.sample_rate < 1 else None
+        indexed = sample_table(table, config.sample_rate, config.stratify_by, config.seed)
+        codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
-        first = encode(featurizer, bases, table, np.arange(1), DTYPES[config.dtype])
+        first = encode(featurizer, codec, indexed, np.arange(1))
         batch_size = -(-config.batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
-        require_space(staging, first, len(table.ids), len(table.ids), model, vocabulary)
-        parts = write_parts(
-            staging, featurizer, bases, table, dtype=config.dtype, batch_size=batch_size, progress=progress
-        )
+        count = len(indexed.ids)
+        require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
+        parts = write_parts(staging, featurizer, codec, indexed, batch_size=batch_size, progress=progress)
         stages.lap("gradients")
-        assemble(parts, staging.path / layout.GRADIENTS, extra=bases.arrays())
+        assemble(parts, staging.path / layout.GRADIENTS, extra=codec.arrays())
         contents = Contents(
             model,
             vocabulary,
+            codec,
+            known,
             configuration=settings,
-            counts=counts(model, len(table.ids), table.skipped),
+            counts=counts(model, count, len(table.ids), table.skipped),
             provenance=provenance(model, device),
         )
         return finish(
@@ -160,6 +181,9 @@ class Contents:
 
     model: ModelFile
     vocabulary: Vocabulary
+    codec: Codec
+    known: np.ndarray | None
+    """All training triples (N, 3), where only a sample of them is indexed."""
     configuration: Mapping[str, Any]
     counts: Mapping[str, int]
     provenance: Mapping[str, Any]
@@ -180,7 +204,7 @@ def finish(
 
     `live` is the generation that it is compared with, and that it replaces unless another has in the meantime.
     """
-    write_files(staging, contents.model, contents.vocabulary)
+    write_files(staging, contents.codec, contents.known, contents.model, contents.vocabulary)
     stages.lap("index")
     facts: dict[str, Any] = {
         "configuration": contents.configuration,
@@ -208,10 +232,11 @@ def finish(
     )
 
 
-def counts(model: ModelFile, triples: int, skipped: int) -> dict[str, int]:
-    """Return how many there are of what, for the manifest."""
+def counts(model: ModelFile, triples: int, training_triples: int, skipped: int) -> dict[str, int]:
+    """Return how many there are of what, for the manifest: `triples` are indexed of all `training_triples`."""
     return {
         "triples": triples,
+        "training_triples": training_triples,
         "skipped": skipped,
         "entities": model.num_entities,
         "relations": model.num_relations,
@@ -266,6 +291,12 @@ def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, s
     for array in (table.ids, table.train_index):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _codec(staging: Staging, featurizer: Featurizer, table: TripleTable, config: BuildConfig) -> Codec:
+    if config.projection == PCA:
+        return PrincipalCodec(_bases(staging, featurizer, table, config), DTYPES[config.dtype])
+    return read_codec(asdict(config), {}, featurizer.model.device)
 
 
 def _bases(staging: Staging, featurizer: Featurizer, table: TripleTable, config: BuildConfig) -> Bases:

@@ -7,17 +7,17 @@ block for each checkpoint. Nothing downstream needs to know: the index takes its
 its dimension does not grow with the number of checkpoints.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from kgtrace_indexer.layers import Selection
-from kgtrace_indexer.losses import Loss
-from kgtrace_indexer.models import ScoringModel
-from kgtrace_indexer.terms import Kron, Rows, Terms
+from kgtrace_indexer.losses import Loss, OneToAll
+from kgtrace_indexer.models import ScoringModel, one_to_all
+from kgtrace_indexer.terms import Kron, Rows, Spread, Terms
 
 _MARK = "@"
 
@@ -52,25 +52,34 @@ class Checkpoints:
     def terms(
         self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: Loss, selection: Selection
     ) -> Terms:
-        """Return the weighted gradients of m loss terms at all checkpoints; `Terms.loss` is Σ η_c ℓ."""
-        found = [
-            (rate, model.terms(head, relation, tail, directions=directions, loss=loss, selection=selection))
-            for rate, model in self.parts
-        ]
-        return _joined(found, directions)
+        """Return the weighted gradients of m loss terms at all checkpoints; `Terms.loss` is the trained model's."""
 
+        def of(model: ScoringModel, selection: Selection) -> Terms:
+            return model.terms(head, relation, tail, directions=directions, loss=loss, selection=selection)
 
-def _joined(parts: Iterable[tuple[float, Terms]], directions: int) -> Terms:
-    total: Tensor | None = None
-    kron: dict[str, Kron] = {}
-    flat: dict[str, Tensor] = {}
-    rows: dict[str, list[Rows]] = {}
-    for i, (rate, terms) in enumerate(parts):
-        scale = sqrt(rate)
-        total = rate * terms.loss if total is None else total + rate * terms.loss
-        kron |= {f"{n}{_MARK}{i}": Kron(scale * b.u, b.v, b.group) for n, b in terms.kron.items()}
-        flat |= {f"{n}{_MARK}{i}": scale * g for n, g in terms.flat.items()}
-        rows |= {f"{t}{_MARK}{i}": [Rows(u.index, scale * u.grad) for u in uses] for t, uses in terms.rows.items()}
-    if total is None:
-        raise ValueError("no checkpoints")
-    return Terms(directions, total, kron, flat, rows)
+        return self._joined(of, selection)
+
+    def one_to_all_terms(
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: OneToAll, selection: Selection
+    ) -> Terms:
+        """Do the same for a loss of all tails' scores; see `OneToAllModel`."""
+
+        def of(model: ScoringModel, selection: Selection) -> Terms:
+            able = one_to_all(model)
+            return able.one_to_all_terms(head, relation, tail, directions=directions, loss=loss, selection=selection)
+
+        return self._joined(of, selection)
+
+    def _joined(self, terms_of: Callable[[ScoringModel, Selection], Terms], selection: Selection) -> Terms:
+        nothing = terms_of(self.trained, Selection(frozenset(), head_use=False))
+        kron: dict[str, Kron] = {}
+        flat: dict[str, Tensor] = {}
+        rows: dict[str, list[Rows]] = {}
+        spread: dict[str, Spread] = {}
+        for i, (rate, model) in enumerate(self.parts):
+            terms, scale = terms_of(model, selection), sqrt(rate)
+            kron |= {f"{n}{_MARK}{i}": Kron(scale * b.u, b.v, b.group) for n, b in terms.kron.items()}
+            flat |= {f"{n}{_MARK}{i}": scale * g for n, g in terms.flat.items()}
+            rows |= {f"{t}{_MARK}{i}": [Rows(u.index, scale * u.grad) for u in uses] for t, uses in terms.rows.items()}
+            spread |= {f"{t}{_MARK}{i}": replace(b, x=scale * b.x) for t, b in terms.spread.items()}
+        return Terms(nothing.directions, nothing.loss, kron, flat, rows, spread)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgtrace_indexer.layers import Selection, select_layers
-from kgtrace_indexer.losses import Loss
+from kgtrace_indexer.losses import Loss, OneToAll
 from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.terms import Kron, Rows, Terms
+from kgtrace_indexer.terms import Kron, Rows, Spread, Terms
 from kgtrace_store.errors import UnsupportedModel
 
 ENTITY = "entity_representations.0._embeddings.weight"
@@ -151,21 +151,53 @@ class ConvE:
         directions
             How many consecutive loss terms make up a triple.
         """
-        pair, group = torch.unique(head * len(self.relations) + relation, return_inverse=True)
-        hidden = self._forward(pair // len(self.relations), pair % len(self.relations))
+        hidden, group, _ = self._hidden(head, relation)
         x, e = hidden.x[group], self.entities[tail]
         value, slope = loss((x * e).sum(1) + self.bias[tail])
-        dy2 = (x > 0) * e * slope[:, None]  # (m, d)
-        delta = dy2 * self.bn2.scale
+        kron, flat, rows = self._blocks(hidden, group, head, relation, slope[:, None] * e, selection)
+        if ENTITY in selection or BIAS in selection:
+            output = slope[:, None] * self._output(x, selection)  # (m, d + 1): the entity's row and its bias
+            rows[ENTITY] = [Rows(tail, output), *rows.get(ENTITY, [])]
+        return Terms(directions, value, kron, flat, rows)
 
+    def one_to_all_terms(
+        self,
+        head: Tensor,
+        relation: Tensor,
+        tail: Tensor,
+        *,
+        directions: int,
+        loss: OneToAll,
+        selection: Selection,
+    ) -> Terms:
+        """Return the gradients of m loss terms of all tails' scores; see `OneToAllModel`."""
+        hidden, group, pair = self._hidden(head, relation)
+        value, slopes = loss(hidden.x @ self.entities.T + self.bias, *pair, group, tail)
+        kron, flat, rows = self._blocks(hidden, group, head, relation, slopes.along(self.entities), selection)
+        spread = {}
+        if ENTITY in selection or BIAS in selection:
+            spread[ENTITY] = Spread(slopes, self._output(hidden.x, selection))
+        return Terms(directions, value, kron, flat, rows, spread)
+
+    def _hidden(self, head: Tensor, relation: Tensor) -> tuple[_Hidden, Tensor, tuple[Tensor, Tensor]]:
+        """Return one forward pass for the distinct (h, r), which of them each sample has, and what they are."""
+        pairs, group = torch.unique(head * len(self.relations) + relation, return_inverse=True)
+        pair = pairs // len(self.relations), pairs % len(self.relations)
+        return self._forward(*pair), group, pair
+
+    def _output(self, x: Tensor, selection: Selection) -> Tensor:
+        """Return the score's gradient with respect to the tail's row and bias, (m, d + 1), for x (m, d)."""
+        return torch.cat([x * (ENTITY in selection), torch.full_like(x[:, :1], float(BIAS in selection))], 1)
+
+    def _blocks(
+        self, hidden: _Hidden, group: Tensor, head: Tensor, relation: Tensor, pull: Tensor, selection: Selection
+    ) -> tuple[dict[str, Kron], dict[str, Tensor], dict[str, list[Rows]]]:
+        """Return all blocks but that of the tail's row, given dℓ/dx as `pull` (m, d)."""
+        dy2 = (hidden.x[group] > 0) * pull  # (m, d)
+        delta = dy2 * self.bn2.scale
         kron: dict[str, Kron] = {}
         flat: dict[str, Tensor] = {}
         rows: dict[str, list[Rows]] = {}
-        if ENTITY in selection or BIAS in selection:
-            output = torch.cat(
-                [slope[:, None] * x * (ENTITY in selection), slope[:, None] * (BIAS in selection)], 1
-            )  # (m, d + 1): the entity's row and its bias
-            rows[ENTITY] = [Rows(tail, output)]
         if self.linear_weight_name in selection:
             ones = torch.full_like(hidden.a[:, :1], float(self.linear_bias_name in selection))
             kron[self.linear_weight_name] = Kron(delta, torch.cat([hidden.a, ones], 1), group)
@@ -179,8 +211,8 @@ class ConvE:
             if RELATION in selection:
                 rows[RELATION] = [Rows(relation, relation_grad)]
             if ENTITY in selection and selection.head_use:
-                rows[ENTITY].append(Rows(head, F.pad(head_grad, (0, 1))))
-        return Terms(directions, value, kron, flat, rows)
+                rows[ENTITY] = [Rows(head, F.pad(head_grad, (0, 1)))]
+        return kron, flat, rows
 
     def _forward(self, head: Tensor, relation: Tensor) -> _Hidden:
         step = max(1, _CHUNK_FLOATS // self.linear.shape[1])

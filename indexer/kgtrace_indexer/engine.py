@@ -1,33 +1,48 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.answers import Answer, Attribution, Direction, Order, Restriction, Seconds
-from kgtrace_indexer.bounds import Codes, encode_query
-from kgtrace_indexer.certify import CertifiedSearch, Found, best
+from kgtrace_indexer.aggregate import GroupSums
+from kgtrace_indexer.answers import (
+    Aggregation,
+    Answer,
+    Attribution,
+    Completions,
+    Direction,
+    Group,
+    Order,
+    Restriction,
+    Seconds,
+)
+from kgtrace_indexer.bounds import Codes
+from kgtrace_indexer.certify import Found, best
+from kgtrace_indexer.codec import Codec, PrincipalCodec, RandomCodec, read_codec
+from kgtrace_indexer.completions import complete
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.projection import Bases, index_code
+from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
 from kgtrace_indexer.terms import Terms, inner, squared_norms
-from kgtrace_indexer.training_set import TrainingSet
+from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_store import layout
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import Abandoned, BadRequest, CorruptGeneration, IdOutOfRange
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
-from kgtrace_store.search import FaissSearch, SearchIndex
+from kgtrace_store.search import FaissSearch
 from kgtrace_store.vocabulary import Vocabulary
 
 _SCAN_BLOCK = 2048
 """Training triples featurized at a time in a full scan."""
+_BRACKET_BLOCK = 8192
+"""Training triples whose factor bound is computed at a time in a full scan."""
 
 
 class _Clock:
@@ -51,17 +66,18 @@ class Attributor:
         generation: Generation,
         vocabulary: Vocabulary,
         featurizer: Featurizer,
-        bases: Bases,
+        codec: Codec,
         codes: Codes,
-        index: SearchIndex,
+        retrieval: Retrieval | None,
         training: TrainingSet,
     ) -> None:
+        """`retrieval` is None where there is no index: every query is then an exact scan."""
         self._generation = generation
         self.vocabulary = vocabulary
         self._featurizer = featurizer
-        self._bases = bases
+        self._codec = codec
         self._codes = codes
-        self._index = index
+        self._retrieval = retrieval
         self.training = training
 
     @property
@@ -118,36 +134,99 @@ class Attributor:
         IdOutOfRange
             An id beyond the model's tables.
         BadRequest
-            `top_k` or `max_candidates` out of range, or arrays of another shape.
+            `top_k`, `max_candidates` or `within_hops` out of range, or arrays of another shape.
         MissingInverseRelations
             Direction ``head`` on a model without inverse relations.
         """
         triples = self._checked(triples)
-        if top_k < 1:
-            raise BadRequest(f"top_k is {top_k}, must be at least 1")
+        _require_positive("top_k", top_k)
         if max_candidates is not None and max_candidates < 0:
             raise BadRequest(f"max_candidates is {max_candidates}, must be at least 0")
         with torch.inference_mode():
             clock = _Clock()
             terms = self._featurizer.test_terms(triples, direction)
             scores = self._featurizer.candidate_scores(triples, direction)
-            norms = squared_norms(terms).total
+            losses, norms = terms.losses(), squared_norms(terms).total
             clock.lap("gradient")
-            mask = self.training.allowed(restriction)
-            if exact:
-                found = self._scan(terms, top_k, order, mask, wanted)
+            mask, near = self.training.allowed(restriction), self._near(triples, restriction)
+            if exact or self._retrieval is None:
+                found = self._scan(terms, top_k, order, mask, near, wanted)
                 clock.lap("rerank")
             else:
-                found = [
-                    self._search(terms.triple(i), top_k, order, max_candidates, mask, clock)
-                    for i in range(len(triples))
-                ]
+                found = []
+                for i in range(len(triples)):
+                    among = self._among(mask, near[i])
+                    rows = None if among is None else self._rows(among)
+                    ask = Ask(top_k, order, max_candidates, rows, self._exactly(terms.triple(i), clock))
+                    found.append(self._retrieval.find(terms.triple(i), ask))
+                    clock.lap("search")
             attributions = [
-                self._attribution(triples[i], scores[i], float(norms[i]), found[i], direction)
+                self._attribution(triples[i], scores[i], float(losses[i]), float(norms[i]), found[i], direction)
                 for i in range(len(triples))
             ]
             clock.lap("gradient")
         return Answer(attributions, Seconds(**clock.seconds))
+
+    def aggregate(
+        self,
+        triple: np.ndarray,
+        by: Group,
+        *,
+        top_k: int = 10,
+        order: Order = "proponents",
+        exact: bool = False,
+        restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
+        direction: Direction = "tail",
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Aggregation:
+        """Return a test triple's influences, summed over the training triples of a relation, head or tail.
+
+        Parameters
+        ----------
+        triple
+            (3,) int64: head, relation, tail ids.
+        by
+            What the training triples of a group have in common.
+        exact
+            Compute every training triple's influence; else sums are estimates with bounds on their errors.
+
+        The others are those of `query`, and so is what is raised.
+        """
+        _require_positive("top_k", top_k)
+        triple = self._checked(np.asarray(triple)[None])
+        sums = GroupSums(len(self.vocabulary.relations if by == "relation" else self.vocabulary.entities))
+        column = ("head", "relation", "tail").index(by)
+        with torch.inference_mode():
+            terms = self._featurizer.test_terms(triple, direction)
+            brackets = None if exact or self._retrieval is None else self._retrieval.brackets(terms)
+            (near,) = self._near(triple, restriction)
+            rows = self._rows(self._among(self.training.allowed(restriction), near))
+            for block in _blocks(rows, _SCAN_BLOCK if brackets is None else _BRACKET_BLOCK, wanted):
+                if brackets is None:
+                    influence = inner(self._training_terms(block), terms)[:, 0].cpu()
+                    slack = torch.zeros_like(influence)
+                else:
+                    influence, slack = brackets(block)
+                groups = self.training.triples[block.numpy(), column].astype(np.int64)
+                sums.add(torch.from_numpy(groups), influence, slack)
+        return sums.best(order, top_k)
+
+    def complete(
+        self, triples: np.ndarray, *, top_k: int = 10, direction: Direction = "tail", filtered: bool = False
+    ) -> list[Completions]:
+        """Return the model's best tails (or heads) for test triples (b, 3), whose own tails (or heads) do not matter.
+
+        `filtered` leaves out those that make a training triple. Raises what `query` raises.
+        """
+        _require_positive("top_k", top_k)
+        triples = self._checked(triples)
+        column = 2 if direction == "tail" else 0
+        with torch.inference_mode():
+            scores = self._featurizer.candidate_scores(triples, direction)
+            return [
+                complete(triple, column, row, self._known(triple, direction), top_k=top_k, filtered=filtered)
+                for triple, row in zip(triples, scores, strict=True)
+            ]
 
     def exact_influences(self, triples: np.ndarray, rows: np.ndarray, direction: Direction = "tail") -> np.ndarray:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32."""
@@ -158,25 +237,35 @@ class Attributor:
     def bounds(
         self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the index's upper bound, and the factor bound's two, for training triples (m,): (m,) each."""
+        """Return an upper, a lower and a tighter upper bound of the influences of training triples (m,), (m,) each.
+
+        They are those that a search takes for granted. Raises `BadRequest` where nothing is searched.
+        """
+        if self._retrieval is None:
+            raise BadRequest("this index was built with projection none: it holds no bounds")
         with torch.inference_mode():
-            code = encode_query(self._featurizer.test_terms(self._checked(triple[None]), direction), self._bases)
-            at = torch.as_tensor(rows)
-            estimate, slack = self._codes.bracket(code, at)
-            return (
-                self._codes.index_upper(code, 1, at).numpy(),
-                (estimate - slack).numpy(),
-                (estimate + slack).numpy(),
-            )
+            terms = self._featurizer.test_terms(self._checked(triple[None]), direction)
+            upper, low, high = self._retrieval.bounds(terms, torch.as_tensor(rows))
+            return upper.numpy(), low.numpy(), high.numpy()
+
+    @property
+    def certifies(self) -> bool:
+        """Whether every answer is proved to be exact unless `max_candidates` cuts it short."""
+        return self._retrieval is None or self._retrieval.certifies
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is an index; without one every query is an exact scan."""
+        return self._retrieval is not None
 
     def rows(self) -> dict[str, np.ndarray]:
         """Return the stored arrays with one row for each training triple."""
         return {name: tensor.numpy() for name, tensor in self._codes.arrays.items()}
 
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the index codes of training triples `rows` (m,), computed anew under their stored names."""
+        """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
-            return index_code(self._training_terms(torch.as_tensor(rows)), self._bases).arrays()
+            return self._codec.checked(self._training_terms(torch.as_tensor(rows)))
 
     def _checked(self, triples: np.ndarray) -> np.ndarray:
         triples = np.asarray(triples)
@@ -190,19 +279,34 @@ class Attributor:
                 raise IdOutOfRange(f"{name} id {wrong[0]} is out of range: the model has {limit}")
         return triples
 
+    def _near(self, triples: np.ndarray, restriction: Restriction) -> list[np.ndarray | None]:
+        """Return for each test triple a mask (E,) of the entities that a training triple must touch; None for all."""
+        if restriction.within_hops is None:
+            return [None] * len(triples)
+        _require_positive("within_hops", restriction.within_hops)
+        entities = len(self.vocabulary.entities)
+        return [self.training.reached(triple, restriction.within_hops - 1, entities) for triple in triples]
+
+    def _among(self, mask: np.ndarray | None, near: np.ndarray | None) -> np.ndarray | None:
+        """Return a mask (n,) of the training triples that are in one and touch the other, or None for all."""
+        if near is None:
+            return mask
+        touched = touching(self.training.triples, near)
+        return touched if mask is None else touched & mask
+
+    def _rows(self, mask: np.ndarray | None) -> Tensor:
+        return torch.arange(len(self)) if mask is None else torch.as_tensor(np.flatnonzero(mask))
+
+    def _known(self, triple: np.ndarray, direction: Direction) -> np.ndarray:
+        """Return the entities that make a training triple in place of the tail (or the head)."""
+        head, relation, tail = (int(i) for i in triple)
+        return self.training.tails_of(head, relation) if direction == "tail" else self.training.heads_of(relation, tail)
+
     def _training_terms(self, rows: Tensor) -> Terms:
         return self._featurizer.training_terms(self.training.triples[rows.numpy()])
 
-    def _search(
-        self,
-        terms: Terms,
-        top_k: int,
-        order: Order,
-        max_candidates: int | None,
-        mask: np.ndarray | None,
-        clock: _Clock,
-    ) -> Found:
-        """Search the best of one test triple through the index, or among the allowed triples."""
+    def _exactly(self, terms: Terms, clock: _Clock) -> Callable[[Tensor], Tensor]:
+        """Return what computes the influences of training triples (m,) on one test triple, (m,)."""
 
         def exact(rows: Tensor) -> Tensor:
             clock.lap("search")
@@ -210,52 +314,42 @@ class Attributor:
             clock.lap("rerank")
             return influence
 
-        search = CertifiedSearch(
-            encode_query(terms, self._bases),
-            self._codes,
-            exact,
-            top_k=top_k,
-            order=order,
-            max_candidates=max_candidates,
-        )
-        if mask is None:
-            found = search.everywhere(self._index, self.training)
-        else:
-            found = search.among(torch.as_tensor(np.flatnonzero(mask)))
-        clock.lap("search")
-        return found
+        return exact
 
     def _scan(
-        self, terms: Terms, top_k: int, order: Order, mask: np.ndarray | None, wanted: Callable[[], bool]
+        self,
+        terms: Terms,
+        top_k: int,
+        order: Order,
+        mask: np.ndarray | None,
+        near: list[np.ndarray | None],
+        wanted: Callable[[], bool],
     ) -> list[Found]:
         """Compute the influence of every allowed training triple on all test triples at once."""
-        rows = torch.arange(len(self)) if mask is None else torch.as_tensor(np.flatnonzero(mask))
-        kept = [(rows[:0], torch.empty(0))] * len(terms)
-        for block in rows.split(_SCAN_BLOCK) if len(rows) else ():
-            if not wanted():
-                raise Abandoned(f"an exact scan of {len(rows)} training triples was given up")
+        masks = [entities for entities in near if entities is not None]
+        rows = self._rows(self._among(mask, np.logical_or.reduce(masks) if masks else None))
+        kept = [Found(rows[:0], torch.empty(0), 0.0, 0, 0)] * len(terms)
+        for block in _blocks(rows, _SCAN_BLOCK, wanted):
             influences = inner(self._training_terms(block), terms).cpu()  # (m, b)
-            kept = [
-                best(torch.cat([seen, block]), torch.cat([values, influence]), order, top_k)
-                for (seen, values), influence in zip(kept, influences.T, strict=True)
-            ]
-        return [Found(seen, values, 0.0, len(rows), len(rows)) for seen, values in kept]
+            triples = self.training.triples[block.numpy()]
+            for i, entities in enumerate(near):
+                these = slice(None) if entities is None else torch.from_numpy(touching(triples, entities))
+                kept[i] = _extended(kept[i], block[these], influences[these, i], order, top_k)
+        return kept
 
     def _attribution(
         self,
         triple: np.ndarray,
         scores: Tensor,
+        loss: float,
         squared_norm: float,
         found: Found,
         direction: Direction,
     ) -> Attribution:
         head, relation, tail = (int(i) for i in triple)
-        if direction == "tail":
-            known, target = self.training.tails_of(head, relation), tail
-        else:
-            known, target = self.training.heads_of(relation, tail), head
+        known = self._known(triple, direction)
+        target = tail if direction == "tail" else head
         score = float(scores[target])
-        loss, _ = self._featurizer.loss(scores[target])
         better = scores > score
         better[torch.as_tensor(known.astype(np.int64))] = False
         rows = found.rows.numpy()
@@ -266,7 +360,7 @@ class Attributor:
             score=score,
             rank=1 + int(better.sum()),
             in_training=bool(np.isin(target, known)),
-            loss=float(loss),
+            loss=loss,
             self_influence=squared_norm,
             certified=found.bound_gap == 0.0,
             bound_gap=found.bound_gap,
@@ -277,6 +371,25 @@ class Attributor:
             influence=influence,
             cosine=np.divide(influence, norms, out=np.zeros_like(influence), where=norms > 0),
         )
+
+
+def _require_positive(name: str, number: int) -> None:
+    if number < 1:
+        raise BadRequest(f"{name} is {number}, must be at least 1")
+
+
+def _blocks(rows: Tensor, size: int, wanted: Callable[[], bool]) -> Iterator[Tensor]:
+    """Split rows (m,), for as long as somebody waits for what is made of them. Raises `Abandoned`."""
+    for block in rows.split(size) if len(rows) else ():
+        if not wanted():
+            raise Abandoned(f"a scan of {len(rows)} training triples was given up")
+        yield block
+
+
+def _extended(found: Found, rows: Tensor, influence: Tensor, order: Order, top_k: int) -> Found:
+    """Take in the influences of further rows (m,) in a full scan."""
+    seen, values = best(torch.cat([found.rows, rows]), torch.cat([found.influence, influence]), order, top_k)
+    return Found(seen, values, 0.0, found.candidates + len(rows), found.exact_terms + len(rows))
 
 
 def open_attributor(
@@ -299,20 +412,33 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
     on = pick_device(device)
     arrays = open_arrays(opened.path / layout.GRADIENTS)
     postings = open_arrays(opened.path / layout.POSTINGS)
-    index = FaissSearch.read(opened.path / layout.SEARCH)
+    codec = read_codec(opened.manifest.configuration, arrays, on)
+    codes = Codes.of(arrays)
     training = TrainingSet.of(arrays, postings)
     count = opened.manifest.counts["triples"]
-    if not count == len(training.triples) == index.ntotal:
+    if missing := [name for name in codec.searched if name not in arrays]:
+        raise CorruptGeneration(f"{opened.path}: {layout.GRADIENTS} lacks {', '.join(missing)}")
+    index = FaissSearch.read(opened.path / layout.SEARCH) if codec.searched else None
+    indexed = count if index is None else index.ntotal
+    if not count == len(training.triples) == indexed:
         raise CorruptGeneration(
             f"{opened.path}: the manifest counts {count} triples, {layout.GRADIENTS} holds {len(training.triples)}, "
-            f"{layout.SEARCH} {index.ntotal}"
+            f"{layout.SEARCH} {indexed}"
         )
+    retrieval: Retrieval | None = None
+    match codec, index:
+        case PrincipalCodec(bases), FaissSearch():
+            retrieval = Cascade(bases, codes, index, training)
+        case RandomCodec(projection), FaissSearch():
+            retrieval = Pool(projection, codes.arrays["projected"], index, training.self_influence)
     return Attributor(
         generation=opened,
         vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
-        featurizer=featurizer_for(read_model(opened.path / layout.MODEL), opened.manifest.configuration, on),
-        bases=Bases.from_arrays(arrays, on),
-        codes=Codes.of(arrays),
-        index=index,
+        featurizer=featurizer_for(
+            read_model(opened.path / layout.MODEL), opened.manifest.configuration, on, training.known
+        ),
+        codec=codec,
+        codes=codes,
+        retrieval=retrieval,
         training=training,
     )

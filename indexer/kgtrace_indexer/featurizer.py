@@ -11,9 +11,9 @@ from torch import Tensor
 from kgtrace_indexer.answers import Direction
 from kgtrace_indexer.checkpoints import Checkpoints
 from kgtrace_indexer.layers import Selection
-from kgtrace_indexer.losses import Loss, loss_by_name
+from kgtrace_indexer.losses import Contrast, KnownTails, Loss, OneToAll, loss_by_name
 from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.models import ScoringModel, scoring_model
+from kgtrace_indexer.models import ScoringModel, one_to_all, scoring_model
 from kgtrace_indexer.terms import Terms
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
@@ -44,7 +44,7 @@ class Featurizer:
     """Turns triples of original relation ids into gradient terms."""
 
     model: ScoringModel
-    loss: Loss
+    loss: Loss | OneToAll
     selection: Selection
     directions: Directions
     """Of training triples."""
@@ -52,11 +52,11 @@ class Featurizer:
     """Whether the relation table holds 2r for r and 2r + 1 for r⁻¹."""
 
     def training_terms(self, triples: np.ndarray) -> Terms:
-        """Return the gradients of training triples (n, 3), one or two loss terms each."""
+        """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
         return self._terms(triples, ["tail", "head"] if self.directions == "both" else ["tail"])
 
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
-        """Return the gradients of test triples (n, 3) in the direction explained, one loss term each.
+        """Return the gradients of test triples (n, 3) in the direction explained alone.
 
         Raises `MissingInverseRelations` for ``head`` on a model without inverse relations.
         """
@@ -64,38 +64,75 @@ class Featurizer:
 
     def candidate_scores(self, triples: np.ndarray, direction: Direction) -> Tensor:
         """Return the scores of all entities in place of the tail (or the head), (n, E)."""
-        source, relation, _ = self._instance(triples, direction)
+        source, relation, _ = self._columns(self._instances(triples, [direction]))
         return self.model.tail_scores(source, relation)
 
     def _terms(self, triples: np.ndarray, directions: list[Direction]) -> Terms:
-        instances = [self._instance(triples, direction) for direction in directions]
-        source, relation, target = (torch.stack(column, 1).flatten() for column in zip(*instances, strict=True))
-        return self.model.terms(
-            source, relation, target, directions=len(directions), loss=self.loss, selection=self.selection
-        )
+        instances, count = self._instances(triples, directions), len(directions)
+        if isinstance(self.loss, OneToAll):
+            source, relation, target = self._columns(instances)
+            return one_to_all(self.model).one_to_all_terms(
+                source, relation, target, directions=count, loss=self.loss, selection=self.selection
+            )
+        if isinstance(self.loss, Contrast):
+            instances = self.loss.with_negatives(instances)
+            count *= self.loss.negatives + 1
+        source, relation, target = self._columns(instances)
+        return self.model.terms(source, relation, target, directions=count, loss=self.loss, selection=self.selection)
 
-    def _instance(self, triples: np.ndarray, direction: Direction) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what (source, relation row) → target stands for each triple, (n,) int64 each."""
-        ids = torch.as_tensor(np.asarray(triples, np.int64), device=self.model.device)
-        head, relation, tail = ids.unbind(1)
-        if not self.inverse_triples:
-            if direction == "head":
-                raise MissingInverseRelations(
-                    "direction 'head' needs a model trained with inverse triples; this one has none"
-                )
-            return head, relation, tail
-        return (tail, 2 * relation + 1, head) if direction == "head" else (head, 2 * relation, tail)
+    def _instances(self, triples: np.ndarray, directions: list[Direction]) -> np.ndarray:
+        """Return what (source, relation row) → target stands for each triple and direction, (n · directions, 3)."""
+        ids = np.asarray(triples, np.int64)
+        if not self.inverse_triples and "head" in directions:
+            raise MissingInverseRelations(
+                "direction 'head' needs a model trained with inverse triples; this one has none"
+            )
+        rows = {
+            "tail": ids * [1, 2 if self.inverse_triples else 1, 1],
+            "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0],
+        }
+        return np.stack([rows[direction] for direction in directions], 1).reshape(-1, 3)
+
+    def _columns(self, instances: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        source, relation, target = torch.as_tensor(instances, device=self.model.device).unbind(1)
+        return source, relation, target
 
 
-def featurizer_for(model: ModelFile, config: Mapping[str, Any], device: torch.device) -> Featurizer:
-    """Return the featurizer of a configuration, as a build or a generation's manifest holds it."""
+def featurizer_for(
+    model: ModelFile, config: Mapping[str, Any], device: torch.device, training: np.ndarray | None = None
+) -> Featurizer:
+    """Return the featurizer of a configuration, as a build or a generation's manifest holds it.
+
+    `training` holds all training triples (n, 3): ``bce-kvsall`` labels their tails.
+
+    Raises `UnsupportedModel` for a loss that the model's score does not allow, `BadRequest` for one that is not known.
+    """
+
+    def known() -> KnownTails:
+        if training is None:
+            raise BadRequest(f"loss {config['loss']} labels all known tails, and there are no training triples")
+        return KnownTails.of(training, model.inverse_triples, device)
+
     scoring = scoring_model(model, device)
     if model.checkpoints:
         scoring = Checkpoints(scoring, [(rate, scoring_model(state, device)) for rate, state in model.checkpoints])
-    return Featurizer(
+    loss = loss_by_name(
+        config["loss"],
+        label_smoothing=config.get("label_smoothing", 0.0),
+        negatives=config.get("negatives"),
+        seed=config.get("seed", 0),
+        entities=model.num_entities,
+        trained_with=model.loss,
+        known=known,
+    )
+    found = Featurizer(
         model=scoring,
-        loss=loss_by_name(config["loss"]),
+        loss=loss,
         selection=scoring.select(config["layers"]),
         directions=resolve_directions(config["directions"], model.inverse_triples),
         inverse_triples=model.inverse_triples,
     )
+    if isinstance(loss, OneToAll):
+        with torch.inference_mode():
+            found.training_terms(np.zeros((1, 3), np.int64))  # tells whether the model can
+    return found

@@ -27,7 +27,7 @@ def select_layers(layers: Sequence[str], depths: Sequence[Iterable[str]]) -> Sel
     Parameters
     ----------
     layers
-        ``["all"]``, ``["last:N"]``, or parameter names and shell patterns.
+        ``["all"]``, ``["last:N"]``, or shell patterns, each of parameters or of modules with all their parameters.
     depths
         The model's parameter names, grouped by module in compute order *from the score backwards*. The first group
         holds the entity table's use as tail, the last one its use as head.
@@ -50,7 +50,7 @@ def select_layers(layers: Sequence[str], depths: Sequence[Iterable[str]]) -> Sel
         raise BadRequest("no layers given: all, last:N, or parameter names")
     chosen: set[str] = set()
     for pattern in layers:
-        matched = {name for name in everything if fnmatchcase(name, pattern)}
+        matched = {name for name in everything if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")}
         if not matched:
             raise BadRequest(
                 f"layers {pattern!r} matches no parameter; known: all, last:N, {', '.join(sorted(everything))}"

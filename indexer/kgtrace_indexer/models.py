@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from kgtrace_indexer.conve import ConvE
 from kgtrace_indexer.layers import Selection
-from kgtrace_indexer.losses import Loss
+from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.pykeen_model import pykeen_model
 from kgtrace_indexer.terms import Terms
-from kgtrace_store.errors import BadRequest
+from kgtrace_store.errors import BadRequest, UnsupportedModel
 
 
 class ScoringModel(Protocol):
@@ -51,7 +51,8 @@ class ScoringModel(Protocol):
         directions
             How many consecutive loss terms make up a triple: to be passed on to `Terms`.
         loss
-            Maps scores (m,) to losses and slopes dℓ/ds, (m,) each.
+            Maps scores (m,) to losses and slopes dℓ/ds, (m,) each. The loss terms of a triple must be passed to it
+            together: some losses compare their scores.
         selection
             The parameters whose gradients count; blocks of others must be left out.
 
@@ -60,6 +61,38 @@ class ScoringModel(Protocol):
 
     def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
         """Return the scores of all entities as tail, (m, E), for heads (m,) and relation rows (m,)."""
+
+
+@runtime_checkable
+class OneToAllModel(Protocol):
+    """A `ScoringModel` that also gives gradients of losses of all tails' scores."""
+
+    def one_to_all_terms(
+        self,
+        head: Tensor,
+        relation: Tensor,
+        tail: Tensor,
+        *,
+        directions: int,
+        loss: OneToAll,
+        selection: Selection,
+    ) -> Terms:
+        """Return the gradients of m loss terms ℓ(score(h, r, ·)), as `ScoringModel.terms` does of ℓ(score(h, r, t)).
+
+        Where the score is linear in the tail's row, s_e = ⟨x(h, r), row_e⟩, slopes u over all entities give the
+        tail's table the gradient u ⊗ x, a `Spread`, and all other parameters the gradient that the score has at the
+        row u · table. Raises `UnsupportedModel` where it is not.
+        """
+
+
+def one_to_all(model: ScoringModel) -> OneToAllModel:
+    """Return the model; raise `UnsupportedModel` if it gives no gradients of losses of all tails' scores."""
+    if not isinstance(model, OneToAllModel):
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no one_to_all_terms, which losses over all tails ({', '.join(ONE_TO_ALL)}) "
+            f"need; losses that work: {', '.join([*OWN_SCORE, *CONTRAST])}"
+        )
+    return model
 
 
 ModelFactory = Callable[[ModelFile, torch.device], ScoringModel]

@@ -1,16 +1,16 @@
 """The files of a generation: rows encoded in parts that survive a crash, then joined and indexed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from kgtrace_indexer.checkpoints import parameter_of
+from kgtrace_indexer.codec import Codec
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.model_file import ModelFile, write_model
-from kgtrace_indexer.projection import Bases, factor_codes, index_code
-from kgtrace_indexer.training_set import posting_lists
+from kgtrace_indexer.training_set import KNOWN, posting_lists
 from kgtrace_indexer.triples import TripleTable
 from kgtrace_store import durable, layout
 from kgtrace_store.arrays import open_arrays, write_part
@@ -21,9 +21,6 @@ from kgtrace_store.vocabulary import Vocabulary
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and of how much."""
-
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
-"""Stored types of factor codes."""
 
 _PART = 65_536
 """Triples in a part: what a crash costs at most, and what of the codes is in memory at a time."""
@@ -39,10 +36,9 @@ def in_order(ids: np.ndarray) -> np.ndarray:
 def write_parts(
     staging: Staging,
     featurizer: Featurizer,
-    bases: Bases,
+    codec: Codec,
     table: TripleTable,
     *,
-    dtype: str,
     batch_size: int,
     progress: Progress,
 ) -> list[Path]:
@@ -56,7 +52,7 @@ def write_parts(
         if name not in staging.parts():
             batches = []
             for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
-                batches.append(encode(featurizer, bases, table, batch, DTYPES[dtype]))
+                batches.append(encode(featurizer, codec, table, batch))
                 done += len(batch)
                 progress("gradients", done, len(order))
             staging.write_part(name, {key: np.concatenate([b[key] for b in batches]) for key in batches[0]})
@@ -67,21 +63,17 @@ def write_parts(
     return paths
 
 
-def encode(
-    featurizer: Featurizer, bases: Bases, table: TripleTable, batch: np.ndarray, dtype: torch.dtype
-) -> dict[str, np.ndarray]:
+def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.ndarray) -> dict[str, np.ndarray]:
     """Return everything that is stored of training triples `batch`, rows of the table.
 
     Raises `NonFinite` for a gradient that is NaN or infinite, naming the triple.
     """
     triples = table.ids[batch]
     with torch.inference_mode():
-        terms = featurizer.training_terms(triples)
         arrays = {
             "triples": triples.astype(np.int32),
             "train_index": table.train_index[batch].astype(np.int64),
-            **index_code(terms, bases).arrays(),
-            **factor_codes(terms, bases, dtype),
+            **codec.encode(featurizer.training_terms(triples)),
         }
     wrong = np.flatnonzero(~np.isfinite(arrays["self_influence"]))
     if len(wrong):
@@ -93,34 +85,54 @@ def encode(
 
 
 def require_space(
-    staging: Staging, row: Mapping[str, np.ndarray], new: int, total: int, model: ModelFile, vocabulary: Vocabulary
+    staging: Staging,
+    row: Mapping[str, np.ndarray],
+    codec: Codec,
+    known: np.ndarray | None,
+    *,
+    new: int,
+    total: int,
+    model: ModelFile,
+    vocabulary: Vocabulary,
 ) -> None:
     """Raise `StorageFailed` now when the disk would be full later.
 
     Parameters
     ----------
     row
-        What `encode` gives for one triple.
+        What `encode` gives for one triple with `codec`.
+    known
+        As in `write_files`.
     new, total
         How many triples are encoded, and how many the generation will hold.
     """
     finished = sum(name in staging.parts() for name in map(_part_name, range(0, new, _PART)))
     row_bytes = sum(array.nbytes for array in row.values())
-    search_bytes = 4 * (row["projected"].size + row["residual"].size)
+    search_bytes = 4 * sum(row[name].size for name in codec.searched)
     posting_bytes = sum(array.nbytes for name, array in row.items() if name.endswith(".index"))
     states = 1 + len(model.checkpoints)
     tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
     labels = sum(map(len, [*vocabulary.entities, *vocabulary.relations]))
     offsets = 8 * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
     needed = row_bytes * max(0, new - finished * _PART) + (row_bytes + search_bytes + posting_bytes) * total
-    durable.require_space(staging.path, needed + tensors + labels + offsets)
+    unsampled = 0 if known is None else known.nbytes
+    durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled)
 
 
-def write_files(staging: Staging, model: ModelFile, vocabulary: Vocabulary) -> None:
-    """Write everything else that follows from ``gradients.h5``, the model and the vocabulary."""
+def write_files(
+    staging: Staging, codec: Codec, known: np.ndarray | None, model: ModelFile, vocabulary: Vocabulary
+) -> None:
+    """Write everything else that follows from ``gradients.h5``, the model and the vocabulary.
+
+    `known` (N, 3) int32 are all training triples, where only a sample of them is indexed.
+    """
     arrays = open_arrays(staging.path / layout.GRADIENTS)
-    write_part(staging.path / layout.POSTINGS, postings(arrays, model))
-    _write_search(arrays, staging.path / layout.SEARCH)
+    found = postings(arrays, model)
+    if known is not None:
+        found[KNOWN] = known[in_order(known)]
+    write_part(staging.path / layout.POSTINGS, found)
+    if codec.searched:
+        _write_search(arrays, codec.searched, staging.path / layout.SEARCH)
     write_model(model, staging.path / layout.MODEL)
     vocabulary.write(staging.path / layout.VOCABULARY)
 
@@ -142,13 +154,12 @@ def _part_name(start: int) -> str:
     return f"part-{start // _PART:06d}.h5"
 
 
-def _write_search(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Index [φ, ρ]."""
-    projected, residual = arrays["projected"], arrays["residual"]
+def _write_search(arrays: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> None:
+    """Index arrays (n, ·) side by side."""
+    columns = [arrays[name] for name in names]
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(projected), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            yield np.concatenate([projected[part], residual[part]], 1)
+        for start in range(0, len(columns[0]), _BLOCK):
+            yield np.concatenate([column[start : start + _BLOCK] for column in columns], 1)
 
-    FaissSearch.build(blocks(), len(projected), projected.shape[1] + residual.shape[1]).write(path)
+    FaissSearch.build(blocks(), len(columns[0]), sum(column.shape[1] for column in columns)).write(path)

@@ -11,6 +11,10 @@ Two kinds of code are made of every gradient, and both bounds follow from that l
 * the *factor codes* of the vectors u and v of each rank-1 block and of each embedding row's gradient, in 16 or 32
   bits: ⟨u, u'⟩⟨v, v'⟩ is bounded through both factors, which is far tighter, but no inner product.
 
+A table whose rows were all scored is one dense block, its gradient Σ u ⊗ x + Σ e_i ⊗ g. Its index code takes principal
+directions of the whole; the factor u, of as many numbers as there are entities, is stored as its largest entries and
+coordinates of the rest (`SlopesCode`), x and g as other factors are.
+
 The directions are the principal ones (uncentred PCA) of a sample of training gradients, the landmarks: the Nyström
 method with the gradient kernel (Williams and Seeger, 2000).
 """
@@ -22,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.terms import Kron, Terms, squared_norms
+from kgtrace_indexer.terms import Kron, Slopes, Terms, part_norms, squared_norms
 from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4
@@ -31,6 +35,9 @@ ROUNDING = 1e-4
 Float32 sums of this length err by about 1e-6. The model itself adds more: the score of a triple differs in its last
 digits with the batch it is computed in, and where the loss is saturated (ℓ' = −σ(−s) for large s) an absolute error of
 s becomes a relative one of the gradient."""
+
+FLOAT32 = 1e-6
+"""Relative error of a float32 sum of any length met here."""
 
 FLOOR = 1e-32
 """Added to every squared norm: what squares of numbers below float32's range may have lost."""
@@ -45,6 +52,10 @@ _PAIR_DIMS = (256, 8)
 """Leading coordinates of u and v whose products span the matrix directions of φ."""
 _ROW_DIMS = 128
 """Coordinates kept of an embedding row's gradient: with 64 instead, its share of the slack is three times as large."""
+_HEAD = 32
+"""Entries kept of the slopes over all entities."""
+_SPREAD_DIMS = 16
+"""Coordinates kept of the slopes that are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +82,13 @@ class Bases:
     flat: Tensor
     """(size, k), orthonormal columns."""
     kron: Mapping[str, KronBasis]
+    """By rank-1 block, and by table whose rows were all scored: u is over its rows, v for x and for row gradients."""
     rows: Mapping[str, Tensor]
-    """Table name → (d, m), orthonormal columns."""
+    """Name of another table → (d, m), orthonormal columns."""
+
+    def of_rows(self, table: str) -> Tensor:
+        """Return the directions of a table's row gradients, (d, m)."""
+        return self.kron[table].v if table in self.kron else self.rows[table]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions under the names they have in a generation."""
@@ -116,6 +132,15 @@ def fit_bases(terms: Terms, dim: int) -> Bases:
         pairs = KronBasis(u, v, u[:0])
         directions, energies[name] = _principal(_pair_products(block, pairs, terms.directions), dim)
         kron[name] = KronBasis(u, v, directions)
+    for table, spread in terms.spread.items():
+        weight = spread.u.paired(spread.u).clamp_min(0).sqrt()  # (m,): ‖u‖
+        weighted = weight[:, None] * spread.x[spread.u.group]
+        gradients = torch.cat([weighted, *(use.grad for use in terms.rows.get(table, ()))])
+        base = spread.u.base
+        u, _ = _principal(_split(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
+        pairs = KronBasis(u, _principal(_thinned(gradients), _ROW_DIMS)[0], u[:0])
+        directions, energies[table] = _principal(_table_products(terms, table, pairs), dim)
+        kron[table] = KronBasis(pairs.u, pairs.v, directions)
     kept = _share(energies, dim)
     return Bases(
         flat=flat[:, : kept[""]].contiguous(),
@@ -123,6 +148,7 @@ def fit_bases(terms: Terms, dim: int) -> Bases:
         rows={
             table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
             for table, uses in terms.rows.items()
+            if table not in terms.spread
         },
     )
 
@@ -161,9 +187,21 @@ def _pair_products(block: Kron, basis: KronBasis, directions: int) -> Tensor:
     return torch.einsum("ndp,ndq->npq", u, v).flatten(1)
 
 
+def _table_products(terms: Terms, table: str, basis: KronBasis) -> Tensor:
+    """Return the gradient of a table whose rows were all scored in the leading coordinates, (n, pu·pv)."""
+    pu, pv = basis.pair_shape
+    u_basis, v_basis = basis.u[:, :pu], basis.v[:, :pv]
+    spread = terms.spread[table]
+    pairs = [(spread.u.along(u_basis), (spread.x @ v_basis)[spread.u.group])]
+    pairs += [(u_basis[use.index], use.grad @ v_basis) for use in terms.rows.get(table, ())]
+    shape = (len(terms), terms.directions, -1)
+    parts = [torch.einsum("ndp,ndq->npq", u.view(shape), v.view(shape)) for u, v in pairs]
+    return torch.stack(parts).sum(0).flatten(1)
+
+
 @dataclass(frozen=True, slots=True)
 class IndexCode:
-    """φ and the residual norms of n triples; the block order is flat, then the rank-1 blocks."""
+    """φ and the residual norms of n triples; blocks are flat, rank-1 blocks, then tables whose rows were all scored."""
 
     phi: Tensor
     """(n, k)."""
@@ -180,14 +218,19 @@ class IndexCode:
 
 def index_code(terms: Terms, bases: Bases) -> IndexCode:
     """Project the dense blocks of each triple; residual norms carry the slack for rounding."""
-    norms = squared_norms(terms)
+    norms, parts = squared_norms(terms), part_norms(terms)
     phis = [terms.flat_sum() @ bases.flat]  # (n, size) @ (size, k) -> (n, k)
-    squares = [norms.flat]
+    squares = [(norms.flat, parts.flat)]
     for name, block in terms.kron.items():
-        products = _pair_products(block, bases.kron[name], terms.directions)
-        phis.append(products @ bases.kron[name].pairs)
-        squares.append(norms.kron[name])
-    residuals = [rest_norm(square, phi) for square, phi in zip(squares, phis, strict=True)]
+        phis.append(_pair_products(block, bases.kron[name], terms.directions) @ bases.kron[name].pairs)
+        squares.append((norms.kron[name], parts.kron[name]))
+    for table in terms.spread:
+        phis.append(_table_products(terms, table, bases.kron[table]) @ bases.kron[table].pairs)
+        squares.append((norms.spread[table], parts.spread[table]))
+    residuals = [
+        (rest_norm(square, phi).square() + ROUNDING**2 * part).sqrt()
+        for (square, part), phi in zip(squares, phis, strict=True)
+    ]
     if not len(bases.flat):
         residuals[0] = torch.zeros_like(residuals[0])  # without flat blocks there is nothing to round
     return IndexCode(torch.cat(phis, 1), torch.stack(residuals, 1), norms.total)
@@ -218,11 +261,58 @@ def factor_code(vectors: Tensor, basis: Tensor, dtype: torch.dtype) -> FactorCod
     return FactorCode(direction.to(dtype), torch.stack([norm, rest_norm(squared_norm, coordinates)], 1))
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Slopes over all entities (groups, E) as their largest entries and the rest."""
+
+    value: Tensor
+    """(groups, s): the entries of largest absolute value, descending in that."""
+    at: Tensor
+    """(groups, s) int64: whose they are."""
+    rest: Tensor
+    """(groups, E): the others, and 0 in place of these."""
+
+
+def _split(slopes: Tensor) -> Split:
+    at = slopes.abs().topk(min(_HEAD, slopes.shape[1])).indices
+    return Split(slopes.gather(1, at), at, slopes.scatter(1, at, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class SlopesCode:
+    """Slopes u over all entities as entries of their own tail and of a few others, and coordinates of the rest."""
+
+    direction: Tensor
+    """(m, c + s) in the stored type: coordinates of the rest and entries, over their norm."""
+    at: Tensor
+    """(m, s) int32: whose entries those are. That of the own tail, where it is among them, is 0: `size` has it."""
+    size: Tensor
+    """(m, 4) float32: that norm; the norm of what is left; a bound of every entry that is not stored; what the own
+    tail's entry has beyond the rest."""
+
+
+def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode:
+    """Encode slopes u in directions (E, c) of their smaller entries."""
+    split = _split(slopes.base)
+    inside = split.rest @ basis  # (groups, E) @ (E, c) -> (groups, c)
+    left = (split.rest - inside @ basis.T).norm(dim=1)  # not from squares: their difference would lose it
+    least = split.value[:, -1].abs()
+    inside, left, least, value, at = (x[slopes.group] for x in (inside, left, least, split.value, split.at))
+    value, at = torch.cat([slopes.own[:, 1:], value], 1), torch.cat([slopes.index[:, 1:], at], 1)
+    is_own = at == slopes.index[:, :1]
+    own = slopes.own[:, 0] + (value * is_own).sum(1)
+    stored = torch.cat([inside, value * ~is_own], 1)
+    norm = (stored.square().sum(1) + FLOOR).sqrt()
+    size = torch.stack([norm, left + FLOAT32 * (norm + left + own.abs()), least, own], 1)
+    return SlopesCode((stored / norm[:, None]).to(dtype), at.int(), size)
+
+
 def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np.ndarray]:
     """Return the factor codes of training triples under the names they have in a generation.
 
     Each array is (n, directions, …): ``NAME.u``, ``NAME.v`` and, for use i of a table, ``TABLE.i``, with ``.code`` in
-    the stored type and ``.size`` in float32; ``TABLE.i.index`` is the row read, int32.
+    the stored type and ``.size`` in float32; ``TABLE.i.index`` is the row read, int32. Of a table whose rows were all
+    scored there are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
     """
     found: dict[str, Tensor] = {}
 
@@ -235,7 +325,13 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
         add(f"{name}.v", FactorCode(shared.direction[block.group], shared.size[block.group]))
     for table, uses in terms.rows.items():
         for i, use in enumerate(uses):
-            add(f"{table}.{i}", factor_code(use.grad, bases.rows[table], dtype))
+            add(f"{table}.{i}", factor_code(use.grad, bases.of_rows(table), dtype))
             found[f"{table}.{i}.index"] = use.index.int()
+    for table, spread in terms.spread.items():
+        slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
+        add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
+        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.index[:, 0].int()
+        shared = factor_code(spread.x, bases.kron[table].v, dtype)
+        add(f"{table}.x", FactorCode(shared.direction[spread.u.group], shared.size[spread.u.group]))
     shape = (len(terms), terms.directions)
     return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,8 +30,23 @@ class _Score(nn.Module):
         return score
 
 
-def pykeen_model(model: ModelFile, device: torch.device | str = "cpu") -> AutogradModel:
-    """Rebuild a PyKEEN model's score on a device.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A PyKEEN model taken apart into what the score reads and the score itself."""
+
+    tables: Mapping[str, Tensor]
+    """Embedding tables (rows, width) by parameter name."""
+    head: Sequence[Reading]
+    relation: Sequence[Reading]
+    tail: Sequence[Reading]
+    score: nn.Module
+    """Called as ``score(h, r, t)`` with what was read of each."""
+    interaction: nn.Module
+    """What `score` wraps."""
+
+
+def parts(model: ModelFile, device: torch.device | str = "cpu") -> Parts:
+    """Rebuild a PyKEEN model's score on a device, and say what it reads.
 
     Raises
     ------
@@ -50,15 +66,27 @@ def pykeen_model(model: ModelFile, device: torch.device | str = "cpu") -> Autogr
     head, tail = (
         _chosen(model, entities, indices) for indices in (interaction._head_indices, interaction._tail_indices)
     )
-    factors = rank_one_parameters(model, interaction)
-    score = _Score(interaction).to(device)
-    parameters = dict(score.named_parameters())
-    return AutogradModel(
-        {reading.table: model.tensors[reading.table].to(device) for reading in [*entities, *relations]},
+    return Parts(
+        tables={reading.table: model.tensors[reading.table].to(device) for reading in [*entities, *relations]},
         head=head,
         relation=relations,
         tail=tail,
-        score=score,
+        score=_Score(interaction).to(device),
+        interaction=interaction,
+    )
+
+
+def pykeen_model(model: ModelFile, device: torch.device | str = "cpu") -> AutogradModel:
+    """Return a PyKEEN model on a device. Raises as :func:`parts` does."""
+    made = parts(model, device)
+    factors = rank_one_parameters(model, made.interaction)
+    parameters = dict(made.score.named_parameters())
+    return AutogradModel(
+        made.tables,
+        head=made.head,
+        relation=made.relation,
+        tail=made.tail,
+        score=made.score,
         frozen=_frozen(model),
         factors=factors,
         scratch=sum(parameters[name][0].numel() for name in factors),

@@ -10,13 +10,15 @@ block          gradient                                    inner product of two 
 `Kron`         u ⊗ v, of a linear layer and its bias       ⟨u, u'⟩ · ⟨v, v'⟩  (v ends in 1 for the bias)
 flat           g, of any small tensor                      ⟨g, g'⟩
 `Rows`         e_i ⊗ g, of row i of an embedding table     1[i = i'] · ⟨g, g'⟩
+`Spread`       u ⊗ x, of a table whose rows were all       ⟨u, u'⟩ · ⟨x, x'⟩, and with a row e_i ⊗ g of the
+               scored, u being the slopes of the scores    same table u_i · ⟨x, g⟩
 =============  ==========================================  ============================================
 
 TracIn (Pruthi et al., 2020, https://arxiv.org/abs/2002.08484) is the sum of these over the blocks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -57,6 +59,85 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Slopes:
+    """Slopes u of all E scores of (h, r), for loss terms that share most of them: u = b + Σ_j c_j e_{i_j}.
+
+    No b has an entry that a c may cancel: where a loss term's own tail has nearly all of a softmax, what is left of u
+    is far smaller than that entry, and would drown in its rounding.
+    """
+
+    base: Tensor
+    """(groups, E): b, which the loss terms of a group share."""
+    group: Tensor
+    """(m,) int64: the row of `base` that belongs to each loss term."""
+    index: Tensor
+    """(m, k) int64: entities i_j."""
+    own: Tensor
+    """(m, k): c_j."""
+
+    def along(self, directions: Tensor) -> Tensor:
+        """Return u · directions, (m, d), for directions (E, d)."""
+        return (self.base @ directions)[self.group] + torch.einsum("mk,mkd->md", self.own, directions[self.index])
+
+    def entries(self, index: Tensor) -> Tensor:
+        """Return u_i for entities i (m',), (m, m')."""
+        return self.base[self.group[:, None], index] + self._own(index)
+
+    def inner(self, other: "Slopes") -> Tensor:
+        """Return ⟨u, u'⟩ for all pairs, (m, m')."""
+        found = (self.base @ other.base.T)[self.group[:, None], other.group]  # (groups, E) @ (E, groups') -> (m, m')
+        for index, own in zip(self.index.T, self.own.T, strict=True):
+            found += own[:, None] * other.entries(index).T
+        for index, own in zip(other.index.T, other.own.T, strict=True):
+            found += own * self.base[self.group[:, None], index]
+        return found
+
+    def paired(self, other: "Slopes") -> Tensor:
+        """Return ⟨u, u'⟩ for the loss terms of two lists one by one, (m,); both lists must have the same groups."""
+        found = _row_products(self.base, self.group, other.group)
+        for index, own in zip(self.index.T, self.own.T, strict=True):
+            found = found + own * other.entry(index)
+        for index, own in zip(other.index.T, other.own.T, strict=True):
+            found = found + own * self.base[self.group, index]
+        return found
+
+    def entry(self, index: Tensor) -> Tensor:
+        """Return u_i of each loss term for an entity i (m,) of its own, (m,)."""
+        return self.base[self.group, index] + (self.own * (self.index == index[:, None])).sum(1)
+
+    def part(self, which: slice) -> "Slopes":
+        """Return some of the loss terms; groups stay as they are."""
+        return Slopes(self.base, self.group[which], self.index[which], self.own[which])
+
+    def _own(self, index: Tensor) -> Tensor:
+        return (self.own[:, :, None] * (self.index[:, :, None] == index)).sum(1)  # (m, k, m') -> (m, m')
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Rank-1 gradients u ⊗ x of a table all of whose rows one loss term scores; x is shared within a group."""
+
+    u: Slopes
+    """Slopes of the scores."""
+    x: Tensor
+    """(groups, d): the scores' gradient with respect to a row."""
+
+    def inner(self, other: "Spread") -> Tensor:
+        """Return ⟨u ⊗ x, u' ⊗ x'⟩ for all pairs, (m, m')."""
+        return self.u.inner(other.u) * (self.x @ other.x.T)[self.u.group[:, None], other.u.group]
+
+    def inner_rows(self, rows: Rows) -> Tensor:
+        """Return ⟨u ⊗ x, e_i ⊗ g⟩ for all pairs, (m, m')."""
+        return self.u.entries(rows.index) * (self.x @ rows.grad.T)[self.u.group]
+
+    def part(self, which: slice) -> "Spread":
+        """Return some of the loss terms, each as a group of its own."""
+        some = self.u.part(which)
+        every = torch.arange(len(some.group), device=some.group.device)
+        return Spread(Slopes(some.base[some.group], every, some.index, some.own), self.x[some.group])
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """The gradients of n triples, each the sum of `directions` loss terms; m = n · directions.
 
@@ -73,6 +154,8 @@ class Terms:
     """Small tensors, (m, size) each, by parameter name."""
     rows: Mapping[str, Sequence[Rows]]
     """Uses of each embedding table."""
+    spread: Mapping[str, Spread] = field(default_factory=dict)
+    """Tables whose rows were all scored; `rows` holds their other uses."""
 
     def __len__(self) -> int:
         """Return n, the number of triples."""
@@ -88,12 +171,20 @@ class Terms:
             {name: Kron(block.u[part], block.v[block.group[part]], local) for name, block in self.kron.items()},
             {name: grad[part] for name, grad in self.flat.items()},
             {table: [Rows(use.index[part], use.grad[part]) for use in uses] for table, uses in self.rows.items()},
+            {table: block.part(part) for table, block in self.spread.items()},
         )
+
+    def losses(self) -> Tensor:
+        """Return the loss of each triple, (n,)."""
+        return self.loss.view(len(self), self.directions).sum(1)
 
     def flat_sum(self) -> Tensor:
         """Return the flat blocks side by side, summed over each triple's loss terms: (n, total size)."""
-        joined = torch.cat(list(self.flat.values()), dim=1) if self.flat else self.loss.new_zeros(len(self.loss), 0)
-        return joined.view(len(self), self.directions, -1).sum(1)
+        return self.flat_joined().view(len(self), self.directions, -1).sum(1)
+
+    def flat_joined(self) -> Tensor:
+        """Return the flat blocks side by side, (m, total size)."""
+        return torch.cat(list(self.flat.values()), dim=1) if self.flat else self.loss.new_zeros(len(self.loss), 0)
 
 
 def inner(a: Terms, b: Terms) -> Tensor:
@@ -103,8 +194,14 @@ def inner(a: Terms, b: Terms) -> Tensor:
         total += block.inner(b.kron[name])
     for table, uses in a.rows.items():
         for use in uses:
-            for other in b.rows[table]:
+            for other in b.rows.get(table, ()):
                 total += use.inner(other)
+    for table, spread in a.spread.items():
+        total += spread.inner(b.spread[table])
+        for other in b.rows.get(table, ()):
+            total += spread.inner_rows(other)
+        for use in a.rows.get(table, ()):
+            total += b.spread[table].inner_rows(use).T
     summed = total.view(len(a), a.directions, len(b), b.directions).sum((1, 3))
     return summed + a.flat_sum() @ b.flat_sum().T
 
@@ -117,54 +214,94 @@ class SquaredNorms:
     """All flat blocks together."""
     kron: Mapping[str, Tensor]
     """Each rank-1 block."""
+    spread: Mapping[str, Tensor]
+    """Each table whose rows were all scored, its other uses included."""
     rows: Tensor
-    """All embedding tables together."""
+    """All other embedding tables together."""
 
     @property
     def total(self) -> Tensor:
         """‖g‖² over all blocks: TracIn's self-influence, (n,)."""
-        return self.flat + self.rows + sum(self.kron.values(), torch.zeros_like(self.flat))
+        return self.flat + self.rows + sum([*self.kron.values(), *self.spread.values()], torch.zeros_like(self.flat))
 
 
 def squared_norms(terms: Terms) -> SquaredNorms:
-    """Return the exact squared norm of each triple's gradient, cross terms between its directions included."""
-    return SquaredNorms(
+    """Return the exact squared norm of each triple's gradient, cross terms between its loss terms included."""
+    rows = {table: _rows_norm(terms, uses) for table, uses in terms.rows.items()}
+    spread = {table: _spread_norm(terms, table, block) for table, block in terms.spread.items()}
+    nothing = terms.loss.new_zeros(len(terms))
+    return SquaredNorms(  # parts that cancel, as of a loop h = t, may leave less than nothing
         flat=terms.flat_sum().square().sum(1),
         kron={name: _kron_norm(block, terms.directions).clamp_min(0) for name, block in terms.kron.items()},
-        rows=_rows_norm(terms).clamp_min(0),  # parts that cancel, as of a loop h = t, may leave less than nothing
+        spread={table: (norm + rows.get(table, nothing)).clamp_min(0) for table, norm in spread.items()},
+        rows=sum((norm for table, norm in rows.items() if table not in spread), nothing).clamp_min(0),
+    )
+
+
+def part_norms(terms: Terms) -> SquaredNorms:
+    """Return (Σ ‖g‖)² over a triple's loss terms and uses: what rounding is relative to where these cancel."""
+
+    def summed(norms: Tensor) -> Tensor:
+        return norms.view(len(terms), terms.directions).sum(1).square()
+
+    def of_rows(table: str) -> Tensor:
+        return torch.stack([use.grad.norm(dim=1) for use in terms.rows[table]]).sum(0)
+
+    spread = {
+        table: block.u.paired(block.u).clamp_min(0).sqrt() * block.x.norm(dim=1)[block.u.group]
+        for table, block in terms.spread.items()
+    }
+    return SquaredNorms(
+        flat=summed(terms.flat_joined().norm(dim=1)),
+        kron={name: summed(b.u.norm(dim=1) * b.v.norm(dim=1)[b.group]) for name, b in terms.kron.items()},
+        spread={t: summed(norm + of_rows(t) if terms.rows.get(t) else norm) for t, norm in spread.items()},
+        rows=terms.loss.new_zeros(len(terms)),
     )
 
 
 def _kron_norm(block: Kron, directions: int) -> Tensor:
     u = block.u.view(-1, directions, block.u.shape[1])  # (n, D, p)
     group = block.group.view(-1, directions)  # (n, D)
-    own = block.v.square().sum(1)  # (groups,)
-    total = (u.square().sum(2) * own[group]).sum(1)
-    step = max(1, _PAIR_FLOATS // block.v.shape[1])
-    for first in range(directions):
-        for second in range(first + 1, directions):
-            cross = torch.cat(
-                [
-                    (block.v[left] * block.v[right]).sum(1)
-                    for left, right in zip(group[:, first].split(step), group[:, second].split(step), strict=True)
-                ]
-            )
-            total = total + 2 * (u[:, first] * u[:, second]).sum(1) * cross
-    return total
+    step = max(1, _PAIR_FLOATS // max(1, directions * block.v.shape[1]))
+    parts = zip(u.split(step), group.split(step), strict=True)
+    return torch.cat([(_gram(some) * _gram(block.v[rows])).sum((1, 2)) for some, rows in parts])
 
 
-def _rows_norm(terms: Terms) -> Tensor:
+def _gram(x: Tensor) -> Tensor:
+    """Return the inner products of all pairs of k vectors (n, k, d), (n, k, k)."""
+    return x @ x.transpose(1, 2)
+
+
+def _row_products(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return ⟨x_i, x_j⟩ for rows i and j (m,) each of (groups, q), (m,)."""
+    step = max(1, _PAIR_FLOATS // max(1, x.shape[1]))
+    pairs = zip(first.split(step), second.split(step), strict=True)
+    return torch.cat([(x[left] * x[right]).sum(1) for left, right in pairs])
+
+
+def _rows_norm(terms: Terms, uses: Sequence[Rows]) -> Tensor:
+    split = [use for every in uses for use in _by_direction(every, terms.directions)]
+    index = torch.stack([use.index for use in split], 1)  # (n, uses · D)
+    step = max(1, _PAIR_FLOATS // max(1, index.shape[1] * split[0].grad.shape[1]))
+    grads = zip(*(use.grad.split(step) for use in split), strict=True)
+    gram = torch.cat([_gram(torch.stack(some, 1)) for some in grads])
+    return (gram * (index[:, :, None] == index[:, None, :])).sum((1, 2))
+
+
+def _spread_norm(terms: Terms, table: str, block: Spread) -> Tensor:
+    """Return what a `Spread` adds to the squared norm of its table, products with the table's other uses included."""
     total = terms.loss.new_zeros(len(terms))
-    for uses in terms.rows.values():
-        split = [
-            (
-                use.index.view(-1, terms.directions)[:, d],
-                use.grad.view(len(terms), terms.directions, -1)[:, d],
-            )
-            for use in uses
-            for d in range(terms.directions)
-        ]
-        for index, grad in split:
-            for other_index, other_grad in split:
-                total = total + (index == other_index) * (grad * other_grad).sum(1)
+    split = [block.u.part(slice(d, None, terms.directions)) for d in range(terms.directions)]
+    rows = [use for every in terms.rows.get(table, ()) for use in _by_direction(every, terms.directions)]
+    for i, first in enumerate(split):
+        for second in split[i:]:
+            product = first.paired(second) * _row_products(block.x, first.group, second.group)
+            total = total + (product if first is second else 2 * product)
+        for use in rows:
+            total = total + 2 * first.entry(use.index) * (block.x[first.group] * use.grad).sum(1)
     return total
+
+
+def _by_direction(use: Rows, directions: int) -> list[Rows]:
+    """Return the uses by each triple's first loss term, by its second, and so on: n each."""
+    return [Rows(use.index[d::directions], use.grad[d::directions]) for d in range(directions)]

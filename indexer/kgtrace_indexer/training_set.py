@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kgtrace_indexer.answers import Restriction
+from kgtrace_indexer.answers import Ranking, Restriction
 from kgtrace_indexer.bounds import QueryCode
+
+KNOWN = "known"
+"""Name of the array of all training triples, beside the posting lists, where only a sample of them is indexed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class TrainingSet:
     """(n,) float32."""
     postings: dict[str, tuple[np.ndarray, np.ndarray]]
     """Table → offsets (size + 1,) and rows (·,): which training triples read row i."""
+    known: np.ndarray
+    """(N, 3) int32, sorted: all training triples, indexed or not."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], postings: Mapping[str, np.ndarray]) -> "TrainingSet":
@@ -31,32 +36,33 @@ class TrainingSet:
             arrays["train_index"],
             arrays["self_influence"],
             {table: (postings[f"{table}.offsets"], postings[f"{table}.rows"]) for table in tables},
+            postings.get(KNOWN, arrays["triples"]),
         )
 
     def tails_of(self, head: int, relation: int) -> np.ndarray:
         """Return the tails of all training triples (head, relation, ·)."""
         start, end = self._relation(relation)
-        heads = self.triples[start:end, 0]
+        heads = self.known[start:end, 0]
         low, high = np.searchsorted(heads, head, "left"), np.searchsorted(heads, head, "right")
-        return self.triples[start + low : start + high, 2]
+        return self.known[start + low : start + high, 2]
 
     def heads_of(self, relation: int, tail: int) -> np.ndarray:
         """Return the heads of all training triples (·, relation, tail)."""
         start, end = self._relation(relation)
-        found: np.ndarray = self.triples[start:end, 0][self.triples[start:end, 2] == tail]
+        found: np.ndarray = self.known[start:end, 0][self.known[start:end, 2] == tail]
         return found
 
     def linked(self, query: QueryCode) -> np.ndarray:
         """Return the training triples that read an embedding row the query reads, ascending and without repetition."""
         found = []
-        for table, uses in query.rows.items():
+        for table, indices in query.reads().items():
             offsets, rows = self.postings[table]
-            found += [rows[offsets[i] : offsets[i + 1]] for i in {index for index, _ in uses}]
+            found += [rows[offsets[i] : offsets[i + 1]] for i in indices]
         return np.unique(np.concatenate(found)).astype(np.int64) if found else np.empty(0, np.int64)
 
     def allowed(self, restriction: Restriction) -> np.ndarray | None:
-        """Return a mask (n,) of the triples that may be named, or None for all."""
-        if not restriction:
+        """Return a mask (n,) of the triples whose fields are as asked for, or None for all."""
+        if not (restriction.must or restriction.must_not):
             return None
         mask = np.ones(len(self.triples), bool)
         for wanted, fields in ((True, restriction.must), (False, restriction.must_not)):
@@ -65,9 +71,39 @@ class TrainingSet:
                 mask &= np.isin(column, np.fromiter(ids, np.int64, len(ids))) == wanted
         return mask
 
+    def reached(self, triple: np.ndarray, steps: int, entities: int) -> np.ndarray:
+        """Return a mask (entities,) of those at most `steps` training triples away from a triple's head or tail.
+
+        A breadth-first search, one pass over the training triples for each step that reaches anything new.
+        """
+        reached = np.zeros(entities, bool)
+        reached[triple[[0, 2]]] = True
+        for _ in range(steps):
+            ends = self.known[touching(self.known, reached)][:, [0, 2]]
+            if reached[ends].all():
+                break
+            reached[ends] = True
+        return reached
+
+    def by_self_influence(self, top_k: int, order: Ranking, restriction: Restriction) -> np.ndarray:
+        """Return the allowed rows (k,) of largest or smallest self-influence; equal ones by `train_index`."""
+        mask = self.allowed(restriction)
+        rows = np.arange(len(self.triples)) if mask is None else np.flatnonzero(mask)
+        keys = -self.self_influence[rows] if order == "descending" else self.self_influence[rows]
+        if top_k < len(rows):
+            kept = keys <= np.partition(keys, top_k - 1)[top_k - 1]
+            rows, keys = rows[kept], keys[kept]
+        return rows[np.lexsort((self.train_index[rows], keys))][:top_k]
+
     def _relation(self, relation: int) -> tuple[int, int]:
-        column = self.triples[:, 1]
+        column = self.known[:, 1]
         return int(np.searchsorted(column, relation, "left")), int(np.searchsorted(column, relation, "right"))
+
+
+def touching(triples: np.ndarray, entities: np.ndarray) -> np.ndarray:
+    """Return which triples (m, 3) have their head or tail in a mask of all entities: (m,) bool."""
+    found: np.ndarray = entities[triples[:, 0]] | entities[triples[:, 2]]
+    return found
 
 
 def posting_lists(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

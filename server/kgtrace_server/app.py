@@ -8,10 +8,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +25,7 @@ from starlette.requests import ClientDisconnect
 
 from kgtrace_server import wire
 from kgtrace_server.backend import Backend
+from kgtrace_server.bodies import read_json
 from kgtrace_server.metrics import CONTENT_TYPE, Metrics
 from kgtrace_server.middleware import (
     CLIENT_GONE,
@@ -46,15 +48,23 @@ from kgtrace_server.problems import (
     problem,
     status_of,
 )
-from kgtrace_server.service import Field, Question, Ref, Service
+from kgtrace_server.service import Field, Grouping, Incomplete, Question, Ref, Service
 from kgtrace_server.settings import Settings
+from kgtrace_server.tracing import Trace
 from kgtrace_server.worker import Task
 from kgtrace_store.errors import KgtraceError
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 _log = logging.getLogger(__name__)
 
+Q = TypeVar("Q")
 
-def create_app(source: Service | Callable[[str], Service], settings: Settings) -> FastAPI:
+
+def create_app(
+    source: Service | Callable[[str], Service], settings: Settings, tracer: "TracerProvider | None" = None
+) -> FastAPI:
     """Return the application.
 
     Parameters
@@ -62,6 +72,8 @@ def create_app(source: Service | Callable[[str], Service], settings: Settings) -
     source
         A service, or a function that loads the generation of an id. With the latter ``settings.index`` is followed
         once the application has started: whichever generation is live there answers, and until one does it is 503.
+    tracer
+        What makes a span of each request; see `tracing`.
 
     Raises
     ------
@@ -86,7 +98,7 @@ def create_app(source: Service | Callable[[str], Service], settings: Settings) -
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_middleware(backend, metrics, settings, _queueing(v1)),
+        middleware=_traced(tracer) + _middleware(backend, metrics, settings, _queueing(v1)),
     )
     app.state.backend = backend
     app.state.metrics = metrics
@@ -100,6 +112,10 @@ def create_app(source: Service | Callable[[str], Service], settings: Settings) -
     app.add_exception_handler(HTTPException, _on_status)
     app.add_exception_handler(ClientDisconnect, _on_gone)
     return app
+
+
+def _traced(tracer: "TracerProvider | None") -> list[Middleware]:
+    return [] if tracer is None else [Middleware(Trace, provider=tracer)]
 
 
 def _middleware(backend: Backend, metrics: Metrics, settings: Settings, queueing: Collection[str]) -> list[Middleware]:
@@ -193,9 +209,77 @@ def _v1() -> APIRouter:
             order=query.order,
             exact=query.exact,
             max_candidates=query.max_candidates,
+            within_hops=query.within_hops,
             direction=query.direction,
         )
         return await _explained(request, service, question)
+
+    @router.post(
+        "/predictions",
+        summary="Predict tails or heads",
+        response_model=wire.Predictions,
+        responses={**_example(wire.EXAMPLE_PREDICTIONS), **_problems(400, 401, 413, 415, 422, 429, 503, 504)},
+    )
+    async def post_predictions(request: Request, body: wire.PredictionRequest, service: _Ready) -> Response:
+        return await _predicted(request, service, Incomplete(**dict(body)))
+
+    @router.get(
+        "/predictions",
+        summary="Predict tails or heads",
+        response_model=wire.Predictions,
+        responses={**_example(wire.EXAMPLE_PREDICTIONS), **_problems(401, 422, 429, 503, 504)},
+    )
+    async def get_predictions(
+        request: Request, query: Annotated[wire.PredictionQuery, Query()], service: _Ready
+    ) -> Response:
+        question = Incomplete(
+            None if query.head is None else service.entity_ref(query.head),
+            service.relation_ref(query.relation),
+            None if query.tail is None else service.entity_ref(query.tail),
+            top_k=query.top_k,
+            filtered=query.filtered,
+        )
+        return await _predicted(request, service, question)
+
+    @router.post(
+        "/aggregate",
+        summary="Sum influence by relation, head or tail",
+        response_model=wire.Aggregate,
+        responses={**_example(wire.EXAMPLE_AGGREGATE), **_problems(400, 401, 413, 415, 422, 429, 503, 504)},
+    )
+    async def aggregate(request: Request, body: wire.AggregateRequest, service: _Ready) -> Response:
+        backend: Backend = request.app.state.backend
+
+        def sum_up(questions: Sequence[Grouping]) -> list[wire.Aggregate]:
+            return [service.aggregate(question, backend.worker.wanted) for question in questions]
+
+        return await _answered(request, sum_up, _grouping(body), object())  # nothing is gained by company
+
+    @router.post(
+        "/self-influence",
+        summary="Rank training triples by self-influence",
+        response_model=wire.SelfInfluences,
+        responses={**_example(wire.EXAMPLE_SELF_INFLUENCES), **_problems(400, 401, 413, 415, 422, 503, 504)},
+    )
+    def post_self_influence(body: wire.SelfInfluenceRequest, service: _Ready) -> Response:
+        asked = body.filter or wire.Filter()
+        must, must_not = _condition(asked.must), _condition(asked.must_not)
+        return _json(service.self_influences(top_k=body.top_k, order=body.order, must=must, must_not=must_not))
+
+    @router.get(
+        "/self-influence",
+        summary="Rank training triples by self-influence",
+        response_model=wire.SelfInfluences,
+        responses={**_example(wire.EXAMPLE_SELF_INFLUENCES), **_problems(401, 422, 503, 504)},
+    )
+    def get_self_influence(query: Annotated[wire.SelfInfluenceQuery, Query()], service: _Ready) -> Response:
+        refs: dict[Field, list[Ref]] = {
+            "head": [service.entity_ref(text) for text in query.head],
+            "relation": [service.relation_ref(text) for text in query.relation],
+            "tail": [service.entity_ref(text) for text in query.tail],
+        }
+        must = {field: named for field, named in refs.items() if named}
+        return _json(service.self_influences(top_k=query.top_k, order=query.order, must=must))
 
     @router.get(
         "/index",
@@ -264,19 +348,52 @@ def _admin() -> APIRouter:
 
 
 async def _explained(request: Request, service: Service, question: Question) -> Response:
-    """Explain in the worker's thread, together with questions that are alike; answers are written there, too."""
+    """Explain in the worker's thread, together with questions that are alike."""
     metrics: Metrics = request.app.state.metrics
     backend: Backend = request.app.state.backend
 
-    def explain(questions: Sequence[Question]) -> list[Response | Exception]:
+    def explain(questions: Sequence[Question]) -> list[wire.Influences | Exception]:
         outcomes = service.influences_together(questions, backend.worker.wanted)
         metrics.answers([answer for answer in outcomes if not isinstance(answer, Exception)])
-        return [answer if isinstance(answer, Exception) else _json(answer) for answer in outcomes]
+        return outcomes
 
-    return await _computed(request, Task(explain, question, (service, question.alike), len(question.triples)))
+    return await _answered(request, explain, question, (service, question.alike), len(question.triples))
 
 
-async def _computed(request: Request, task: Task[Any, Response]) -> Response:
+async def _predicted(request: Request, service: Service, question: Incomplete) -> Response:
+    """Predict in the worker's thread, together with questions that are alike."""
+    return await _answered(request, service.predictions_together, question, (service, Incomplete, question.alike))
+
+
+async def _answered(
+    request: Request,
+    answer: Callable[[Sequence[Q]], Sequence[Mapping[str, Any] | Exception]],
+    question: Q,
+    key: Hashable,
+    size: int = 1,
+) -> Response:
+    """Answer in the worker's thread, together with the questions of an equal key; answers are written there, too."""
+
+    def respond(questions: Sequence[Q]) -> list[_Written | Exception]:
+        return [outcome if isinstance(outcome, Exception) else _written(outcome) for outcome in answer(questions)]
+
+    return await _computed(request, Task(respond, question, key, size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """An answer as it is sent."""
+
+    response: Response
+    seconds: Mapping[str, float]
+    """Of each stage of its computation."""
+
+
+def _written(answer: Mapping[str, Any]) -> _Written:
+    return _Written(_json(answer), answer.get("seconds", {}))
+
+
+async def _computed(request: Request, task: Task[Any, _Written]) -> Response:
     """Wait for a task, or until the client is gone: what nobody waits for is not begun."""
     backend: Backend = request.app.state.backend
     computing = asyncio.ensure_future(backend.worker.run(task))
@@ -290,7 +407,8 @@ async def _computed(request: Request, task: Task[Any, Response]) -> Response:
         computing.cancel()
         leaving.cancel()
     request.state.queue_seconds = computed.waited
-    return computed.value
+    request.state.stage_seconds = computed.value.seconds
+    return computed.value.response
 
 
 async def _disconnected(request: Request) -> None:
@@ -313,6 +431,22 @@ def _question(body: wire.InfluenceRequest) -> Question:
         max_candidates=body.max_candidates,
         must=_condition(asked.must),
         must_not=_condition(asked.must_not),
+        within_hops=body.within_hops,
+        direction=body.direction,
+    )
+
+
+def _grouping(body: wire.AggregateRequest) -> Grouping:
+    asked = body.filter or wire.Filter()
+    return Grouping(
+        (body.triple.head, body.triple.relation, body.triple.tail),
+        body.by,
+        top_k=body.top_k,
+        order=body.order,
+        exact=body.exact,
+        must=_condition(asked.must),
+        must_not=_condition(asked.must_not),
+        within_hops=body.within_hops,
         direction=body.direction,
     )
 
@@ -332,16 +466,11 @@ def _condition(condition: wire.Condition | None) -> dict[Field, list[Ref]]:
 
 
 class _StrictRequest(Request):
-    """Reads JSON as RFC 8259 has it: UTF-8, no NaN, no Infinity."""
+    """Reads JSON strictly."""
 
     async def json(self) -> Any:
         """Return the body. Raises `HTTPException` with status 400."""
-        try:
-            return json.loads((await self.body()).decode(), parse_constant=_refuse_constant)
-        except RecursionError as e:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from e
-        except ValueError as e:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {e}") from e
+        return read_json(await self.body())
 
 
 class _StrictRoute(APIRoute):
@@ -367,10 +496,6 @@ class _StrictRoute(APIRoute):
             return await handle(request)
 
         return strict
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"it holds {constant}")
 
 
 # Errors.

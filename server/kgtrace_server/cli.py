@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from math import inf, nan
 from pathlib import Path
 
 from kgtrace_server import commands
@@ -17,7 +18,22 @@ BROKEN_PIPE = 141
 
 ORDERS = ("proponents", "opponents", "absolute")
 DIRECTIONS = ("tail", "head")
+RANKINGS = ("descending", "ascending")
+STRATA = ("relation", "head", "tail")
+LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall", "margin", "nssa", "softplus")
+PROJECTIONS = ("pca", "gaussian", "sparse", "none")
+PRESETS = ("baseline", "standard", "fast", "very-fast", "ultra-fast", "extreme")
 """Written out, for they live in a package that takes a second to import; a test compares them."""
+
+PRESETS_HELP = """\
+presets:
+  baseline    all parameters, exact inner products, all training triples
+  standard    the last two modules, exact inner products, all training triples
+  fast        the last two modules, gaussian projection to 256, all training triples
+  very-fast   the same with 50 % of the training triples, by relation
+  ultra-fast  the same with 10 % of the training triples, by relation
+  extreme     the last module, sparse projection to 128, 5 % of the training triples, by relation
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     _append(verb("append", commands.append, "extend the live index by new training triples of the same model"))
     _convert(verb("convert", commands.convert, "turn a model into safetensors, without executing its pickle"))
     _query(verb("query", commands.query, "name the training triples that influenced test triples"))
+    _tracin(verb("tracin", commands.tracin, "compute influences at once, without an index"))
+    _self_influence(verb("self-influence", commands.self_influence, "rank training triples by their own gradients"))
+    _evaluate(verb("evaluate", commands.evaluate, "measure accuracy and speed of configurations on your own model"))
     serve = verb("serve", commands.serve, "run the HTTP service")
     add_flags(serve)
     verify = verb("verify", commands.verify, "check a generation: checksums, counts, values, exactness on a sample")
@@ -87,39 +106,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _build(build: argparse.ArgumentParser) -> None:
-    build.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="PyKEEN folder of save_to_directory, converted folder, or file (.pkl, .pt)",
-    )
-    _state_dict(build)
-    data = build.add_argument_group("training data, where the model's folder does not carry it")
-    data.add_argument("--train", type=Path, metavar="FILE", help="lines of head⇥relation⇥tail")
-    data.add_argument("--entity-to-id", type=Path, metavar="FILE", help="lines of label⇥id or id⇥label")
-    data.add_argument("--relation-to-id", type=Path, metavar="FILE", help="the same for relations")
-    data.add_argument("--names", type=Path, metavar="FILE", help="lines of label⇥name, for people to read")
-    data.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
+    _trained(build)
     what = build.add_argument_group("what is indexed")
-    what.add_argument("--loss", default="bce", metavar="NAME", help="whose gradient (default: %(default)s)")
-    what.add_argument(
-        "--checkpoints",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="states of the model during training whose influences are summed (default: the model alone)",
-    )
-    what.add_argument(
-        "--learning-rates",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="X",
-        help="weight of each checkpoint, or one for all (default: 1)",
-    )
-    what.add_argument("--directions", choices=("forward", "both"), help="of the training side (default: as trained)")
+    _gradients(what)
     what.add_argument(
         "--layers",
         nargs="+",
@@ -128,7 +117,14 @@ def _build(build: argparse.ArgumentParser) -> None:
         help="all, last:N, or parameter names and patterns (default: all)",
     )
     what.add_argument(
-        "--dim", type=_integer(1), default=64, metavar="K", help="directions in the index (default: %(default)s)"
+        "--projection",
+        choices=PROJECTIONS,
+        default="pca",
+        help="how gradients are kept: pca certifies every answer, gaussian and sparse guess, none keeps nothing and "
+        "leaves every query to compute every influence (default: %(default)s)",
+    )
+    what.add_argument(
+        "--dim", type=_integer(1), default=64, metavar="K", help="numbers kept of a gradient (default: %(default)s)"
     )
     what.add_argument(
         "--landmarks",
@@ -137,7 +133,19 @@ def _build(build: argparse.ArgumentParser) -> None:
         metavar="M",
         help="triples that the directions are chosen from (default: %(default)s)",
     )
-    what.add_argument("--seed", type=_integer(0), default=0, metavar="N", help="of that choice (default: %(default)s)")
+    what.add_argument(
+        "--sample-rate",
+        type=_rate,
+        default=1.0,
+        metavar="P",
+        help="index this share of the training triples; others cannot be named (default: all)",
+    )
+    what.add_argument(
+        "--stratify-by", choices=STRATA, help="draw that share from the triples of each, and at least one"
+    )
+    what.add_argument(
+        "--seed", type=_integer(0), default=0, metavar="N", help="of all random choices (default: %(default)s)"
+    )
     what.add_argument(
         "--dtype", choices=("float32", "float16"), default="float16", help="of stored codes (default: %(default)s)"
     )
@@ -190,18 +198,148 @@ def _query(query: argparse.ArgumentParser) -> None:
     query.add_argument(
         "--max-candidates", type=_integer(0), metavar="N", help="look at no more; the answer may not be certified"
     )
-    restrict = query.add_argument_group("which training triples may be named (labels or ids)")
-    for name in ("head", "relation", "tail"):
-        restrict.add_argument(f"--{name}", dest=f"must_{name}", nargs="+", metavar="LABEL")
-        restrict.add_argument(f"--not-{name}", dest=f"must_not_{name}", nargs="+", metavar="LABEL")
+    _filters(query).add_argument(
+        "--within-hops",
+        type=_integer(1),
+        metavar="N",
+        help="so near to the test triple: with 1 those that touch its head or tail, with 2 what touches these, ...",
+    )
     _device(query)
     query.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help=".json: as POST /v1/influences answers; .csv, .parquet: one row per influence",
+        help=".json: as POST /v1/influences answers; .csv, .parquet: one row per influence; "
+        "an interrupted run goes on where it stopped",
     )
+    query.add_argument("--fresh", action="store_true", help="discard what an interrupted run left beside --output")
     _json(query)
+
+
+def _tracin(tracin: argparse.ArgumentParser) -> None:
+    tracin.formatter_class = argparse.RawDescriptionHelpFormatter
+    tracin.epilog = PRESETS_HELP
+    tracin.set_defaults(names=None)
+    tracin.add_argument(
+        "--model-path",
+        dest="model",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="PyKEEN folder of save_to_directory, converted folder, or file (.pkl, .pt)",
+    )
+    _state_dict(tracin)
+    tracin.add_argument(
+        "--output-channels", type=_integer(1), metavar="C", help="of a ConvE; checked against the model's own"
+    )
+    data = tracin.add_argument_group("triples")
+    data.add_argument(
+        "--train", type=Path, metavar="FILE", help="lines of head⇥relation⇥tail (default: the model's own)"
+    )
+    data.add_argument("--entity-to-id", type=Path, metavar="FILE", help="lines of label⇥id or id⇥label")
+    data.add_argument("--relation-to-id", type=Path, metavar="FILE", help="the same for relations")
+    data.add_argument("--test", type=Path, metavar="FILE", help="test triples: lines of head⇥relation⇥tail")
+    some = data.add_mutually_exclusive_group()
+    some.add_argument("--test-indices", type=_integer(0), nargs="+", metavar="I", help="rows of --test, from 0")
+    some.add_argument("--max-test-triples", type=_integer(1), metavar="N", help="only the first N of --test")
+    data.add_argument(
+        "--skip-unknown",
+        action="store_true",
+        help="skip lines of --train with unknown labels; those of --test always are",
+    )
+    what = tracin.add_argument_group("what is computed")
+    what.add_argument(
+        "--mode",
+        choices=("single", "test", "self"),
+        default="test",
+        help="influences on test triples, as a list or with a summary, or self-influences (default: %(default)s)",
+    )
+    what.add_argument(
+        "--top-k", type=_integer(1), default=10, metavar="K", help="training triples to name (default: %(default)s)"
+    )
+    what.add_argument(
+        "--learning-rate", type=_positive, default=1.0, metavar="X", help="factor of all influences (default: 1)"
+    )
+    what.add_argument("--directions", choices=("forward", "both"), help="of the training side (default: as trained)")
+    cost = tracin.add_argument_group("for how much work; what is given explicitly goes before the preset")
+    cost.add_argument("--preset", choices=PRESETS, default="baseline", help="see below (default: %(default)s)")
+    boolean = argparse.BooleanOptionalAction
+    cost.add_argument("--use-last-layers-only", action=boolean, help="let only the last modules' parameters count")
+    cost.add_argument(
+        "--num-last-layers", type=_integer(1), metavar="N", help="modules, counted from the score backwards"
+    )
+    cost.add_argument(
+        "--last-layer-names", nargs="+", metavar="NAME", help="instead: modules or parameters, or patterns"
+    )
+    cost.add_argument("--use-projection", action=boolean, help="estimate influences from random projections")
+    cost.add_argument("--projection-dim", type=_integer(1), metavar="D", help="to so many numbers")
+    cost.add_argument("--projection-type", choices=("gaussian", "sparse"), help="of what kind")
+    cost.add_argument("--sample-rate", type=_rate, metavar="P", help="look at this share of the training triples")
+    cost.add_argument(
+        "--stratify-by", choices=(*STRATA, "none"), help="draw that share from the triples of each, and at least one"
+    )
+    how = tracin.add_argument_group("how")
+    how.add_argument("--seed", type=_integer(0), default=0, metavar="N", help="of sample and projection (default: 0)")
+    how.add_argument("--output", type=Path, metavar="FILE.json", help="write JSON there, whole or not at all")
+    _device(how)
+    _batch(how)
+    _json(how)
+
+
+def _self_influence(ranking: argparse.ArgumentParser) -> None:
+    _index(ranking)
+    ranking.add_argument(
+        "--top-k", type=_integer(1), default=10, metavar="K", help="training triples to name (default: %(default)s)"
+    )
+    ranking.add_argument("--order", choices=RANKINGS, default="descending", help="default: %(default)s")
+    _filters(ranking)
+    _device(ranking)
+    ranking.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=".json: as GET /v1/self-influence answers; .csv, .parquet: one row per training triple",
+    )
+    _json(ranking)
+
+
+def _evaluate(evaluate: argparse.ArgumentParser) -> None:
+    _trained(evaluate)
+    asked = evaluate.add_argument_group("what is asked")
+    asked.add_argument(
+        "--test", type=Path, required=True, metavar="FILE", help="test triples: lines of head⇥relation⇥tail"
+    )
+    asked.add_argument(
+        "--max-test-triples",
+        type=_integer(1),
+        default=50,
+        metavar="N",
+        help="how many of them are drawn at random (default: %(default)s)",
+    )
+    asked.add_argument(
+        "--top-k", type=_integer(1), default=10, metavar="K", help="training triples to find (default: %(default)s)"
+    )
+    asked.add_argument("--order", choices=ORDERS, default="proponents", help="default: %(default)s")
+    _gradients(asked)
+    how = evaluate.add_argument_group("how")
+    how.add_argument(
+        "--seed",
+        type=_integer(0),
+        default=0,
+        metavar="N",
+        help="of test triples, samples, projections and the index (default: %(default)s)",
+    )
+    _device(how)
+    _batch(how)
+    how.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.json",
+        help="what was measured; an interrupted run goes on where it stopped",
+    )
+    how.add_argument("--plots", type=Path, metavar="DIR", help="write pictures there, as PNG and SVG")
+    how.add_argument("--fresh", action="store_true", help="discard what an interrupted run left beside --output")
+    _json(how)
 
 
 # Arguments that several verbs share.
@@ -214,13 +352,79 @@ def _common(default: object) -> argparse.ArgumentParser:
     return common
 
 
+def _filters(to: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """Arguments that say which training triples may be named."""
+    restrict = to.add_argument_group("which training triples may be named (labels or ids)")
+    for name in ("head", "relation", "tail"):
+        restrict.add_argument(f"--{name}", dest=f"must_{name}", nargs="+", metavar="LABEL")
+        restrict.add_argument(f"--not-{name}", dest=f"must_not_{name}", nargs="+", metavar="LABEL")
+    return restrict
+
+
+def _trained(to: argparse.ArgumentParser) -> None:
+    """Arguments that say which model was trained on what."""
+    to.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="PyKEEN folder of save_to_directory, converted folder, or file (.pkl, .pt)",
+    )
+    _state_dict(to)
+    data = to.add_argument_group("training data, where the model's folder does not carry it")
+    data.add_argument("--train", type=Path, metavar="FILE", help="lines of head⇥relation⇥tail")
+    data.add_argument("--entity-to-id", type=Path, metavar="FILE", help="lines of label⇥id or id⇥label")
+    data.add_argument("--relation-to-id", type=Path, metavar="FILE", help="the same for relations")
+    data.add_argument("--names", type=Path, metavar="FILE", help="lines of label⇥name, for people to read")
+    data.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
+
+
+def _gradients(to: "argparse._ActionsContainer") -> None:
+    """Arguments that say what influence is the inner product of."""
+    to.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default="bce",
+        metavar="NAME",
+        help=f"whose gradient: {', '.join(LOSSES)} (default: %(default)s)",
+    )
+    to.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="of the losses over all tails, as in training (default: 0)",
+    )
+    to.add_argument(
+        "--negatives",
+        type=_integer(1),
+        metavar="K",
+        help="of margin, nssa and softplus: how many each triple is compared with (default: 1)",
+    )
+    to.add_argument(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="states of the model during training whose influences are summed (default: the model alone)",
+    )
+    to.add_argument(
+        "--learning-rates",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="X",
+        help="weight of each checkpoint, or one for all (default: 1)",
+    )
+    to.add_argument("--directions", choices=("forward", "both"), help="of the training side (default: as trained)")
+
+
 def _how(to: "argparse._ActionsContainer") -> None:
     """Arguments of the verbs that build a generation."""
     _index(to)
     _device(to)
-    to.add_argument(
-        "--batch-size", type=_batch_size, metavar="N|auto", help="triples computed together (default: auto)"
-    )
+    _batch(to)
     to.add_argument("--no-publish", dest="publish", action="store_false", help="build, but do not make it live")
     to.add_argument("--fresh", action="store_true", help="discard what an interrupted build left")
     to.add_argument("--gate-report", type=Path, metavar="FILE", help="also write the verdict of the checks there")
@@ -245,6 +449,12 @@ def _device(to: "argparse._ActionsContainer") -> None:
     )
 
 
+def _batch(to: "argparse._ActionsContainer") -> None:
+    to.add_argument(
+        "--batch-size", type=_batch_size, metavar="N|auto", help="triples computed together (default: auto)"
+    )
+
+
 def _json(to: "argparse._ActionsContainer") -> None:
     to.add_argument("--json", action="store_true", help="print JSON")
 
@@ -266,6 +476,25 @@ def _integer(least: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _rate(text: str) -> float:
+    if not 0 < (value := _number(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := _number(text)) < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return nan
 
 
 def _batch_size(text: str) -> int | None:

@@ -31,12 +31,21 @@ from kgtrace_server.problems import (
     QueueFull,
     type_of,
 )
-from kgtrace_server.results import GenerationInfo, IndexInfo, Influences, Named, Switched
+from kgtrace_server.results import (
+    Aggregate,
+    GenerationInfo,
+    IndexInfo,
+    Influences,
+    Named,
+    Predictions,
+    SelfInfluences,
+    Switched,
+)
 from kgtrace_store import errors
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
-    from kgtrace_indexer.answers import Direction, Order
+    from kgtrace_indexer.answers import Direction, Group, Order, Ranking
     from kgtrace_server.service import Field, Service
 
 R = TypeVar("R")
@@ -44,8 +53,10 @@ R = TypeVar("R")
 Ref = int | str
 """An entity or relation: a string is a label, an integer an id."""
 
-Triples = Sequence[tuple[Ref, Ref, Ref]]
-"""Head, relation and tail of each test triple."""
+Triple = tuple[Ref, Ref, Ref]
+"""Head, relation and tail."""
+
+Triples = Sequence[Triple]
 
 Condition = Mapping["Field", Sequence[Ref]]
 """Labels or ids by field of the training triple."""
@@ -153,6 +164,7 @@ def _influences(
     max_candidates: int | None = None,
     must: Condition = _NOWHERE,
     must_not: Condition = _NOWHERE,
+    within_hops: int | None = None,
     direction: "Direction" = "tail",
 ) -> _Call[Influences]:
     body: dict[str, Any] = {
@@ -161,16 +173,56 @@ def _influences(
         "order": order,
         "exact": exact,
         "max_candidates": max_candidates,
+        "filter": _filter(must, must_not),
+        "within_hops": within_hops,
         "direction": direction,
     }
-    conditions = {
+    return _Call("POST", "/v1/influences", Influences.read, json=body)
+
+
+def _predictions(
+    *, relation: Ref, head: Ref | None, tail: Ref | None, top_k: int, filtered: bool
+) -> _Call[Predictions]:
+    body = {"head": head, "relation": relation, "tail": tail, "top_k": top_k, "filtered": filtered}
+    return _Call("POST", "/v1/predictions", Predictions.read, json=body)
+
+
+def _aggregate(
+    triple: Triple,
+    by: "Group",
+    *,
+    top_k: int,
+    order: "Order",
+    exact: bool,
+    must: Condition,
+    must_not: Condition,
+    within_hops: int | None,
+    direction: "Direction",
+) -> _Call[Aggregate]:
+    body = {
+        "triple": list(triple),
+        "by": by,
+        "top_k": top_k,
+        "order": order,
+        "exact": exact,
+        "filter": _filter(must, must_not),
+        "within_hops": within_hops,
+        "direction": direction,
+    }
+    return _Call("POST", "/v1/aggregate", Aggregate.read, json=body)
+
+
+def _self_influence(*, top_k: int, order: "Ranking", must: Condition, must_not: Condition) -> _Call[SelfInfluences]:
+    body = {"top_k": top_k, "order": order, "filter": _filter(must, must_not)}
+    return _Call("POST", "/v1/self-influence", SelfInfluences.read, json=body)
+
+
+def _filter(must: Condition, must_not: Condition) -> dict[str, Any]:
+    return {
         name: {f: list(refs) for f, refs in condition.items()}
         for name, condition in (("must", must), ("must_not", must_not))
         if condition
     }
-    if conditions:
-        body["filter"] = conditions
-    return _Call("POST", "/v1/influences", Influences.read, json=body)
 
 
 def _entities(q: str, limit: int) -> _Call[list[Named]]:
@@ -216,6 +268,7 @@ class Client:
         max_candidates: int | None = None,
         must: Condition = _NOWHERE,
         must_not: Condition = _NOWHERE,
+        within_hops: int | None = None,
         direction: "Direction" = "tail",
     ) -> Influences:
         """Return the training triples that influenced each test triple, as `Attributor.query` does."""
@@ -228,9 +281,61 @@ class Client:
                 max_candidates=max_candidates,
                 must=must,
                 must_not=must_not,
+                within_hops=within_hops,
                 direction=direction,
             )
         )
+
+    def predictions(
+        self,
+        *,
+        relation: Ref,
+        head: Ref | None = None,
+        tail: Ref | None = None,
+        top_k: int = 10,
+        filtered: bool = False,
+    ) -> Predictions:
+        """Return the model's best tails for a head, or heads for a tail, as `Attributor.complete` does."""
+        return self._send(_predictions(relation=relation, head=head, tail=tail, top_k=top_k, filtered=filtered))
+
+    def aggregate(
+        self,
+        triple: Triple,
+        by: "Group",
+        *,
+        top_k: int = 10,
+        order: "Order" = "proponents",
+        exact: bool = False,
+        must: Condition = _NOWHERE,
+        must_not: Condition = _NOWHERE,
+        within_hops: int | None = None,
+        direction: "Direction" = "tail",
+    ) -> Aggregate:
+        """Return influence summed by training relation, head or tail, as `Attributor.aggregate` does."""
+        return self._send(
+            _aggregate(
+                triple,
+                by,
+                top_k=top_k,
+                order=order,
+                exact=exact,
+                must=must,
+                must_not=must_not,
+                within_hops=within_hops,
+                direction=direction,
+            )
+        )
+
+    def self_influence(
+        self,
+        *,
+        top_k: int = 10,
+        order: "Ranking" = "descending",
+        must: Condition = _NOWHERE,
+        must_not: Condition = _NOWHERE,
+    ) -> SelfInfluences:
+        """Return the training triples of largest (or smallest) self-influence."""
+        return self._send(_self_influence(top_k=top_k, order=order, must=must, must_not=must_not))
 
     def entities(self, q: str = "", limit: int = 20) -> list[Named]:
         """Return entities whose label or name equals, starts with or contains ``q``."""
@@ -308,6 +413,7 @@ class AsyncClient:
         max_candidates: int | None = None,
         must: Condition = _NOWHERE,
         must_not: Condition = _NOWHERE,
+        within_hops: int | None = None,
         direction: "Direction" = "tail",
     ) -> Influences:
         """As `Client.influences`."""
@@ -320,9 +426,61 @@ class AsyncClient:
                 max_candidates=max_candidates,
                 must=must,
                 must_not=must_not,
+                within_hops=within_hops,
                 direction=direction,
             )
         )
+
+    async def predictions(
+        self,
+        *,
+        relation: Ref,
+        head: Ref | None = None,
+        tail: Ref | None = None,
+        top_k: int = 10,
+        filtered: bool = False,
+    ) -> Predictions:
+        """As `Client.predictions`."""
+        return await self._send(_predictions(relation=relation, head=head, tail=tail, top_k=top_k, filtered=filtered))
+
+    async def aggregate(
+        self,
+        triple: Triple,
+        by: "Group",
+        *,
+        top_k: int = 10,
+        order: "Order" = "proponents",
+        exact: bool = False,
+        must: Condition = _NOWHERE,
+        must_not: Condition = _NOWHERE,
+        within_hops: int | None = None,
+        direction: "Direction" = "tail",
+    ) -> Aggregate:
+        """As `Client.aggregate`."""
+        return await self._send(
+            _aggregate(
+                triple,
+                by,
+                top_k=top_k,
+                order=order,
+                exact=exact,
+                must=must,
+                must_not=must_not,
+                within_hops=within_hops,
+                direction=direction,
+            )
+        )
+
+    async def self_influence(
+        self,
+        *,
+        top_k: int = 10,
+        order: "Ranking" = "descending",
+        must: Condition = _NOWHERE,
+        must_not: Condition = _NOWHERE,
+    ) -> SelfInfluences:
+        """As `Client.self_influence`."""
+        return await self._send(_self_influence(top_k=top_k, order=order, must=must, must_not=must_not))
 
     async def entities(self, q: str = "", limit: int = 20) -> list[Named]:
         """As `Client.entities`."""
@@ -393,6 +551,7 @@ class LocalClient:
         max_candidates: int | None = None,
         must: Condition = _NOWHERE,
         must_not: Condition = _NOWHERE,
+        within_hops: int | None = None,
         direction: "Direction" = "tail",
     ) -> Influences:
         """As `Client.influences`, for any number of triples."""
@@ -406,9 +565,65 @@ class LocalClient:
             max_candidates=max_candidates,
             must=must,
             must_not=must_not,
+            within_hops=within_hops,
             direction=direction,
         )
         return Influences.read(self._service.influences(question))
+
+    def predictions(
+        self,
+        *,
+        relation: Ref,
+        head: Ref | None = None,
+        tail: Ref | None = None,
+        top_k: int = 10,
+        filtered: bool = False,
+    ) -> Predictions:
+        """As `Client.predictions`."""
+        from kgtrace_server.service import Incomplete
+
+        return Predictions.read(self._service.predictions(Incomplete(head, relation, tail, top_k, filtered)))
+
+    def aggregate(
+        self,
+        triple: Triple,
+        by: "Group",
+        *,
+        top_k: int = 10,
+        order: "Order" = "proponents",
+        exact: bool = False,
+        must: Condition = _NOWHERE,
+        must_not: Condition = _NOWHERE,
+        within_hops: int | None = None,
+        direction: "Direction" = "tail",
+    ) -> Aggregate:
+        """As `Client.aggregate`."""
+        from kgtrace_server.service import Grouping
+
+        question = Grouping(
+            triple,
+            by,
+            top_k=top_k,
+            order=order,
+            exact=exact,
+            must=must,
+            must_not=must_not,
+            within_hops=within_hops,
+            direction=direction,
+        )
+        return Aggregate.read(self._service.aggregate(question))
+
+    def self_influence(
+        self,
+        *,
+        top_k: int = 10,
+        order: "Ranking" = "descending",
+        must: Condition = _NOWHERE,
+        must_not: Condition = _NOWHERE,
+    ) -> SelfInfluences:
+        """As `Client.self_influence`."""
+        answer = self._service.self_influences(top_k=top_k, order=order, must=must, must_not=must_not)
+        return SelfInfluences.read(answer)
 
     def entities(self, q: str = "", limit: int = 20) -> list[Named]:
         """As `Client.entities`."""

@@ -4,9 +4,12 @@ Whatever is slow to import is imported inside, so that ``--help`` and wrong call
 """
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +19,20 @@ from kgtrace_server.settings import Settings
 from kgtrace_store.errors import BadRequest, IndexNotFound
 
 if TYPE_CHECKING:
-    from kgtrace_indexer.build import BuildReport
+    import numpy as np
+
+    from kgtrace_indexer.build import BuildConfig, BuildReport
+    from kgtrace_indexer.engine import Attributor
     from kgtrace_indexer.model_file import ModelFile
     from kgtrace_indexer.triples import TripleTable
+    from kgtrace_server.bulk import Bulk
     from kgtrace_server.service import Field, Service
-    from kgtrace_server.wire import Influences
     from kgtrace_store.vocabulary import Vocabulary
 
-_BATCH = 64
-"""Test triples explained at a time: few enough to show progress, many enough to share forward passes."""
-
-CONFIGURATION = ("loss", "directions", "dim", "landmarks", "seed", "dtype", "device")
+CONFIGURATION = (
+    *("loss", "label_smoothing", "negatives", "directions", "projection", "dim", "landmarks"),
+    *("sample_rate", "stratify_by", "seed", "dtype", "device"),
+)
 """Arguments of ``build`` that are fields of `BuildConfig` as they are."""
 
 
@@ -60,18 +66,11 @@ def convert(args: argparse.Namespace) -> int:
 
 def build(args: argparse.Namespace) -> int:
     """Index training triples and publish the generation."""
-    from kgtrace_indexer.build import BuildConfig
     from kgtrace_indexer.build import build as build_index
-    from kgtrace_indexer.model_file import with_checkpoints
 
-    if args.learning_rates and not args.checkpoints:
-        raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
-    chosen: dict[str, Any] = {name: getattr(args, name) for name in CONFIGURATION}
-    if args.batch_size is not None:
-        chosen["batch_size"] = args.batch_size
-    config = BuildConfig(layers=tuple(args.layers), **chosen)
+    config = _configuration(args, layers=tuple(args.layers))
     vocabulary, triples = _training_data(args)
-    model = with_checkpoints(_read_model(args, len(vocabulary.relations)), args.checkpoints, args.learning_rates)
+    model = _with_checkpoints(args, vocabulary)
     with Progress("triples") as progress:
         report = build_index(
             args.index,
@@ -135,29 +134,94 @@ def query(args: argparse.Namespace) -> int:
     """Explain test triples from an index."""
     if (args.test_indices is not None or args.max_test_triples is not None) and args.test is None:
         raise WrongCall("--test-indices and --max-test-triples choose among the triples of --test FILE")
+    if args.fresh and args.output is None:
+        raise WrongCall("--fresh discards what an interrupted run left beside --output FILE: give it too")
     from kgtrace_indexer.engine import open_attributor
-    from kgtrace_server import render
-    from kgtrace_server.service import Service
+    from kgtrace_server import bulk, render
 
     if args.output is not None:
         render.check_format(args.output)
-    attributor = open_attributor(args.index, device=args.device)
-    service = Service(attributor)
-    if args.test is None:
-        triples = [service.triple_from_text(*triple) for triple in args.triple]
-        test_indices = list(range(len(triples)))
-    else:
-        triples, test_indices = _test_triples(args, attributor.vocabulary)
-    answer = _explain(args, service, triples)
+    asked = _bulk(args, open_attributor(args.index, device=args.device))
+    with Progress("test triples") as progress:
+        if args.output is None:
+            answers = bulk.stream(asked, progress)
+            if args.json:
+                render.write_influences(sys.stdout.buffer, ".json", answers, asked.test_indices)
+            else:
+                sys.stdout.write(_sample_note(asked.service))
+                for number, answer in enumerate(answers):
+                    sys.stdout.write(("\n" if number else "") + render.influences(answer))
+            return 0
+        count = bulk.write(asked, args.output, fresh=args.fresh, progress=progress)
+    facts = {
+        "output": str(args.output),
+        "generation": asked.service.generation,
+        "test_triples": len(asked.ids),
+        "influences": count,
+    }
+    text = f"{args.output}: {count:,} influences on {len(asked.ids):,} test triples\n"
+    _say(args, facts, _sample_note(asked.service) + text)
+    return 0
+
+
+def tracin(args: argparse.Namespace) -> int:
+    """Compute influences straight from a model, without an index."""
+    import json
+
+    if args.mode != "self" and args.test is None:
+        raise WrongCall(f"--mode {args.mode} explains the triples of --test FILE: give it too")
+    if args.output is not None and not args.output.parent.is_dir():
+        raise BadRequest(f"output {args.output}: there is no folder {args.output.parent}")
+    from kgtrace_indexer.triples import read_triples
+    from kgtrace_server import tracin as run
+    from kgtrace_store import durable
+
+    vocabulary, training = _training_data(args)
+    model = _read_model(args, len(vocabulary.relations))
+    if args.output_channels is not None:
+        run.check_channels(model, args.output_channels)
+    document: Any
+    with Progress("triples") as progress:
+        asked = run.Run(model, vocabulary, training, run.chosen(args), args, progress)
+        if args.mode == "self":
+            document = rows = asked.self_influences()
+            count, page = f"{len(rows):,} training triples", run.self_influences(rows)
+        else:
+            test = read_triples(args.test, vocabulary, skip_unknown=True)
+            if test.skipped:
+                sys.stderr.write(f"kgtrace: {test.skipped} lines of {args.test} with unknown labels were skipped\n")
+            if args.mode == "single" and args.test_indices is None and args.max_test_triples is None:
+                args.max_test_triples = 1
+            results = asked.explained(*_chosen(args, test))
+            document = results if args.mode == "single" else asked.summed_up(results, test.skipped)
+            count, page = f"influences on {len(results):,} test triples", run.explanations(results)
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
     if args.output is not None:
-        render.write_influences(args.output, answer, test_indices)
-    if args.json:
-        sys.stdout.write(render.json_text(answer))
-    elif args.output is None:
-        sys.stdout.write(render.influences(answer))
-    else:
-        found = sum(len(result["influences"]) for result in answer["results"])
-        sys.stdout.write(f"{args.output}: {found:,} influences on {len(triples):,} test triples\n")
+        durable.replace_file(args.output, text.encode())
+        page = f"{args.output}: {count}\n"
+    sys.stdout.write(text if args.json else page)
+    return 0
+
+
+def self_influence(args: argparse.Namespace) -> int:
+    """Rank training triples by self-influence."""
+    from kgtrace_indexer.engine import open_attributor
+    from kgtrace_server import render
+    from kgtrace_server.service import Service
+    from kgtrace_store import durable
+
+    ending = ".json" if args.output is None else render.check_format(args.output)
+    service = Service(open_attributor(args.index, device=args.device))
+    must, must_not = _filter(args, service, "must"), _filter(args, service, "must_not")
+    answer = service.self_influences(top_k=args.top_k, order=args.order, must=must, must_not=must_not)
+    if args.output is None:
+        sys.stdout.write(render.json_text(answer) if args.json else render.self_influences(answer))
+        return 0
+    content = io.BytesIO()
+    count = render.write_self_influences(content, ending, answer)
+    durable.replace_file(args.output, content.getvalue())
+    facts = {"output": str(args.output), "generation": service.generation, "triples": count}
+    _say(args, facts, f"{args.output}: {count:,} training triples\n")
     return 0
 
 
@@ -169,11 +233,11 @@ def serve(args: argparse.Namespace) -> int:
         raise WrongCall(str(e)) from e
     if settings.index is None:
         raise WrongCall("no index: give --index ROOT or set KGTRACE_INDEX")
-    from kgtrace_server import logs, serving
+    from kgtrace_server import logs, serving, tracing
     from kgtrace_server.app import create_app
 
     logs.configure(settings.log_level, settings.log_format)
-    app = create_app(serving.loader(settings), settings)
+    app = create_app(serving.loader(settings), settings, tracing.provider_from(os.environ))
     with serving.listen(settings) as listening:
         at = serving.address(listening)
         sys.stdout.write(f"kgtrace serves {settings.index} at {at} (documentation: {at}/docs)\n")
@@ -208,13 +272,15 @@ def list_generations(args: argparse.Namespace) -> int:
         raise IndexNotFound(f"there is no index root {args.index}: build one first")
     root = IndexRoot(args.index)
     generations = catalogue.generations(root)
-    rows = [("", "generation", "built at", "triples", "model")]
+    rows = [("", "generation", "built at", "triples", "model", "agreement")]
     for found in generations:
         if found["problem"] is None:
             triples = (found["counts"] or {}).get("triples", 0)
-            shown = (str(found["built_at"]), f"{triples:,}", str(found["model"]))
+            overlap = None if found["agreement"] is None else found["agreement"]["overlap"]
+            agreement = "" if overlap is None else f"{overlap:.0%}"
+            shown = (str(found["built_at"]), f"{triples:,}", str(found["model"]), agreement)
         else:
-            shown = (f"unreadable: {found['problem']}", "", "")
+            shown = (f"unreadable: {found['problem']}", "", "", "")
         rows.append(("*" if found["live"] else "", found["id"], *shown))
     _say_table(args, {"live": root.current(), "generations": generations}, rows)
     return 0
@@ -253,6 +319,92 @@ def demo(args: argparse.Namespace) -> int:
 
     run(once=args.once)
     return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Measure configurations against the exact answer."""
+    if args.fresh and args.output is None:
+        raise WrongCall("--fresh discards what an interrupted run left beside --output FILE: give it too")
+    from kgtrace_indexer.evaluation import evaluate as measure
+    from kgtrace_server import evaluation, plots, render
+    from kgtrace_store import durable
+
+    if args.output is not None and render.check_format(args.output) != ".json":
+        raise BadRequest(f"output {args.output}: an evaluation is written as .json")
+    if args.plots is not None:
+        plots.require()
+    config = _configuration(args)
+    vocabulary, triples = _training_data(args)
+    model = _with_checkpoints(args, vocabulary)
+    test = _drawn(args, vocabulary)
+    with _work_folder(args.output) as folder, Progress("steps") as progress:
+        found = measure(
+            folder,
+            model,
+            vocabulary,
+            triples,
+            test,
+            config,
+            top_k=args.top_k,
+            order=args.order,
+            fresh=args.fresh,
+            progress=progress,
+        )
+        content = evaluation.document(found, model, config, top_k=args.top_k, order=args.order)
+        if args.output is not None:
+            durable.replace_file(args.output, render.json_text(content).encode())
+            durable.remove_tree(folder)
+    drawn = [] if args.plots is None else plots.write(content, args.plots)
+    _say(args, content, evaluation.table(content) + "".join(f"{path}\n" for path in drawn if path.suffix == ".png"))
+    return 0
+
+
+@contextmanager
+def _work_folder(output: Path | None) -> Iterator[Path]:
+    """Return where an evaluation keeps what it has found: beside its output, so that it can go on from there."""
+    if output is not None:
+        yield output.with_name(f"{output.name}.partial")
+        return
+    with tempfile.TemporaryDirectory(prefix="kgtrace-evaluate-") as folder:
+        yield Path(folder)
+
+
+def _drawn(args: argparse.Namespace, vocabulary: "Vocabulary") -> "np.ndarray":
+    """Return test triples drawn at random, (n, 3), in the order of the file."""
+    import numpy as np
+
+    from kgtrace_indexer.triples import read_triples
+
+    test = read_triples(args.test, vocabulary, skip_unknown=args.skip_unknown).ids
+    count = min(args.max_test_triples, len(test))
+    rows = np.random.default_rng(args.seed).choice(len(test), count, replace=False)
+    drawn: np.ndarray = test[np.sort(rows)]
+    return drawn
+
+
+def _configuration(args: argparse.Namespace, **more: Any) -> "BuildConfig":
+    """Return the configuration of an index; what the verb has no argument for is left at its default."""
+    from kgtrace_indexer.build import BuildConfig
+
+    chosen: dict[str, Any] = {name: getattr(args, name) for name in CONFIGURATION if hasattr(args, name)}
+    if args.batch_size is not None:
+        chosen["batch_size"] = args.batch_size
+    return BuildConfig(**chosen, **more)
+
+
+def _with_checkpoints(args: argparse.Namespace, vocabulary: "Vocabulary") -> "ModelFile":
+    """Read the model, and the checkpoints whose influences are summed."""
+    from kgtrace_indexer.model_file import with_checkpoints
+
+    if args.learning_rates and not args.checkpoints:
+        raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
+    return with_checkpoints(_read_model(args, len(vocabulary.relations)), args.checkpoints, args.learning_rates)
+
+
+def _sample_note(service: "Service") -> str:
+    """Say what an index of a sample leaves out."""
+    rate = service.index_info()["sample_rate"]
+    return "" if rate == 1 else f"of a sample of {rate:.3g} of the training triples; no others can be named\n\n"
 
 
 def _say(args: argparse.Namespace, facts: Mapping[str, Any], text: str) -> None:
@@ -297,7 +449,7 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
 
     if args.train is None and (args.entity_to_id or args.relation_to_id):
         raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
-    carried = args.model / "training_triples"
+    carried = (args.model if args.model.is_dir() else args.model.parent) / "training_triples"
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
         raise BadRequest(f"{args.model} carries no training_triples: pass --train, --entity-to-id and --relation-to-id")
     vocabulary = read_vocabulary(
@@ -308,51 +460,54 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
     return vocabulary, read_triples(args.train, vocabulary, skip_unknown=args.skip_unknown)
 
 
-def _test_triples(args: argparse.Namespace, vocabulary: "Vocabulary") -> tuple[list[tuple[int, int, int]], list[int]]:
-    """Read the chosen test triples, and which rows of the file they are."""
+def _test_triples(args: argparse.Namespace, vocabulary: "Vocabulary") -> "tuple[np.ndarray, np.ndarray]":
+    """Read the chosen test triples (n, 3), and which rows of the file they are (n,)."""
     from kgtrace_indexer.triples import read_triples
 
-    table = read_triples(args.test, vocabulary, skip_unknown=args.skip_unknown)
-    rows = {index: row for row, index in enumerate(table.train_index.tolist())}
-    chosen = list(rows)[: args.max_test_triples] if args.test_indices is None else args.test_indices
-    missing = [index for index in chosen if index not in rows]
-    if missing:
-        raise BadRequest(f"--test-indices {missing[0]}: {args.test} has no such row to explain; it has {len(rows)}")
-    ids = table.ids.tolist()
-    return [(head, relation, tail) for head, relation, tail in (ids[rows[index]] for index in chosen)], chosen
+    return _chosen(args, read_triples(args.test, vocabulary, skip_unknown=args.skip_unknown))
 
 
-def _explain(args: argparse.Namespace, service: "Service", triples: Sequence[tuple[int, int, int]]) -> "Influences":
-    from kgtrace_server.service import Question
+def _chosen(args: argparse.Namespace, table: "TripleTable") -> "tuple[np.ndarray, np.ndarray]":
+    """Return the chosen ones of a file's triples (n, 3), and which rows they are (n,)."""
+    import numpy as np
 
-    must, must_not = _filter(args, service, "must"), _filter(args, service, "must_not")
-    answers = []
-    with Progress("test triples") as progress:
-        for start in range(0, len(triples), _BATCH):
-            batch = triples[start : start + _BATCH]
-            question = Question(
-                batch,
-                top_k=args.top_k,
-                order=args.order,
-                exact=args.exact,
-                max_candidates=args.max_candidates,
-                must=must,
-                must_not=must_not,
-                direction=args.direction,
-            )
-            answers.append(service.influences(question))
-            if len(triples) > _BATCH:
-                progress("query", start + len(batch), len(triples))
-    seconds = [answer["seconds"] for answer in answers]
-    return {
-        "generation": service.generation,
-        "results": [result for answer in answers for result in answer["results"]],
-        "seconds": {
-            "gradient": sum(s["gradient"] for s in seconds),
-            "search": sum(s["search"] for s in seconds),
-            "rerank": sum(s["rerank"] for s in seconds),
-        },
-    }
+    if args.test_indices is None:
+        return table.ids[: args.max_test_triples], table.train_index[: args.max_test_triples]
+    chosen = np.array(args.test_indices, np.int64)
+    rows = np.searchsorted(table.train_index, chosen)  # ascending, with gaps where lines were skipped
+    missing = chosen[table.train_index[np.minimum(rows, len(table.ids) - 1)] != chosen]
+    if len(missing):
+        raise BadRequest(
+            f"--test-indices {missing[0]}: {args.test} has no such row to explain; it has {len(table.ids)}"
+        )
+    return table.ids[rows], chosen
+
+
+def _bulk(args: argparse.Namespace, attributor: "Attributor") -> "Bulk":
+    """Return the test triples of a call, and what it asks about them."""
+    import numpy as np
+
+    from kgtrace_server.bulk import Bulk
+    from kgtrace_server.service import Question, Service
+
+    service = Service(attributor)
+    if args.test is None:
+        ids = np.array([service.triple_from_text(*triple) for triple in args.triple], np.int64)
+        test_indices = np.arange(len(ids))
+    else:
+        ids, test_indices = _test_triples(args, attributor.vocabulary)
+    options = Question(
+        [],
+        top_k=args.top_k,
+        order=args.order,
+        exact=args.exact,
+        max_candidates=args.max_candidates,
+        must=_filter(args, service, "must"),
+        must_not=_filter(args, service, "must_not"),
+        within_hops=args.within_hops,
+        direction=args.direction,
+    )
+    return Bulk(service, options, ids, test_indices)
 
 
 def _filter(args: argparse.Namespace, service: "Service", kind: str) -> "dict[Field, list[int]]":

@@ -221,5 +221,8 @@ def open_warm(root: Path, generation: str, *, device: str = "auto") -> "Attribut
     attributor = open_attributor(root, generation, device=device)
     rows = np.linspace(0, len(attributor) - 1, min(_WARM_QUERIES, len(attributor)), dtype=np.int64)
     for triple in np.asarray(attributor.training.triples[rows], np.int64):
-        attributor.query(triple[None])
+        if attributor.searches:
+            attributor.query(triple[None])
+        else:  # it would compute every influence
+            attributor.exact_influences(triple[None], rows)
     return attributor

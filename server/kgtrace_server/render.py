@@ -1,33 +1,22 @@
 """Answers as text for people and as files for programs."""
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kgtrace_server.wire import Explanation, Influences, Named, NamedTriple
-from kgtrace_store import durable
-from kgtrace_store.errors import BadRequest, MissingExtra
+from kgtrace_server import results, tables
+from kgtrace_server.wire import Explanation, Influences, Named, NamedTriple, SelfInfluences
+from kgtrace_store.errors import BadRequest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
 
 _WIDEST = 40
 """Characters of a label in a table; files hold them whole."""
-
-COLUMNS = (
-    "test_index",
-    *(f"test_{f}{suffix}" for f in ("head", "relation", "tail") for suffix in ("", "_label", "_name")),
-    "certified",
-    "position",
-    "train_index",
-    *(f"train_{f}{suffix}" for f in ("head", "relation", "tail") for suffix in ("", "_label", "_name")),
-    "influence",
-    "cosine",
-)
-"""Of tabular output, one row per influence: ids, ``_label`` and ``_name``; ``position`` counts from 1."""
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -48,21 +37,33 @@ def influences(answer: Influences) -> str:
     return "\n".join(_explanation(result) for result in answer["results"])
 
 
-def write_influences(path: Path, answer: Influences, test_indices: Sequence[int]) -> None:
-    """Write an answer to a file, whole or not at all, in the format that its ending names.
+def self_influences(answer: SelfInfluences) -> str:
+    """Return an answer as a table."""
+    rows = [("", "self-influence", "row", "head", "relation", "tail")]
+    for position, found in enumerate(answer["self_influences"], 1):
+        numbers = (_number(found["self_influence"]), str(found["train_index"]))
+        rows.append((str(position), *numbers, *_shown(found["triple"])))
+    return table(rows, right=(0, 1, 2))
 
-    ``test_indices``: which test triple each result is about, for tabular output.
 
-    Raises `BadRequest` for another ending, `MissingExtra` for parquet without pyarrow, and `StorageFailed`.
+def write_influences(sink: BinaryIO, ending: str, answers: Iterable[Influences], test_indices: "np.ndarray") -> int:
+    """Write answers, one after another, as one; return how many influences they hold.
+
+    ``ending`` is one of `FORMATS`; ``test_indices`` (n,) tells which test triple each result is about, for tabular
+    output.
     """
-    match check_format(path):
-        case ".json":
-            data = json_text(answer).encode()
-        case ".csv":
-            data = _csv(answer, test_indices)
-        case _:
-            data = _parquet(answer, test_indices)
-    durable.replace_file(path, data)
+    if ending == ".json":
+        return _write_json(sink, answers)
+    return _write_rows(sink, ending, results.Influences.COLUMNS, _influence_rows(answers, test_indices))
+
+
+def write_self_influences(sink: BinaryIO, ending: str, answer: SelfInfluences) -> int:
+    """Write an answer; return how many training triples it holds. ``ending`` is one of `FORMATS`."""
+    if ending == ".json":
+        sink.write(json_text(answer).encode())
+        return len(answer["self_influences"])
+    found = results.SelfInfluences.read(answer)
+    return _write_rows(sink, ending, found.COLUMNS, [found.rows()])
 
 
 def check_format(path: Path) -> str:
@@ -76,7 +77,7 @@ def check_format(path: Path) -> str:
     if not path.parent.is_dir():
         raise BadRequest(f"output {path}: there is no folder {path.parent}")
     if ending == ".parquet":
-        _pyarrow()
+        tables.pyarrow()
     return ending
 
 
@@ -116,54 +117,34 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _rows(answer: Influences, test_indices: Sequence[int]) -> Iterator[dict[str, Any]]:
-    for test_index, result in zip(test_indices, answer["results"], strict=True):
-        test = {"test_index": test_index, **_columns("test", result["triple"]), "certified": result["certified"]}
-        for position, found in enumerate(result["influences"], 1):
-            yield {
-                **test,
-                "position": position,
-                "train_index": found["train_index"],
-                **_columns("train", found["triple"]),
-                "influence": found["influence"],
-                "cosine": found["cosine"],
-            }
+def _write_json(sink: BinaryIO, answers: Iterable[Influences]) -> int:
+    """Write what `json_text` makes of the answers joined, of which one at a time is in memory."""
+    seconds: dict[str, float] = {}
+    count, opening = 0, ""
+    for answer in answers:
+        if not opening:
+            opening = f'{{\n  "generation": {json.dumps(answer["generation"])},\n  "results": ['
+        for result in answer["results"]:
+            text = json.dumps(result, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n    ")
+            sink.write(f"{opening}\n    {text}".encode())
+            opening = ","
+            count += len(result["influences"])
+        spent = answer["seconds"]
+        for stage in ("gradient", "search", "rerank"):
+            seconds[stage] = seconds.get(stage, 0.0) + spent[stage]
+    text = json.dumps(seconds, indent=2).replace("\n", "\n  ")
+    sink.write(f'\n  ],\n  "seconds": {text}\n}}\n'.encode())
+    return count
 
 
-def _columns(prefix: str, triple: NamedTriple) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for name, named in (("head", triple["head"]), ("relation", triple["relation"]), ("tail", triple["tail"])):
-        columns[f"{prefix}_{name}"] = named["id"]
-        columns[f"{prefix}_{name}_label"] = named["label"]
-        columns[f"{prefix}_{name}_name"] = named["name"]
-    return columns
+def _write_rows(sink: BinaryIO, ending: str, columns: tables.Columns, blocks: Iterable[tables.Rows]) -> int:
+    write = tables.write_csv if ending == ".csv" else tables.write_parquet
+    return write(sink, columns, blocks)
 
 
-def _csv(answer: Influences, test_indices: Sequence[int]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_rows(answer, test_indices))
-    return text.getvalue().encode()
-
-
-def _parquet(answer: Influences, test_indices: Sequence[int]) -> bytes:
-    pa = _pyarrow()
-    # Types by name, so that an answer without influences, or without names, has the same columns.
-    kinds = {"certified": pa.bool_(), "influence": pa.float64(), "cosine": pa.float64()}
-    text = ("_label", "_name")
-    schema = pa.schema(
-        [(name, kinds.get(name, pa.string() if name.endswith(text) else pa.int64())) for name in COLUMNS]
-    )
-    buffer = io.BytesIO()
-    pa.parquet.write_table(pa.Table.from_pylist(list(_rows(answer, test_indices)), schema), buffer)
-    return buffer.getvalue()
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as e:
-        raise MissingExtra("parquet needs pyarrow: pip install 'kgtrace[parquet]', or write .csv") from e
-    return pyarrow
+def _influence_rows(answers: Iterable[Influences], test_indices: "np.ndarray") -> Iterable[tables.Rows]:
+    first = 0
+    for answer in answers:
+        found = results.Influences.read(answer)
+        yield found.rows(test_indices[first : first + len(found.results)].tolist())
+        first += len(found.results)

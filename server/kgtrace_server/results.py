@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from kgtrace_server.tables import Columns, named_columns, triple_columns
 from kgtrace_store.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Named:
         """Take it from an answer."""
         return cls(content["id"], content["label"], content["name"])
 
+    def columns(self, prefix: str) -> dict[str, Any]:
+        """Return id, label and name by column."""
+        return {prefix: self.id, f"{prefix}_label": self.label, f"{prefix}_name": self.name}
+
     def __str__(self) -> str:
         """Return the name, or the label where there is none."""
         return self.name or self.label
@@ -49,9 +54,9 @@ class NamedTriple:
     def columns(self, prefix: str) -> dict[str, Any]:
         """Return ids, labels and names by column."""
         return {
-            f"{prefix}_{field}{suffix}": value
-            for field, named in (("head", self.head), ("relation", self.relation), ("tail", self.tail))
-            for suffix, value in (("", named.id), ("_label", named.label), ("_name", named.name))
+            **self.head.columns(f"{prefix}head"),
+            **self.relation.columns(f"{prefix}relation"),
+            **self.tail.columns(f"{prefix}tail"),
         }
 
 
@@ -125,6 +130,18 @@ class Seconds:
 class Influences:
     """One explanation for each test triple, in the order asked."""
 
+    COLUMNS: ClassVar[Columns] = {
+        "test_index": "integer",
+        **triple_columns("test_"),
+        "certified": "truth",
+        "position": "integer",
+        "train_index": "integer",
+        **triple_columns("train_"),
+        "influence": "number",
+        "cosine": "number",
+    }
+    """Of tabular output, one row per influence: ids, ``_label`` and ``_name``; ``position`` counts from 1."""
+
     generation: str
     """The generation of the index that answered."""
     results: tuple[Explanation, ...]
@@ -145,27 +162,224 @@ class Influences:
 
         Raises `MissingExtra` without pandas.
         """
-        try:
-            import pandas as pd
-        except ImportError as e:
-            raise MissingExtra("data frames need pandas: pip install 'kgtrace[dataframe]'") from e
-        from kgtrace_server.render import COLUMNS
+        return _frame(self.rows(range(len(self.results))), self.COLUMNS)
 
-        return pd.DataFrame(list(self._rows()), columns=list(COLUMNS))
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for test_index, result in enumerate(self.results):
+    def rows(self, test_indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Return the rows; ``test_indices`` tells which test triple each result is about."""
+        for test_index, result in zip(test_indices, self.results, strict=True):
             for position, found in enumerate(result.influences, 1):
                 yield {
                     "test_index": test_index,
-                    **result.triple.columns("test"),
+                    **result.triple.columns("test_"),
                     "certified": result.certified,
                     "position": position,
                     "train_index": found.train_index,
-                    **found.triple.columns("train"),
+                    **found.triple.columns("train_"),
                     "influence": found.influence,
                     "cosine": found.cosine,
                 }
+
+
+@dataclass(frozen=True, slots=True)
+class SelfInfluence:
+    """One training triple and its self-influence."""
+
+    train_index: int
+    """Row of the training triples as read, from 0."""
+    triple: NamedTriple
+    self_influence: float | None
+    """‖∇ℓ‖²."""
+
+    @classmethod
+    def read(cls, content: Json) -> SelfInfluence:
+        """Take it from an answer."""
+        return cls(content["train_index"], NamedTriple.read(content["triple"]), content["self_influence"])
+
+
+@dataclass(frozen=True, slots=True)
+class SelfInfluences:
+    """Training triples in the order of their self-influence."""
+
+    COLUMNS: ClassVar[Columns] = {
+        "position": "integer",
+        "train_index": "integer",
+        **triple_columns(),
+        "self_influence": "number",
+    }
+    """Of tabular output, one row per training triple."""
+
+    generation: str
+    """The generation of the index that answered."""
+    self_influences: tuple[SelfInfluence, ...]
+
+    @classmethod
+    def read(cls, content: Json) -> SelfInfluences:
+        """Take it from an answer."""
+        return cls(content["generation"], tuple(map(SelfInfluence.read, content["self_influences"])))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each training triple, in the columns of ``kgtrace self-influence --output FILE.csv``.
+
+        Raises `MissingExtra` without pandas.
+        """
+        return _frame(self.rows(), self.COLUMNS)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Return the rows."""
+        for position, found in enumerate(self.self_influences, 1):
+            yield {
+                "position": position,
+                "train_index": found.train_index,
+                **found.triple.columns(""),
+                "self_influence": found.self_influence,
+            }
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One entity that completes a triple."""
+
+    entity: Named
+    triple: NamedTriple
+    """Complete."""
+    score: float | None
+    rank: int
+    """Filtered rank among all entities."""
+    in_training: bool
+    """Whether the complete triple is a training triple."""
+
+    @classmethod
+    def read(cls, content: Json) -> Prediction:
+        """Take it from an answer."""
+        return cls(
+            entity=Named.read(content["entity"]),
+            triple=NamedTriple.read(content["triple"]),
+            score=content["score"],
+            rank=content["rank"],
+            in_training=content["in_training"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the model would put in the place of a missing tail (or head), best first."""
+
+    COLUMNS: ClassVar[Columns] = {
+        "position": "integer",
+        **triple_columns(),
+        "score": "number",
+        "rank": "integer",
+        "in_training": "truth",
+    }
+    """Of tabular output, one row per prediction."""
+
+    generation: str
+    """The generation of the index that answered."""
+    direction: str
+    """``tail`` or ``head``: what was missing."""
+    predictions: tuple[Prediction, ...]
+
+    @classmethod
+    def read(cls, content: Json) -> Predictions:
+        """Take it from an answer."""
+        return cls(content["generation"], content["direction"], tuple(map(Prediction.read, content["predictions"])))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each prediction. Raises `MissingExtra` without pandas."""
+        return _frame(self.rows(), self.COLUMNS)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Return the rows."""
+        for position, found in enumerate(self.predictions, 1):
+            yield {
+                "position": position,
+                **found.triple.columns(""),
+                "score": found.score,
+                "rank": found.rank,
+                "in_training": found.in_training,
+            }
+
+
+@dataclass(frozen=True, slots=True)
+class InfluenceSum:
+    """Influence summed over training triples."""
+
+    count: int
+    """Training triples."""
+    sum: float | None
+    positive: float | None
+    """The part of the proponents."""
+    negative: float | None
+    """The part of the opponents."""
+    error: float | None
+    """How far each of the three may be from the exact one; 0 where every influence was computed."""
+
+    @classmethod
+    def read(cls, content: Json) -> InfluenceSum:
+        """Take it from an answer."""
+        return cls(**{name: content[name] for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfluence:
+    """The training triples of one relation, head or tail."""
+
+    group: Named
+    """What they have in common."""
+    influence: InfluenceSum
+
+    @classmethod
+    def read(cls, content: Json) -> GroupInfluence:
+        """Take it from an answer."""
+        return cls(Named.read(content["group"]), InfluenceSum.read(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Influence on one test triple, summed by training relation, head or tail."""
+
+    COLUMNS: ClassVar[Columns] = {
+        "position": "integer",
+        **{f"group{suffix}": kind for suffix, kind in named_columns().items()},
+        "count": "integer",
+        **dict.fromkeys(("sum", "positive", "negative", "error"), "number"),
+    }
+    """Of tabular output, one row per group."""
+
+    generation: str
+    """The generation of the index that answered."""
+    triple: NamedTriple
+    by: str
+    """What the training triples of a group have in common."""
+    exact: bool
+    """Whether every influence was computed."""
+    certified: bool
+    """Whether it is proved that these are the first groups, in this order."""
+    total: InfluenceSum
+    """Over all groups, those that are not named included."""
+    groups: tuple[GroupInfluence, ...]
+
+    @classmethod
+    def read(cls, content: Json) -> Aggregate:
+        """Take it from an answer."""
+        return cls(
+            generation=content["generation"],
+            triple=NamedTriple.read(content["triple"]),
+            by=content["by"],
+            exact=content["exact"],
+            certified=content["certified"],
+            total=InfluenceSum.read(content["total"]),
+            groups=tuple(map(GroupInfluence.read, content["groups"])),
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each group. Raises `MissingExtra` without pandas."""
+        return _frame(self.rows(), self.COLUMNS)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Return the rows."""
+        for position, found in enumerate(self.groups, 1):
+            yield {"position": position, **found.group.columns("group"), **asdict(found.influence)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +405,12 @@ class IndexInfo:
         """Take it from an answer."""
         return cls(**{name: content[name] for name in cls.__slots__})
 
+    @property
+    def sample_rate(self) -> float:
+        """Share of the training triples that is indexed: no others can be named."""
+        rate: float = self.configuration.get("sample_rate", 1.0)
+        return rate
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationInfo:
@@ -206,6 +426,8 @@ class GenerationInfo:
     counts: Mapping[str, int] | None
     configuration: Json | None
     bytes: int | None
+    agreement: Json | None
+    """With the generation before it: ``generation``, ``overlap``, ``top_k`` and ``triples``."""
 
     @classmethod
     def read(cls, content: Json) -> GenerationInfo:
@@ -226,3 +448,11 @@ class Switched:
     def read(cls, content: Json) -> Switched:
         """Take it from an answer."""
         return cls(content["live"], content["serving"])
+
+
+def _frame(rows: Iterable[Json], columns: Columns) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError as e:
+        raise MissingExtra("data frames need pandas: pip install 'kgtrace[dataframe]'") from e
+    return pd.DataFrame(list(rows), columns=list(columns))

@@ -5,22 +5,26 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from kgtrace_indexer.answers import Attribution, Direction, Order, Restriction
+from kgtrace_indexer.answers import Attribution, Completions, Direction, Group, Order, Ranking, Restriction, Sums
 from kgtrace_server.wire import (
+    Aggregate,
     Entities,
     Explanation,
     IndexInfo,
     Influence,
     Influences,
+    InfluenceSum,
     Named,
     NamedTriple,
+    Predictions,
     Relations,
+    SelfInfluences,
 )
-from kgtrace_store.errors import KgtraceError
+from kgtrace_store.errors import BadRequest, KgtraceError
 
 if TYPE_CHECKING:
     from kgtrace_indexer.engine import Attributor
@@ -28,6 +32,13 @@ if TYPE_CHECKING:
 Field = Literal["head", "relation", "tail"]
 Ref = int | str
 """An entity or relation: a string is a label, an integer an id."""
+Condition = Mapping[Field, Sequence[Ref]]
+"""By field of the training triple: entities or relations."""
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+_ANY: Condition = {}
 
 _MOST_DIGITS = 18
 """Of an id in a text: more do not fit 64 bits, and Python refuses to read numbers of thousands."""
@@ -43,10 +54,12 @@ class Question:
     order: Order = "proponents"
     exact: bool = False
     max_candidates: int | None = None
-    must: Mapping[Field, Sequence[Ref]] = field(default_factory=dict)
+    must: Condition = field(default_factory=dict)
     """By field of the training triple: one of these."""
-    must_not: Mapping[Field, Sequence[Ref]] = field(default_factory=dict)
+    must_not: Condition = field(default_factory=dict)
     """By field of the training triple: none of these."""
+    within_hops: int | None = None
+    """How near training triples are to the test triple, as in `Restriction`."""
     direction: Direction = "tail"
 
     @property
@@ -55,7 +68,48 @@ class Question:
         conditions = [
             frozenset((f, frozenset(refs)) for f, refs in condition.items()) for condition in (self.must, self.must_not)
         ]
-        return (self.top_k, self.order, self.exact, self.max_candidates, self.direction, *conditions)
+        options = (self.top_k, self.order, self.exact, self.max_candidates, self.within_hops, self.direction)
+        return (*options, *conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """A triple whose tail (or head) the model is to predict."""
+
+    head: Ref | None
+    relation: Ref
+    tail: Ref | None
+    top_k: int = 10
+    filtered: bool = False
+    """Leave out what makes a training triple."""
+
+    @property
+    def direction(self) -> Direction:
+        """What is missing. Raises `BadRequest` where not exactly one of head and tail is."""
+        if (self.head is None) == (self.tail is None):
+            given = "neither" if self.head is None else "both"
+            raise BadRequest(f"exactly one of head and tail must be given: {given} were")
+        return "tail" if self.tail is None else "head"
+
+    @property
+    def alike(self) -> Hashable:
+        """Questions in which this is equal differ in their triples alone."""
+        return (self.direction, self.top_k, self.filtered)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """A test triple, and by what to sum the influences on it."""
+
+    triple: tuple[Ref, Ref, Ref]
+    by: Group
+    top_k: int = 10
+    order: Order = "proponents"
+    exact: bool = False
+    must: Condition = field(default_factory=dict)
+    must_not: Condition = field(default_factory=dict)
+    within_hops: int | None = None
+    direction: Direction = "tail"
 
 
 class Service:
@@ -87,14 +141,78 @@ class Service:
         ``wanted`` tells whether anybody still waits; what takes long is given up otherwise. ``seconds`` of each answer
         are those of the whole computation.
         """
-        resolved: list[np.ndarray | KgtraceError] = []
-        for question in questions:
-            try:
-                resolved.append(self._ids(question))
-            except KgtraceError as e:
-                resolved.append(e)
-        answers = iter(self._answered(questions[0], [ids for ids in resolved if isinstance(ids, np.ndarray)], wanted))
-        return [next(answers) if isinstance(ids, np.ndarray) else ids for ids in resolved]
+        return _together(questions, self._ids, lambda parts: self._attributed(questions[0], parts, wanted))
+
+    def predictions(self, question: Incomplete) -> Predictions:
+        """Return the model's best completions.
+
+        Raises `BadRequest` where not exactly one of head and tail is given, `UnknownLabel` and `IdOutOfRange` for what
+        the vocabulary lacks, and what `Attributor.complete` raises.
+        """
+        return self._completed(question, [self._incomplete(question)])[0]
+
+    def predictions_together(self, questions: Sequence[Incomplete]) -> list[Predictions | Exception]:
+        """Answer questions that are `alike` in one computation, as `influences_together` does."""
+        return _together(questions, self._incomplete, lambda parts: self._completed(questions[0], parts))
+
+    def aggregate(self, question: Grouping, wanted: Callable[[], bool] = lambda: True) -> Aggregate:
+        """Sum the influences on a test triple by training relation, head or tail.
+
+        Raises `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks, and what `Attributor.aggregate` raises.
+        """
+        triple = self._triple_ids(question.triple)
+        found = self._attributor.aggregate(
+            np.array(triple, np.int64),
+            question.by,
+            top_k=question.top_k,
+            order=question.order,
+            exact=question.exact,
+            restriction=self._restriction(question),
+            direction=question.direction,
+            wanted=wanted,
+        )
+        named = self._relation if question.by == "relation" else self._entity
+        groups = map(named, found.groups.tolist())
+        return {
+            "generation": self.generation,
+            "triple": self._triple(*triple),
+            "by": question.by,
+            "exact": not found.total.errors.any(),  # also where the index has no bounds, and a scan is all there is
+            "certified": found.certified,
+            "total": _sums(found.total)[0],
+            "groups": [{"group": group, **sums} for group, sums in zip(groups, _sums(found.sums), strict=True)],
+        }
+
+    def self_influences(
+        self,
+        *,
+        top_k: int = 10,
+        order: Ranking = "descending",
+        must: Condition = _ANY,
+        must_not: Condition = _ANY,
+    ) -> SelfInfluences:
+        """Return the training triples of largest (or smallest) self-influence.
+
+        Raises `BadRequest` for ``top_k`` below 1, and `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks.
+        """
+        if top_k < 1:
+            raise BadRequest(f"top_k is {top_k}, must be at least 1")
+        training = self._attributor.training
+        restriction = Restriction(self._resolved(must), self._resolved(must_not))
+        rows = training.by_self_influence(top_k, order, restriction)
+        found = zip(
+            training.train_index[rows].tolist(),
+            training.triples[rows].tolist(),
+            _shortest(training.self_influence[rows]),
+            strict=True,
+        )
+        return {
+            "generation": self.generation,
+            "self_influences": [
+                {"train_index": index, "triple": self._triple(*triple), "self_influence": value}
+                for index, triple, value in found
+            ],
+        }
 
     def entities(self, q: str = "", limit: int = 20) -> Entities:
         """Return up to ``limit`` entities whose label or name equals, starts with or contains ``q``."""
@@ -111,11 +229,11 @@ class Service:
 
         Raises `UnknownEntity` and `IdOutOfRange`.
         """
-        return self._vocabulary.resolve_entity(_ref(text, self._decimal_entities))
+        return self._vocabulary.resolve_entity(self.entity_ref(text))
 
     def relation_from_text(self, text: str) -> int:
         """Return the id of a relation, as in `entity_from_text`."""
-        return self._vocabulary.resolve_relation(_ref(text, self._decimal_relations))
+        return self._vocabulary.resolve_relation(self.relation_ref(text))
 
     def triple_from_text(self, head: str, relation: str, tail: str) -> tuple[int, int, int]:
         """Return the ids of a triple, each as in `entity_from_text`."""
@@ -123,11 +241,15 @@ class Service:
 
     def refs_from_text(self, head: str, relation: str, tail: str) -> tuple[Ref, Ref, Ref]:
         """Tell labels from ids as `triple_from_text` does, without looking either up."""
-        return (
-            _ref(head, self._decimal_entities),
-            _ref(relation, self._decimal_relations),
-            _ref(tail, self._decimal_entities),
-        )
+        return self.entity_ref(head), self.relation_ref(relation), self.entity_ref(tail)
+
+    def entity_ref(self, text: str) -> Ref:
+        """Tell an entity's label from its id as `entity_from_text` does, without looking it up."""
+        return _ref(text, self._decimal_entities)
+
+    def relation_ref(self, text: str) -> Ref:
+        """Tell a relation's label from its id, as in `entity_ref`."""
+        return _ref(text, self._decimal_relations)
 
     def index_info(self) -> IndexInfo:
         """Describe the index that answers."""
@@ -142,27 +264,33 @@ class Service:
             "model": manifest.provenance.get("interaction"),
             "loss": configuration.get("loss"),
             "layers": configuration.get("layers"),
-            "projection": {"type": "pca"} | {k: configuration.get(k) for k in ("dim", "landmarks", "seed")},
+            "projection": _projection(configuration),
+            "sample_rate": configuration.get("sample_rate", 1.0),
             "counts": dict(manifest.counts),
             "configuration": configuration,
         }
 
     def _ids(self, question: Question) -> np.ndarray:
         """(b, 3) int64."""
-        resolve = self._resolvers()
-        ids = [[resolve[f](ref) for f, ref in zip(resolve, triple, strict=True)] for triple in question.triples]
-        return np.array(ids, np.int64).reshape(-1, 3)
+        return np.array([self._triple_ids(triple) for triple in question.triples], np.int64).reshape(-1, 3)
 
-    def _answered(
-        self, question: Question, parts: Sequence[np.ndarray], wanted: Callable[[], bool]
-    ) -> Sequence[Influences | Exception]:
-        try:
-            return self._attributed(question, parts, wanted) if parts else []
-        except Exception as e:
-            if len(parts) == 1:
-                return [e]
-        # What fails for one must not fail for the others.
-        return [outcome for part in parts for outcome in self._answered(question, [part], wanted)]
+    def _triple_ids(self, triple: tuple[Ref, Ref, Ref]) -> tuple[int, int, int]:
+        head, relation, tail = triple
+        vocabulary = self._vocabulary
+        return vocabulary.resolve_entity(head), vocabulary.resolve_relation(relation), vocabulary.resolve_entity(tail)
+
+    def _incomplete(self, question: Incomplete) -> np.ndarray:
+        """(3,) int64, with the entity that is given in the place of the missing one, too."""
+        given = question.head if question.direction == "tail" else question.tail
+        assert given is not None
+        return np.array(self._triple_ids((given, question.relation, given)), np.int64)
+
+    def _completed(self, question: Incomplete, triples: Sequence[np.ndarray]) -> list[Predictions]:
+        """Complete triples, (3,) each, as one question's options say."""
+        completed = self._attributor.complete(
+            np.stack(triples), top_k=question.top_k, direction=question.direction, filtered=question.filtered
+        )
+        return [self._predictions(question.direction, found) for found in completed]
 
     def _attributed(
         self, question: Question, parts: Sequence[np.ndarray], wanted: Callable[[], bool] = lambda: True
@@ -174,7 +302,7 @@ class Service:
             order=question.order,
             exact=question.exact,
             max_candidates=question.max_candidates,
-            restriction=Restriction(self._resolved(question.must), self._resolved(question.must_not)),
+            restriction=self._restriction(question),
             direction=question.direction,
             wanted=wanted,
         )
@@ -189,16 +317,12 @@ class Service:
             for part in parts
         ]
 
-    def _resolvers(self) -> dict[Field, Callable[[Ref], int]]:
-        vocabulary = self._vocabulary
-        return {
-            "head": vocabulary.resolve_entity,
-            "relation": vocabulary.resolve_relation,
-            "tail": vocabulary.resolve_entity,
-        }
+    def _restriction(self, question: Question | Grouping) -> Restriction:
+        return Restriction(self._resolved(question.must), self._resolved(question.must_not), question.within_hops)
 
-    def _resolved(self, condition: Mapping[Field, Sequence[Ref]]) -> dict[str, Collection[int]]:
-        resolve = self._resolvers()
+    def _resolved(self, condition: Condition) -> dict[str, Collection[int]]:
+        entity, relation = self._vocabulary.resolve_entity, self._vocabulary.resolve_relation
+        resolve = {"head": entity, "relation": relation, "tail": entity}
         return {f: frozenset(resolve[f](ref) for ref in refs) for f, refs in condition.items()}
 
     def _explanation(self, found: Attribution) -> Explanation:
@@ -227,6 +351,30 @@ class Service:
             "influences": influences,
         }
 
+    def _predictions(self, direction: Direction, found: Completions) -> Predictions:
+        rows = zip(
+            found.entities.tolist(),
+            found.triples.tolist(),
+            _shortest(found.scores),
+            found.ranks.tolist(),
+            found.in_training.tolist(),
+            strict=True,
+        )
+        return {
+            "generation": self.generation,
+            "direction": direction,
+            "predictions": [
+                {
+                    "entity": self._entity(entity),
+                    "triple": self._triple(*triple),
+                    "score": score,
+                    "rank": rank,
+                    "in_training": in_training,
+                }
+                for entity, triple, score, rank, in_training in rows
+            ],
+        }
+
     def _triple(self, head: int, relation: int, tail: int) -> NamedTriple:
         return {"head": self._entity(head), "relation": self._relation(relation), "tail": self._entity(tail)}
 
@@ -237,6 +385,54 @@ class Service:
     def _relation(self, i: int) -> Named:
         vocabulary = self._vocabulary
         return {"id": i, "label": vocabulary.relations[i], "name": vocabulary.relation_names.get(i)}
+
+
+def _together(
+    questions: Sequence[Q],
+    resolve: Callable[[Q], np.ndarray],
+    answer: Callable[[Sequence[np.ndarray]], Sequence[A]],
+) -> list[A | Exception]:
+    """Answer what of several questions can be resolved in one call; each gets its answer or its error."""
+    resolved: list[np.ndarray | KgtraceError] = []
+    for question in questions:
+        try:
+            resolved.append(resolve(question))
+        except KgtraceError as e:
+            resolved.append(e)
+    answers = iter(_answered([ids for ids in resolved if isinstance(ids, np.ndarray)], answer))
+    return [next(answers) if isinstance(ids, np.ndarray) else ids for ids in resolved]
+
+
+def _answered(
+    parts: Sequence[np.ndarray], answer: Callable[[Sequence[np.ndarray]], Sequence[A]]
+) -> Sequence[A | Exception]:
+    try:
+        return answer(parts) if parts else []
+    except Exception as e:
+        if len(parts) == 1:
+            return [e]
+    # What fails for one must not fail for the others.
+    return [outcome for part in parts for outcome in _answered([part], answer)]
+
+
+def _sums(found: Sums) -> list[InfluenceSum]:
+    columns = (found.counts, found.sums, found.positive, found.negative, found.errors)
+    return [
+        {
+            "count": count,
+            "sum": _finite(total),
+            "positive": _finite(positive),
+            "negative": _finite(negative),
+            "error": _finite(error),
+        }
+        for count, total, positive, negative, error in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _projection(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    kind = configuration.get("projection", "pca")
+    fields = {"pca": ("dim", "landmarks", "seed"), "none": ()}.get(kind, ("dim", "seed"))
+    return {"type": kind} | {name: configuration.get(name) for name in fields}
 
 
 def _ref(text: str, decimal_labels: frozenset[str]) -> Ref:

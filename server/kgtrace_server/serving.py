@@ -8,6 +8,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from kgtrace_server.memory import bound_heap
 from kgtrace_server.protocol import BoundedProtocol
 from kgtrace_server.reload import open_warm
 from kgtrace_server.service import Service
@@ -96,6 +97,7 @@ def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
 
 def serve(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first."""
+    bound_heap()
     # The server repeats the signal that stopped it once it is done, for whoever started it; being asked to
     # terminate and doing so is a success.
     previous = signal.signal(signal.SIGTERM, lambda *_: None)

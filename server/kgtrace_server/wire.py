@@ -4,13 +4,28 @@ Requests are models, because they are checked; answers are typed dictionaries, b
 request may ask for a quarter of a million influences.
 """
 
-from typing import Annotated, Any
+import ast
+import sys
+from functools import cache
+from inspect import cleandoc, getsource
+from itertools import pairwise
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator, with_config
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+    with_config,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from kgtrace_indexer.answers import Direction, Order
+from kgtrace_indexer.answers import Direction, Group, Order, Ranking
+
+S = TypeVar("S")
 
 MAX_TRIPLES = 256
 """Test triples in a request: a second or two of work on a large index."""
@@ -20,6 +35,16 @@ MAX_TOP_K = 1000
 
 MAX_CANDIDATES = 2**31 - 1
 """Rows of an index are counted in 32 bits."""
+
+MAX_HOPS = 16
+"""From a test triple; in most graphs a few reach everything, and each takes a pass over the training triples."""
+
+MAX_FILTER = 10_000
+"""Labels or ids in one field of a filter."""
+
+MAX_FIELDS = 16
+"""Fields of an object in a request, known or not. Each unknown one is an error to report; a body has room for a
+hundred thousand, and whatever looks at them keeps the event loop."""
 
 MAX_SEARCH = 1000
 """Characters of a search text, and entities or relations that a search returns."""
@@ -41,10 +66,25 @@ Ref = Annotated[
 """An entity or relation: a string is a label, an integer an id."""
 
 
-class _Request(BaseModel):
-    """Unknown fields and values of another type are refused: a misspelt option must not be passed over."""
+class _Asked(BaseModel):
+    """Unknown fields are refused: a misspelt option must not be passed over."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise PydanticCustomError(
+                "fields", "has {count} fields, at most {most} are looked at", {"count": len(value), "most": MAX_FIELDS}
+            )
+        return value
+
+
+class _Request(_Asked):
+    """A body: values of another type are refused, too."""
+
+    model_config = ConfigDict(strict=True)
 
 
 def _also_a_list(schema: dict[str, Any]) -> None:
@@ -83,7 +123,8 @@ class TripleRef(_Request):
         raise PydanticCustomError("triple", "must be [head, relation, tail] or an object of the three")
 
 
-Refs = Annotated[list[Ref], Field(min_length=1)]
+Refs = Annotated[list[Ref], Field(min_length=1, max_length=MAX_FILTER, fail_fast=True)]
+"""Alternatives. The first that is wrong is reported alone."""
 
 
 class Condition(_Request):
@@ -101,6 +142,10 @@ class Filter(_Request):
     """In every field given here, one of these."""
     must_not: Condition | None = None
     """In no field given here, one of these."""
+
+
+TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K)]
+Hops = Annotated[int, Field(ge=1, le=MAX_HOPS)]
 
 
 class InfluenceRequest(_Request):
@@ -123,7 +168,7 @@ class InfluenceRequest(_Request):
 
     triples: Annotated[list[TripleRef], Field(min_length=1, max_length=MAX_TRIPLES)]
     """Test triples: what to explain."""
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
+    top_k: TopK = 10
     """How many training triples to name for each."""
     order: Order = "proponents"
     """Largest influence first, most negative first, or largest magnitude first."""
@@ -133,14 +178,15 @@ class InfluenceRequest(_Request):
     """Look at no more than so many training triples; an answer that was cut short is not certified."""
     filter: Filter | None = None
     """Which training triples may be named."""
+    within_hops: Hops | None = None
+    """Name only training triples so near to the test triple: with 1 those that touch its head or tail, with 2 also
+    those that touch one of these, and so on."""
     direction: Direction = "tail"
     """Explain the tail, or (on a model trained with inverse relations) the head."""
 
 
-class _Query(BaseModel):
+class _Query(_Asked):
     """Parameters in the address: everything is text there, so numbers are read from it."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class InfluenceQuery(_Query):
@@ -152,7 +198,7 @@ class InfluenceQuery(_Query):
     """Label, or id where no label is the same."""
     tail: str
     """Label, or id where no label is the same."""
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
+    top_k: TopK = 10
     """How many training triples to name."""
     order: Order = "proponents"
     """Largest influence first, most negative first, or largest magnitude first."""
@@ -160,6 +206,98 @@ class InfluenceQuery(_Query):
     """Compute the influence of every training triple instead of searching."""
     max_candidates: Annotated[int, Field(ge=0, le=MAX_CANDIDATES)] | None = None
     """Look at no more than so many training triples."""
+    within_hops: Hops | None = None
+    """Name only training triples so near to the test triple: with 1 those that touch its head or tail."""
+    direction: Direction = "tail"
+    """Explain the tail, or the head."""
+
+
+class SelfInfluenceRequest(_Request):
+    """Which training triples pulled hardest on the model?"""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"top_k": 10, "order": "descending", "filter": {"must": {"relation": ["treats"]}}}]
+        }
+    )
+
+    top_k: TopK = 10
+    """How many training triples to name."""
+    order: Ranking = "descending"
+    """Largest first, or smallest."""
+    filter: Filter | None = None
+    """Which training triples may be named."""
+
+
+class SelfInfluenceQuery(_Query):
+    """Training triples by self-influence, in the address. Parameters that are given several times name alternatives."""
+
+    top_k: TopK = 10
+    """How many training triples to name."""
+    order: Ranking = "descending"
+    """Largest first, or smallest."""
+    head: list[str] = []
+    """Label, or id where no label is the same, of the training triple's head."""
+    relation: list[str] = []
+    """The same of its relation."""
+    tail: list[str] = []
+    """The same of its tail."""
+
+
+class PredictionRequest(_Request):
+    """What would the model put in the place of the missing tail, or head?"""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"head": "aspirin", "relation": "treats", "top_k": 10, "filtered": True}]}
+    )
+
+    head: Ref | None = None
+    """Given, tails are predicted."""
+    relation: Ref
+    tail: Ref | None = None
+    """Given, heads are predicted, on a model trained with inverse relations."""
+    top_k: TopK = 10
+    """How many entities to name."""
+    filtered: bool = False
+    """Leave out those that make a training triple."""
+
+
+class PredictionQuery(_Query):
+    """The same in the address."""
+
+    head: str | None = None
+    """Label, or id where no label is the same. Given, tails are predicted."""
+    relation: str
+    """Label, or id where no label is the same."""
+    tail: str | None = None
+    """Label, or id where no label is the same. Given, heads are predicted."""
+    top_k: TopK = 10
+    """How many entities to name."""
+    filtered: bool = False
+    """Leave out those that make a training triple."""
+
+
+class AggregateRequest(_Request):
+    """Which relations, heads or tails of training triples made the model score this triple as it does?"""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"triple": ["aspirin", "treats", "headache"], "by": "relation", "top_k": 10}]}
+    )
+
+    triple: TripleRef
+    """Test triple: what to explain."""
+    by: Group
+    """What the training triples of a group have in common."""
+    top_k: TopK = 10
+    """How many groups to name."""
+    order: Order = "proponents"
+    """Largest sum first, most negative first, or largest magnitude first."""
+    exact: bool = False
+    """Compute the influence of every training triple: slow. Else sums are estimates with bounds on their errors."""
+    filter: Filter | None = None
+    """Which training triples count."""
+    within_hops: Hops | None = None
+    """Count only training triples so near to the test triple."""
     direction: Direction = "tail"
     """Explain the tail, or the head."""
 
@@ -173,7 +311,31 @@ class SearchQuery(_Query):
     """How many to return."""
 
 
-_described = with_config(ConfigDict(use_attribute_docstrings=True, extra="forbid"))
+@cache
+def _docstrings() -> dict[str, dict[str, str]]:
+    """Return, by class and field of this module, the docstring below the field."""
+    return {
+        node.name: {
+            field.target.id: cleandoc(text.value.value)
+            for field, text in pairwise(node.body)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+        }
+        for node in ast.parse(getsource(sys.modules[__name__])).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def _described(shape: type[S]) -> type[S]:
+    """Give the fields of a typed dictionary their docstrings as descriptions.
+
+    Pydantic could do so by itself, but reads the whole module again for every use of every shape: a second for each
+    application.
+    """
+    hints = shape.__annotations__
+    for name, text in _docstrings()[shape.__name__].items():
+        hints[name] = Annotated[hints[name], Field(description=text)]
+    return with_config(ConfigDict(extra="forbid"))(shape)
 
 
 @_described
@@ -254,6 +416,94 @@ class Influences(TypedDict):
 
 
 @_described
+class SelfInfluence(TypedDict):
+    """One training triple and its self-influence."""
+
+    train_index: int
+    """Row of the training triples as read, from 0."""
+    triple: NamedTriple
+    self_influence: float | None
+    """Squared norm of the triple's own gradient: large where the model has to strain to hold it."""
+
+
+@_described
+class SelfInfluences(TypedDict):
+    """Training triples in the order of their self-influence; equal ones in that of their rows."""
+
+    generation: str
+    """The generation of the index that answered."""
+    self_influences: list[SelfInfluence]
+
+
+@_described
+class Prediction(TypedDict):
+    """One entity that completes a triple."""
+
+    entity: Named
+    triple: NamedTriple
+    """Complete."""
+    score: float | None
+    """The model's score."""
+    rank: int
+    """Filtered rank among all entities: those that make another training triple do not count."""
+    in_training: bool
+    """Whether the complete triple is a training triple."""
+
+
+@_described
+class Predictions(TypedDict):
+    """The model's best completions."""
+
+    generation: str
+    """The generation of the index that answered."""
+    direction: Direction
+    """Whether the tail or the head was missing."""
+    predictions: list[Prediction]
+    """Best first."""
+
+
+@_described
+class InfluenceSum(TypedDict):
+    """Influence summed over training triples."""
+
+    count: int
+    """How many, of those that are indexed."""
+    sum: float | None
+    positive: float | None
+    """The part of those with positive influence."""
+    negative: float | None
+    """The part of those with negative influence."""
+    error: float | None
+    """How far each of the three may be from the exact one: 0 where every influence was computed."""
+
+
+@_described
+class GroupInfluence(InfluenceSum):
+    """The training triples of one relation, head or tail."""
+
+    group: Named
+    """What they have in common."""
+
+
+@_described
+class Aggregate(TypedDict):
+    """Influence on one test triple, summed by training relation, head or tail."""
+
+    generation: str
+    """The generation of the index that answered."""
+    triple: NamedTriple
+    by: Group
+    """What the training triples of a group have in common."""
+    exact: bool
+    """Whether the influence of every training triple was computed."""
+    certified: bool
+    """Whether it is proved that these are the first groups, in this order."""
+    total: InfluenceSum
+    """Over all groups, those that are not named included."""
+    groups: list[GroupInfluence]
+
+
+@_described
 class IndexInfo(TypedDict):
     """What is being served."""
 
@@ -268,7 +518,9 @@ class IndexInfo(TypedDict):
     loss: str | None
     layers: list[str] | None
     projection: dict[str, Any]
-    """How gradients are projected in the index."""
+    """How gradients are kept in the index: `pca` certifies answers, `gaussian` and `sparse` do not, `none` scans."""
+    sample_rate: float
+    """Share of the training triples that is indexed: no others can be named, and `certified` is about these."""
     counts: dict[str, int]
     """Triples, entities, relations."""
     configuration: dict[str, Any]
@@ -292,6 +544,21 @@ class Relations(TypedDict):
 
 
 @_described
+class Agreement(TypedDict):
+    """How far a generation names the same training triples as the one that was live when it was built."""
+
+    generation: str
+    """The other one's id."""
+    overlap: float | None
+    """Mean share of the training triples that both name for the same test triples; null where they could not be
+    compared."""
+    top_k: int
+    """How many training triples each names for a test triple."""
+    triples: int
+    """How many test triples both explained."""
+
+
+@_described
 class Generation(TypedDict):
     """One generation on disk."""
 
@@ -310,6 +577,8 @@ class Generation(TypedDict):
     """What it was built with."""
     bytes: int | None
     """Size of its files."""
+    agreement: Agreement | None
+    """With the generation before it, as the gate found it; null for the first one, too."""
 
 
 @_described
@@ -432,6 +701,62 @@ EXAMPLE_INFLUENCES: Influences = {
     "seconds": {"gradient": 0.004, "search": 0.002, "rerank": 0.006},
 }
 
+EXAMPLE_SELF_INFLUENCES: SelfInfluences = {
+    "generation": "20261123T020000Z-1a2b3c",
+    "self_influences": [
+        {
+            "train_index": 1234,
+            "triple": {
+                "head": _named(5, "Q186969", "ibuprofen"),
+                "relation": _named(1, "treats"),
+                "tail": _named(7, "Q86", "headache"),
+            },
+            "self_influence": 41.7,
+        }
+    ],
+}
+
+EXAMPLE_PREDICTIONS: Predictions = {
+    "generation": "20261123T020000Z-1a2b3c",
+    "direction": "tail",
+    "predictions": [
+        {
+            "entity": _named(7, "Q86", "headache"),
+            "triple": {
+                "head": _named(3, "Q18216", "aspirin"),
+                "relation": _named(1, "treats"),
+                "tail": _named(7, "Q86", "headache"),
+            },
+            "score": 7.31,
+            "rank": 1,
+            "in_training": False,
+        }
+    ],
+}
+
+EXAMPLE_AGGREGATE: Aggregate = {
+    "generation": "20261123T020000Z-1a2b3c",
+    "triple": {
+        "head": _named(3, "Q18216", "aspirin"),
+        "relation": _named(1, "treats"),
+        "tail": _named(7, "Q86", "headache"),
+    },
+    "by": "relation",
+    "exact": False,
+    "certified": True,
+    "total": {"count": 32888, "sum": 160.2, "positive": 183.9, "negative": -23.7, "error": 14.6},
+    "groups": [
+        {
+            "group": _named(1, "treats"),
+            "count": 312,
+            "sum": 98.1,
+            "positive": 101.5,
+            "negative": -3.4,
+            "error": 2.9,
+        }
+    ],
+}
+
 EXAMPLE_INDEX: IndexInfo = {
     "generation": "20261123T020000Z-1a2b3c",
     "built_at": "2026-11-23T02:00:00Z",
@@ -441,6 +766,7 @@ EXAMPLE_INDEX: IndexInfo = {
     "loss": "bce",
     "layers": ["all"],
     "projection": {"type": "pca", "dim": 64, "landmarks": 2048, "seed": 0},
+    "sample_rate": 1.0,
     "counts": {"triples": 32888, "entities": 2034, "relations": 42},
     "configuration": {"loss": "bce", "layers": ["all"], "dim": 64, "landmarks": 2048, "seed": 0},
 }
@@ -465,6 +791,7 @@ EXAMPLE_GENERATIONS: Generations = {
             "counts": {"triples": 32888, "entities": 2034, "relations": 42},
             "configuration": {"loss": "bce", "layers": ["all"], "dim": 64, "landmarks": 2048, "seed": 0},
             "bytes": 61865984,
+            "agreement": {"generation": "20261122T020000Z-4d5e6f", "overlap": 0.81, "top_k": 10, "triples": 32},
         }
     ],
 }

@@ -4,33 +4,37 @@ import http.client
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build
-from kgtrace_store import IndexRoot, Vocabulary
+from kgtrace_indexer import BuildConfig, TripleTable, build
+from kgtrace_store import IndexRoot
+from tests.end_to_end.conftest import Umls, wait_until
 
-Umls = tuple[ModelFile, Vocabulary, TripleTable]
 KEY = "admin-key-for-this-test-alone"
-RELOADS = 50
-SHARE = 0.7
-"""Of what the service can answer, which the load asks for."""
-SECONDS = 10.0
-"""How long the quiet service is measured."""
-CONNECTIONS = 16
+TRIPLES = 500
+CLIENTS = 16
+"""Each asks again as soon as it has its answer: as much as the service can take."""
+ANSWERS = 10
+"""Of each generation before the next one comes."""
+RELOADS, SAMPLED = 50, 4
+NOTICED = 4
+"""One reload of so many is not asked for: the service notices that ``CURRENT`` has changed."""
 IN_FLIGHT = 100
+PATIENCE = 600.0
+"""Seconds that are never needed, not even on a machine that does a hundred other things."""
 
 
 @pytest.fixture(scope="module")
@@ -39,172 +43,155 @@ def root(umls: Umls, tmp_path_factory: pytest.TempPathFactory) -> IndexRoot:
     model, vocabulary, table = umls
     folder = tmp_path_factory.mktemp("index")
     for odd in (0, 1):
-        numbered = TripleTable(table.ids, 2 * np.arange(len(table.ids)) + odd, 0)
-        build(folder, model, vocabulary, numbered, BuildConfig(dim=16, landmarks=512, device="cpu"))
+        numbered = TripleTable(table.ids[:TRIPLES], 2 * np.arange(TRIPLES) + odd, 0)
+        build(folder, model, vocabulary, numbered, BuildConfig(dim=8, landmarks=128, device="cpu"))
     return IndexRoot(folder)
 
 
+@dataclass
+class Server:
+    """A running ``kgtrace serve``."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, bytes]:
+        """Send one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def waiting(self) -> float:
+        """Return how many requests are queued."""
+        return self._metric("kgtrace_queue_depth")
+
+    def taken(self) -> float:
+        """Return how many requests were queued and have been taken from the queue."""
+        return self._metric("kgtrace_queue_seconds_count")
+
+    def _metric(self, name: str) -> float:
+        families = text_string_to_metric_families(self.ask("GET", "/metrics")[1].decode())
+        return next(sample.value for family in families for sample in family.samples if sample.name == name)
+
+
 @pytest.fixture
-def service(root: IndexRoot) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A running ``kgtrace serve`` and its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("kgtrace")), "serve", "--index", str(root.path), "--port", str(port)]
-    command += ["--threads", "1", "--device", "cpu"]
+def server(root: IndexRoot) -> Iterator[Server]:
+    """The command, serving the two generations on a free port."""
+    command = [str(Path(sys.executable).with_name("kgtrace")), "serve", "--index", str(root.path), "--port", "0"]
+    command += ["--threads", "1", "--device", "cpu", "--deadline", str(PATIENCE)]
     command += ["--queue-length", str(2 * IN_FLIGHT), "--admin-key", KEY, "--log-level", "warning"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True) as process:
-        deadline = time.monotonic() + 60
-        while ask(port, "GET", "/readyz")[0] != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield process, port
-        process.terminate()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            server = Server(process, int(process.stdout.readline().split(":")[2].split()[0]))
+            wait_until(lambda: server.ask("GET", "/readyz")[0] == 200)
+            yield server
+        finally:
+            process.terminate()
 
 
-def ask(port: int, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
-    """Send one request; status 0 when nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    except OSError:
-        return 0, None
-    finally:
+class Load:
+    """Asks about random training triples, as fast as the service answers, for as long as the block lasts."""
+
+    def __init__(self, port: int, triples: list[list[int]], parity: dict[str, int]) -> None:
+        self.failures: list[str] = []
+        self.generations: Counter[str] = Counter()
+        """Answers of each generation."""
+        self._port = port
+        self._triples = triples
+        self._parity = parity
+        self._stop = threading.Event()
+        self._answered = threading.Condition()
+        self._threads = [threading.Thread(target=self._client, args=(number,)) for number in range(CLIENTS)]
+
+    def __enter__(self) -> "Load":
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is under way."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, generation: str) -> None:
+        """Return when the generation has answered a few times more."""
+        with self._answered:
+            wanted = self.generations[generation] + ANSWERS
+            self._answered.wait_for(lambda: self.generations[generation] >= wanted or self.failures, PATIENCE)
+            assert self.failures or self.generations[generation] >= wanted
+
+    def _client(self, seed: int) -> None:
+        chance = random.Random(seed)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        while not self._stop.is_set():
+            try:
+                generation, problem = self._asked(connection, chance.choice(self._triples))
+            except Exception as e:
+                generation, problem = "", repr(e)
+                connection.close()
+            with self._answered:
+                self.generations[generation] += 1
+                if problem is not None:
+                    self.failures.append(problem)
+                self._answered.notify_all()
         connection.close()
 
-
-@dataclass
-class Load:
-    """Asks about random training triples, at a rate or as fast as the connections allow."""
-
-    port: int
-    triples: list[list[int]]
-    parity: dict[str, int]
-    """Of the rows that each generation names."""
-    seconds: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    generations: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self._local = threading.local()
-        self._connections: list[http.client.HTTPConnection] = []
-        self._chance = random.Random(0)
-        self._lock = threading.Lock()
-
-    def run(self, seconds: float | threading.Event, rate: float | None) -> float:
-        """Return how many answers came in a second."""
-        begun = time.perf_counter()
-        end = begun + (seconds if isinstance(seconds, float) else 600.0)
-        done = seconds if isinstance(seconds, threading.Event) else threading.Event()
-        before = len(self.seconds)
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            if rate is None:
-                list(pool.map(lambda _: self._until(end), range(CONNECTIONS)))
-            else:
-                at = begun
-                while at < end and not done.is_set():
-                    at += self._chance.expovariate(rate)
-                    time.sleep(max(0.0, at - time.perf_counter()))
-                    pool.submit(self._one, at)
-        for connection in self._connections:
-            connection.close()
-        return (len(self.seconds) - before) / (time.perf_counter() - begun)
-
-    def p99(self) -> float:
-        """Return the 99 % quantile in seconds, and begin anew."""
-        found = float(np.quantile(self.seconds, 0.99))
-        self.seconds.clear()
-        return found
-
-    def _until(self, end: float) -> None:
-        while time.perf_counter() < end:
-            self._one(time.perf_counter())
-
-    def _one(self, due: float) -> None:
-        try:
-            problem = self._asked()
-        except Exception as e:
-            problem = repr(e)
-            self._local.connection = None
-        with self._lock:
-            self.seconds.append(time.perf_counter() - due)
-            if problem:
-                self.failures.append(problem)
-
-    def _asked(self) -> str | None:
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-            self._connections.append(connection)
-        body = json.dumps({"triples": [self._chance.choice(self.triples)], "top_k": 5})
+    def _asked(self, connection: http.client.HTTPConnection, triple: list[int]) -> tuple[str, str | None]:
+        """Return the generation that answered, and what is wrong with the answer."""
+        body = json.dumps({"triples": [triple], "top_k": 5})
         connection.request("POST", "/v1/influences", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = json.loads(response.read())
         if response.status != 200:
-            return f"{response.status}: {answer}"
-        generation = answer["generation"]
-        self.generations[generation] += 1
+            return "", f"{response.status}: {answer}"
+        generation, header = answer["generation"], response.headers["X-Kgtrace-Generation"]
         rows = {found["train_index"] % 2 for found in answer["results"][0]["influences"]}
-        if rows != {self.parity[generation]} or response.headers["X-Kgtrace-Generation"] != generation:
-            return f"mixed: rows {rows}, header {response.headers['X-Kgtrace-Generation']}, body {generation}"
-        return None
+        if rows != {self._parity[generation]} or header != generation:
+            return generation, f"mixed: rows {rows}, header {header}, body {generation}"
+        return generation, None
 
 
-@pytest.mark.slow
-def test_reloads_under_load(umls: Umls, root: IndexRoot, service: tuple[subprocess.Popen[str], int]) -> None:
-    """While the service is asked 70 % of what it can answer, no request fails and no answer mixes generations."""
-    _, port = service
+@pytest.mark.parametrize("reloads", [SAMPLED, pytest.param(RELOADS, marks=pytest.mark.slow)])
+def test_reloads_under_load(umls: Umls, root: IndexRoot, server: Server, reloads: int) -> None:
+    """While the service has all the requests that it can answer, none fails and no answer mixes generations."""
     ids = [status.id for status in root.generations()]
-    triples = [{"head": h, "relation": r, "tail": t} for h, r, t in umls[2].ids[:500].tolist()]
-    load = Load(port, triples, {id_: odd for odd, id_ in enumerate(ids)})
-    capacity = load.run(3.0, None)
-    load.seconds.clear()
-    load.run(SECONDS, SHARE * capacity)
-    quiet = load.p99()
-    done = threading.Event()
-    runner = threading.Thread(target=load.run, args=(done, SHARE * capacity))
-    runner.start()
-    try:
-        for i in range(RELOADS):
+    triples = umls[2].ids[:TRIPLES].tolist()
+    with Load(server.port, triples, {id_: odd for odd, id_ in enumerate(ids)}) as load:
+        for i in range(reloads):
             wanted = ids[i % 2]
-            status, answer = ask(port, "POST", "/v1/admin/publish", {"generation": wanted}, KEY)
-            assert status == 200, answer
-            assert answer["serving"] == wanted
-            time.sleep(0.5)
-    finally:
-        done.set()
-        runner.join()
-    busy = load.p99()
-    print(
-        f"capacity {capacity:.0f}/s; {sum(load.generations.values())} answers, {len(load.failures)} failures, "
-        f"p99 quiet {1000 * quiet:.1f} ms, during {RELOADS} reloads {1000 * busy:.1f} ms ({busy / quiet:.1f} ×)"
-    )
+            if (i + 1) % NOTICED:
+                status, answer = server.ask("POST", "/v1/admin/publish", {"generation": wanted}, KEY)
+                assert status == 200, answer
+                assert json.loads(answer)["serving"] == wanted
+            else:
+                root.publish(wanted)
+            load.wait_for(wanted)
+    print(f"{reloads} reloads, {sum(load.generations.values())} answers, {len(load.failures)} failures")
     assert load.failures == []
-    assert min(load.generations[id_] for id_ in ids) > 0
+    assert set(load.generations) == set(ids)
 
 
 @pytest.mark.slow
-def test_sigterm_with_requests_in_flight(umls: Umls, service: tuple[subprocess.Popen[str], int]) -> None:
+def test_sigterm_with_requests_in_flight(umls: Umls, server: Server) -> None:
     """Told to stop while 100 requests wait, the service answers them all before it ends."""
-    process, port = service
-    head, relation, tail = umls[2].ids[0].tolist()
-    body = {"triples": [{"head": head, "relation": relation, "tail": tail}], "exact": True}
-    answered = threading.Event()
-
-    def one(_: int) -> int:
-        status, _answer = ask(port, "POST", "/v1/influences", body)
-        answered.set()
-        return status
-
+    scan = {"triples": umls[2].ids[:256].tolist(), "exact": True, "top_k": 1}  # computed one after the other
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        statuses = [pool.submit(one, i) for i in range(IN_FLIGHT)]
-        assert answered.wait(60)
-        waiting = sum(not status.done() for status in statuses)
-        process.send_signal(signal.SIGTERM)
-        found = Counter(status.result() for status in statuses)
-    assert process.wait(60) == 0
-    print(f"{waiting} of {IN_FLIGHT} were waiting when told to stop; statuses {dict(found)}")
-    assert found == {200: IN_FLIGHT}
-    assert waiting > IN_FLIGHT // 2
+        asked = [pool.submit(server.ask, "POST", "/v1/influences", scan) for _ in range(IN_FLIGHT)]
+        wait_until(lambda: server.taken() + server.waiting() == IN_FLIGHT)
+        waiting = server.waiting()
+        server.process.send_signal(signal.SIGTERM)
+        statuses = Counter(request.result()[0] for request in asked)
+    assert server.process.wait(PATIENCE) == 0
+    print(f"{waiting} of {IN_FLIGHT} were waiting when told to stop")
+    assert statuses == {200: IN_FLIGHT}
+    assert waiting > 0

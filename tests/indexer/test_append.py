@@ -46,7 +46,7 @@ def test_answers_are_those_of_a_full_rebuild(
     assert (report.triples, report.skipped, report.published) == (OLD + NEW, 0, True)
 
     old = open_attributor(grown, IndexRoot(grown).generations()[0].id, device="cpu")
-    monkeypatch.setattr(__import__("sys").modules[build_index.__module__], "_bases", lambda *_: old._bases)
+    monkeypatch.setattr(__import__("sys").modules[build_index.__module__], "_bases", lambda *_: old._codec.bases)
     rebuilt = tmp_path_factory.mktemp("rebuilt")
     everything = TripleTable(table.ids[: OLD + NEW], table.train_index[: OLD + NEW], 0)
     build(rebuilt, model, vocabulary, everything, SMALL)

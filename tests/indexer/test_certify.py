@@ -10,18 +10,19 @@ from functools import cached_property
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgtrace_indexer import ModelFile, TripleTable
 from kgtrace_indexer.bounds import Codes, QueryCode, encode_query
 from kgtrace_indexer.certify import CertifiedSearch, value
+from kgtrace_indexer.codec import PrincipalCodec
 from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
 from kgtrace_indexer.featurizer import Featurizer
-from kgtrace_indexer.losses import bce
+from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, KnownTails, loss_by_name
 from kgtrace_indexer.parts import encode, postings
 from kgtrace_indexer.projection import Bases, fit_bases
-from kgtrace_indexer.terms import Kron, Rows, Terms, inner
+from kgtrace_indexer.terms import Kron, Rows, Slopes, Spread, Terms, inner
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store import ExactSearch
 from kgtrace_store.errors import CorruptGeneration
@@ -64,6 +65,12 @@ def double(terms: Terms) -> Terms:
         {name: Kron(block.u.double(), block.v.double(), block.group) for name, block in terms.kron.items()},
         {name: grad.double() for name, grad in terms.flat.items()},
         {table: [Rows(use.index, use.grad.double()) for use in uses] for table, uses in terms.rows.items()},
+        {
+            table: Spread(
+                Slopes(block.u.base.double(), block.u.group, block.u.index, block.u.own.double()), block.x.double()
+            )
+            for table, block in terms.spread.items()
+        },
     )
 
 
@@ -78,6 +85,7 @@ class Case:
     layers: str
     both: bool
     dtype: torch.dtype
+    loss: str
 
     @cached_property
     def model(self) -> ModelFile:
@@ -86,7 +94,14 @@ class Case:
     @cached_property
     def featurizer(self) -> Featurizer:
         scoring = ConvE(self.model)
-        return Featurizer(scoring, bce, scoring.select([self.layers]), "both" if self.both else "forward", True)
+        loss = loss_by_name(
+            self.loss,
+            label_smoothing=0.1 if self.loss in ONE_TO_ALL and self.seed % 2 else 0.0,
+            entities=12,
+            trained_with={},
+            known=lambda: KnownTails.of(self.table.ids, True, torch.device("cpu")),
+        )
+        return Featurizer(scoring, loss, scoring.select([self.layers]), "both" if self.both else "forward", True)
 
     @cached_property
     def table(self) -> TripleTable:
@@ -105,7 +120,8 @@ class Case:
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        return encode(self.featurizer, self.bases, self.table, np.arange(len(self.table.ids)), self.dtype)
+        codec = PrincipalCodec(self.bases, self.dtype)
+        return encode(self.featurizer, codec, self.table, np.arange(len(self.table.ids)))
 
     @cached_property
     def codes(self) -> Codes:
@@ -146,8 +162,9 @@ cases = st.builds(
     layers=st.sampled_from(["all", "last:1", "last:2", "last:3", "interaction.hr1d.0.bias"]),
     both=st.booleans(),
     dtype=st.sampled_from([torch.float16, torch.float32]),
+    loss=st.sampled_from(["bce", *ONE_TO_ALL, *CONTRAST]),
 )
-thorough = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=60)
 
 
 @given(cases)

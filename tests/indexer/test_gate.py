@@ -65,7 +65,7 @@ def test_a_failed_gate_leaves_everything_in_staging(
 
 def test_what_cannot_be_loaded_fails(umls: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that a service would refuse are found out before they are committed."""
-    monkeypatch.setattr(parts, "_write_search", lambda _, path: durable.write_file(path, b"IxFI"))
+    monkeypatch.setattr(parts, "_write_search", lambda *args: durable.write_file(args[-1], b"IxFI"))
     with pytest.raises(GateFailed, match=r"trial load: .*search.faiss is not a whole FAISS index"):
         build(tmp_path, *few(umls), SMALL)
     assert IndexRoot(tmp_path).generations() == []

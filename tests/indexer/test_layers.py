@@ -26,8 +26,9 @@ def test_last_counts_modules_from_the_score(count: int, names: set[str]) -> None
 
 
 def test_patterns() -> None:
-    """Patterns are shell patterns over parameter names."""
+    """Patterns are shell patterns over the names of parameters, and of modules."""
     assert select_layers(["linear.*", "relation"], DEPTHS).parameters == {"linear.weight", "linear.bias", "relation"}
+    assert select_layers(["l?near"], DEPTHS).parameters == {"linear.weight", "linear.bias"}
 
 
 @pytest.mark.parametrize("layers", [["last:0"], ["last:5"], ["last:x"], ["last:"], ["lin"], []])

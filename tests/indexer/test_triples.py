@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -346,13 +345,11 @@ def test_labels_and_numbers_of_one_data_set_are_the_same_triples(model: str, dat
 
 
 @needs_shared
-def test_a_large_file_is_read_in_seconds_and_little_memory() -> None:
-    """272,115 triples take about half a second, and their text is never held as a whole."""
+def test_a_large_file_is_read_in_little_memory() -> None:
+    """Of the text of 272,115 triples no more than a line is ever held beside what is made of it."""
     vocabulary, _ = read_training_folder(SHARED / "models" / "conve-fb15k-237" / "training_triples")
     path = SHARED / "data" / "FB15k-237" / "train.txt"
-    start = time.perf_counter()
     table = read_triples(path, vocabulary)
-    assert time.perf_counter() - start < 10  # generous: other processes share the machine
     assert len(table.ids) == 272_115
     tracemalloc.start()
     try:

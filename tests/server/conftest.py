@@ -10,9 +10,23 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from fastapi import FastAPI
 
-from kgtrace_indexer.answers import Answer, Attribution, Direction, Order, Restriction, Seconds
+from kgtrace_indexer.aggregate import GroupSums
+from kgtrace_indexer.answers import (
+    Aggregation,
+    Answer,
+    Attribution,
+    Completions,
+    Direction,
+    Group,
+    Order,
+    Restriction,
+    Seconds,
+)
+from kgtrace_indexer.completions import complete
+from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_server.app import create_app
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
@@ -21,13 +35,15 @@ from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
 from kgtrace_store.vocabulary import Vocabulary
 
+from .waiting import PATIENCE
+
 ENTITIES = ("aspirin", "ibuprofen", "headache", "fever", "7", "Zürich", "a/b?c=d")
 RELATIONS = ("treats", "located in", "2")
 GENERATION = "20261123T020000Z-1a2b3c"
 
 
 class FakeAttributor:
-    """Influence 1/(1 + i) of training triple i, with alternating sign."""
+    """Influence 1/(1 + i) of training triple i, with alternating sign; score −e of entity e."""
 
     def __init__(self) -> None:
         self.vocabulary = Vocabulary(ENTITIES, RELATIONS, {0: "Aspirin®"}, {})
@@ -42,6 +58,8 @@ class FakeAttributor:
         )
         grid = np.arange(20)
         self.triples = np.stack([grid % 5, grid % 3, (grid * 3) % 5], 1).astype(np.int32)
+        self.influence = (1 / (1 + grid) * np.where(grid % 2, -1, 1)).astype(np.float32)
+        self.training = TrainingSet(self.triples, grid + 100, (grid % 7 / 2).astype(np.float32), {}, self.triples)
         self.wanted: Callable[[], bool] = lambda: True
         self.before_query: Callable[[], None] = lambda: None
         self.calls: list[dict[str, Any]] = []
@@ -70,13 +88,10 @@ class FakeAttributor:
             raise BadRequest(f"top_k is {top_k}")
         if (triples < 0).any():
             raise IdOutOfRange("negative id")
-        influence = (1 / (1 + np.arange(20)) * np.where(np.arange(20) % 2, -1, 1)).astype(np.float32)
-        allowed = np.ones(20, bool)
-        for column, name in enumerate(("head", "relation", "tail")):
-            if name in restriction.must:
-                allowed &= np.isin(self.triples[:, column], list(restriction.must[name]))
-            if name in restriction.must_not:
-                allowed &= ~np.isin(self.triples[:, column], list(restriction.must_not[name]))
+        influence = self.influence
+        allowed = np.ones(20, bool) if (mask := self.training.allowed(restriction)) is None else mask
+        if restriction.within_hops == 1:
+            allowed &= np.isin(self.triples[:, [0, 2]], triples[0, [0, 2]]).any(1)
         key = {"proponents": -influence, "opponents": influence, "absolute": -abs(influence)}[order]
         rows = np.argsort(key, kind="stable")
         rows = rows[allowed[rows]][:top_k]
@@ -101,6 +116,51 @@ class FakeAttributor:
             for h, r, t in triples.tolist()
         ]
         return Answer(attributions, Seconds(0.1, 0.2, 0.3))
+
+    def complete(
+        self, triples: np.ndarray, *, top_k: int = 10, direction: Direction = "tail", filtered: bool = False
+    ) -> list[Completions]:
+        self.before_query()
+        self.calls.append({"triples": triples, "top_k": top_k, "filtered": filtered})
+        if direction == "head":
+            raise MissingInverseRelations("the model has no inverse relations: only tails can be predicted")
+        if top_k < 1:
+            raise BadRequest(f"top_k is {top_k}")
+        scores = -torch.arange(len(ENTITIES), dtype=torch.float32)
+        known = [self.triples[(self.triples[:, :2] == triple[:2]).all(1), 2] for triple in triples]
+        return [complete(t, 2, scores, k, top_k=top_k, filtered=filtered) for t, k in zip(triples, known, strict=True)]
+
+    def aggregate(
+        self,
+        triple: np.ndarray,
+        by: Group,
+        *,
+        top_k: int = 10,
+        order: Order = "proponents",
+        exact: bool = False,
+        restriction: Restriction = Restriction(),  # noqa: B008
+        direction: Direction = "tail",
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Aggregation:
+        self.wanted = wanted
+        self.before_query()
+        self.calls.append({"triple": triple, "exact": exact, "within_hops": restriction.within_hops})
+        if direction == "head":
+            raise MissingInverseRelations("the model has no inverse relations: only tails can be explained")
+        if top_k < 1:
+            raise BadRequest(f"top_k is {top_k}")
+        mask = self.training.allowed(restriction)
+        rows = np.arange(20) if mask is None else np.flatnonzero(mask)
+        groups = self.triples[rows, ("head", "relation", "tail").index(by)].astype(np.int64)
+        sums = GroupSums(len(ENTITIES))
+        slack = torch.zeros(len(rows)) if exact else torch.full((len(rows),), 0.25)
+        sums.add(torch.from_numpy(groups), torch.from_numpy(self.influence[rows]), slack)
+        return sums.best(order, top_k)
+
+
+def patient(**settings: Any) -> Settings:
+    """Return settings whose deadline no machine is too slow for, unless they say otherwise."""
+    return Settings(**{"deadline": PATIENCE, **settings})
 
 
 class Client:
@@ -141,13 +201,13 @@ def service(attributor: FakeAttributor) -> Service:
 @pytest.fixture(scope="session")
 def client() -> Client:
     """A client of an application with default settings, for tests that leave it as it is."""
-    return Client(create_app(Service(FakeAttributor()), Settings()))  # type: ignore[arg-type]
+    return Client(create_app(Service(FakeAttributor()), patient()))  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def make_client(service: Service) -> Callable[..., Client]:
     """A client of an application of this test alone, with other settings."""
-    return lambda **settings: Client(create_app(service, Settings(**settings)))
+    return lambda **settings: Client(create_app(service, patient(**settings)))
 
 
 @pytest.fixture

@@ -17,9 +17,26 @@ from kgtrace_server.service import Question, Service
 from kgtrace_store import IndexRoot
 from kgtrace_store.errors import BadRequest
 
+from .waiting import PATIENCE
+
 KGTRACE = (sys.executable, "-c", "from kgtrace_server.cli import main; raise SystemExit(main())")
 
-VERBS = ("build", "append", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo")
+VERBS = (
+    "build",
+    "append",
+    "convert",
+    "query",
+    "tracin",
+    "self-influence",
+    "evaluate",
+    "serve",
+    "verify",
+    "list",
+    "publish",
+    "rollback",
+    "prune",
+    "demo",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +76,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["build", "--model", "x", "--index", "x", "--batch-size", "many"], "'many' is not an integer"),
         (["build", "--model", "x", "--index", "x", "--entity-to-id", "e"], "say what the labels of --train FILE mean"),
         (["convert", "model"], "required: OUT"),
+        (["evaluate", "--model", "x"], "required: --test"),
         (["publish", "--index", "x"], "required: ID"),
         (["prune", "--index", "x", "--keep", "0"], "'0' is not an integer of at least 1"),
         (["serve"], "give --index ROOT or set KGTRACE_INDEX"),
@@ -93,7 +111,23 @@ def test_the_index_may_come_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    "verb", ["build", "append", "convert", "query", "serve", "verify", "list", "publish", "rollback", "prune", "demo"]
+    "verb",
+    [
+        "build",
+        "append",
+        "convert",
+        "query",
+        "tracin",
+        "self-influence",
+        "evaluate",
+        "serve",
+        "verify",
+        "list",
+        "publish",
+        "rollback",
+        "prune",
+        "demo",
+    ],
 )
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Exit 0, with every argument explained."""
@@ -174,7 +208,7 @@ def test_a_reader_that_went_away_is_no_failure(root: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 141
+        assert process.wait(PATIENCE) == 141
 
 
 # Generations.

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from kgtrace_server import render
 from kgtrace_server.app import create_app
 from kgtrace_server.client import AsyncClient, Client, LocalClient, Retries, ServiceError
 from kgtrace_server.problems import CannotSwitch, DeadlineExceeded, NotReady, QueueFull, error_response, problem
@@ -107,12 +106,12 @@ def test_the_interfaces_are_one() -> None:
 def test_answers_become_data_frames(over_http: Client, service: Service) -> None:
     """One row for each influence, in the columns of the command line's files; without rows the columns stay."""
     frame = over_http.influences([TRIPLE, (1, 0, 2)], top_k=4).to_dataframe()
-    assert tuple(frame.columns) == tuple(render.COLUMNS)
+    assert tuple(frame.columns) == tuple(Influences.COLUMNS)
     assert len(frame) == 8
     assert frame["influence"].is_monotonic_decreasing is False
     assert frame.loc[0, "test_head_name"] == "Aspirin®"
     empty = over_http.influences([TRIPLE], must={"head": ["Zürich"]}).to_dataframe()
-    assert (len(empty), tuple(empty.columns)) == (0, tuple(render.COLUMNS))
+    assert (len(empty), tuple(empty.columns)) == (0, tuple(Influences.COLUMNS))
 
 
 def test_without_pandas_the_extra_is_named(over_http: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,9 +18,12 @@ import pytest
 
 from kgtrace_server import cli
 
+from .waiting import PATIENCE, wait_until
+
 KGTRACE = (sys.executable, "-c", "from kgtrace_server.cli import main; raise SystemExit(main())")
-PATIENCE = 120
-"""Seconds for a start that takes two on a quiet machine."""
+
+get = partial(httpx.get, timeout=PATIENCE)
+post = partial(httpx.post, timeout=PATIENCE)
 
 
 @contextmanager
@@ -28,7 +31,10 @@ def listening(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run ``kgtrace serve`` on a free port; give the process and its address."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KGTRACE_")}
     with subprocess.Popen(
-        [*KGTRACE, "serve", "--port", "0", *arguments], stdout=subprocess.PIPE, text=True, env=environment
+        [*KGTRACE, "serve", "--port", "0", "--deadline", str(PATIENCE), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as process:
         try:
             assert process.stdout is not None
@@ -43,10 +49,7 @@ def listening(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The same, once the index is loaded."""
     with listening(*arguments) as (process, address):
-        until = time.monotonic() + PATIENCE
-        while (ready := httpx.get(f"{address}/readyz")).status_code != 200:
-            assert time.monotonic() < until, ready.text
-            time.sleep(0.05)
+        wait_until(lambda: get(f"{address}/readyz").status_code == 200)
         yield process, address
 
 
@@ -103,7 +106,7 @@ def test_the_service_answers_what_the_command_line_answers(root: Path, capsys: p
     assert cli.main([*call, "--triple", "0", "0", "1", "--triple", "5", "3", "7"]) == 0
     expected = json.loads(capsys.readouterr().out)
     with serving("--index", str(root), "--threads", "1") as (process, address):
-        answer = httpx.post(f"{address}/v1/influences", json=body)
+        answer = post(f"{address}/v1/influences", json=body)
         assert answer.status_code == 200
         assert answer.headers["X-Kgtrace-Generation"] == expected["generation"]
         served = answer.json()
@@ -113,10 +116,10 @@ def test_the_service_answers_what_the_command_line_answers(root: Path, capsys: p
             assert [f["influence"] for f in result["influences"]] == pytest.approx(
                 [f["influence"] for f in wanted["influences"]], rel=1e-4
             )
-        exact = httpx.post(f"{address}/v1/influences", json={**body, "exact": True}, timeout=60).json()
+        exact = post(f"{address}/v1/influences", json={**body, "exact": True}).json()
         for result, wanted in zip(exact["results"], served["results"], strict=True):
             assert [f["train_index"] for f in result["influences"]] == [f["train_index"] for f in wanted["influences"]]
-        assert httpx.get(f"{address}/v1/index").json()["counts"]["triples"] == 5216
+        assert get(f"{address}/v1/index").json()["counts"]["triples"] == 5216
         assert "date" in answer.headers
         assert "server" not in answer.headers
         process.send_signal(signal.SIGTERM)
@@ -127,9 +130,8 @@ def test_requests_in_flight_are_answered_before_the_service_ends(root: Path) -> 
     """SIGTERM during a query does not lose the query."""
     body = {"triples": [[i % 100, i % 40, (7 * i) % 100] for i in range(256)], "exact": True}
     with serving("--index", str(root)) as (process, address), ThreadPoolExecutor(1) as thread:
-        query = thread.submit(httpx.post, f"{address}/v1/influences", json=body, timeout=PATIENCE)
-        while "kgtrace_batch_requests_count 0.0" in httpx.get(f"{address}/metrics").text:
-            assert not query.done()
+        query = thread.submit(post, f"{address}/v1/influences", json=body)
+        wait_until(lambda: "kgtrace_batch_requests_count 1.0" in get(f"{address}/metrics").text)
         process.send_signal(signal.SIGTERM)
         assert query.result().status_code == 200
         assert process.wait(PATIENCE) == 0
@@ -138,7 +140,7 @@ def test_requests_in_flight_are_answered_before_the_service_ends(root: Path) -> 
 def test_the_service_says_why_it_has_no_index(tmp_path: Path) -> None:
     """It listens, and its probe tells."""
     with listening("--index", str(tmp_path / "nope"), "--log-level", "error") as (_, address):
-        probe = httpx.get(f"{address}/readyz")
+        probe = get(f"{address}/readyz")
         assert probe.status_code == 503
         assert "build one first" in probe.json()["detail"]
 

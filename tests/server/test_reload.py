@@ -10,6 +10,8 @@ from kgtrace_server.memory import available_memory
 from kgtrace_server.reload import Reloader
 from kgtrace_store import IndexRoot, durable
 
+from .waiting import PATIENCE
+
 
 class Fake:
     """A service as the reloader sees it."""
@@ -190,7 +192,7 @@ def test_the_thread_follows_and_stops(root: IndexRoot, backend: Backend) -> None
     for _ in range(2):
         backend.swapped.clear()
         id_ = commit(root)
-        assert backend.swapped.wait(10)
+        assert backend.swapped.wait(PATIENCE)
         assert backend.service is not None
         assert backend.service.generation == id_
     reloader.close()
@@ -203,13 +205,13 @@ def test_closing_while_loading_swaps_nothing(root: IndexRoot, backend: Backend) 
 
     def load(generation: str) -> Fake:
         loading.set()
-        assert finish.wait(10)
+        assert finish.wait(PATIENCE)
         return Fake(generation)
 
     commit(root)
     reloader = Reloader(root.path, load, backend.swap)
     reloader.start()
-    assert loading.wait(10)
+    assert loading.wait(PATIENCE)
     reloader.close(timeout=0)
     finish.set()
     reloader.close()

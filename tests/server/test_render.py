@@ -1,14 +1,18 @@
 """Answers as text and files."""
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
 from kgtrace_server import render
+from kgtrace_server.results import Influences as Columns
 from kgtrace_server.service import Question, Service
 from kgtrace_server.wire import Influences
 from kgtrace_store.errors import BadRequest, MissingExtra
@@ -40,26 +44,32 @@ def test_uncertified_and_empty_answers_say_so(service: Service) -> None:
     assert "no training triple may be named" in render.influences(service.influences(nothing))
 
 
-def test_json_files_hold_the_answer(answer: Influences, tmp_path: Path) -> None:
-    """The same object as over HTTP; labels stay readable."""
-    render.write_influences(tmp_path / "out.json", answer, [0, 1])
-    text = (tmp_path / "out.json").read_text()
-    assert json.loads(text) == answer
-    assert "Aspirin®" in text
+def written(ending: str, answers: list[Influences], test_indices: list[int]) -> bytes:
+    sink = io.BytesIO()
+    count = render.write_influences(sink, ending, answers, np.array(test_indices))
+    assert count == sum(len(result["influences"]) for answer in answers for result in answer["results"])
+    return sink.getvalue()
+
+
+def test_json_files_hold_the_answer(answer: Influences) -> None:
+    """The same object as over HTTP, as if it had been written in one go; labels stay readable."""
+    assert written(".json", [answer], [0, 1]).decode() == render.json_text(answer)
+    assert "Aspirin®" in render.json_text(answer)
+    twice: Any = json.loads(written(".json", [answer, answer], [0, 1, 2, 3]))
+    assert twice["results"] == answer["results"] * 2
+    assert twice["seconds"] == {stage: spent * 2 for stage, spent in answer["seconds"].items()}
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, tmp_path: Path, ending: str) -> None:
+def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, ending: str) -> None:
     """Ids, labels, names and numbers, in the order of the answer."""
-    path = tmp_path / f"out{ending}"
-    render.write_influences(path, answer, [4, 9])
+    content = written(ending, [answer], [4, 9])
     if ending == ".csv":
-        with path.open(newline="") as f:
-            rows = list(csv.DictReader(f))
+        rows = list(csv.DictReader(io.StringIO(content.decode())))
     else:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(io.BytesIO(content))
         rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in table.to_pylist()]
-    assert [*rows[0]] == list(render.COLUMNS)
+    assert [*rows[0]] == list(Columns.COLUMNS)
     assert [(row["test_index"], row["position"]) for row in rows] == [(t, p) for t in "49" for p in "123"]
     assert rows[0] == {
         "test_index": "4",
@@ -89,13 +99,12 @@ def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, tmp_pat
     }
 
 
-def test_empty_answers_have_the_same_columns(service: Service, tmp_path: Path) -> None:
+def test_empty_answers_have_the_same_columns(service: Service) -> None:
     """A program that reads the file need not care."""
     nothing = service.influences(Question([(0, 0, 0)], must={"head": ["Zürich"]}))
-    render.write_influences(tmp_path / "out.parquet", nothing, [0])
-    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    table = pyarrow.parquet.read_table(io.BytesIO(written(".parquet", [nothing], [0])))
     assert table.num_rows == 0
-    assert tuple(table.column_names) == render.COLUMNS
+    assert table.column_names == list(Columns.COLUMNS)
 
 
 def test_unusable_outputs_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

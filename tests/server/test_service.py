@@ -146,7 +146,7 @@ def outcome(service: Service, question: Question) -> Any:
 
 
 @given(st.lists(QUESTIONS, min_size=1, max_size=8))
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_questions_get_together_what_they_get_alone(service: Service, questions: list[Question]) -> None:
     """Whatever is asked, named errors and answers are the same in a batch, and equal keys mean equal options."""
     groups: dict[Any, list[Question]] = {}

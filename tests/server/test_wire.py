@@ -3,9 +3,9 @@
 from typing import Any, get_args
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from kgtrace_indexer.answers import Direction, Order
+from kgtrace_indexer.answers import Direction, Order, Ranking
 from kgtrace_server import cli, wire
 
 
@@ -25,14 +25,18 @@ def test_defaults_are_those_documented() -> None:
         "exact": False,
         "max_candidates": None,
         "filter": None,
+        "within_hops": None,
         "direction": "tail",
     }
 
 
-@pytest.mark.parametrize("example", wire.InfluenceRequest.model_config["json_schema_extra"]["examples"])  # type: ignore[index]
-def test_request_examples_are_valid(example: Any) -> None:
+@pytest.mark.parametrize(
+    "request_", [wire.InfluenceRequest, wire.PredictionRequest, wire.AggregateRequest, wire.SelfInfluenceRequest]
+)
+def test_request_examples_are_valid(request_: type[BaseModel]) -> None:
     """Examples in the documentation can be sent as they are."""
-    wire.InfluenceRequest.model_validate(example)
+    for example in request_.model_json_schema()["examples"]:
+        request_.model_validate(example)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +100,4 @@ def test_the_command_line_offers_what_requests_take() -> None:
     """The command line writes the choices out to start quickly."""
     assert get_args(Order) == cli.ORDERS
     assert get_args(Direction) == cli.DIRECTIONS
+    assert get_args(Ranking) == cli.RANKINGS

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from kgtrace_server.problems import NotReady, QueueFull
 from kgtrace_server.worker import BATCH, Batch, Task, Worker
+
+from .waiting import PATIENCE, Gate, until
 
 
 def run(test: Callable[[Callable[..., Worker]], Coroutine[Any, Any, None]]) -> None:
@@ -21,29 +24,42 @@ def run(test: Callable[[Callable[..., Worker]], Coroutine[Any, Any, None]]) -> N
         workers.append(Worker(queue_length, **arguments))
         return workers[-1]
 
-    asyncio.run(asyncio.wait_for(test(make), 20))
+    asyncio.run(asyncio.wait_for(test(make), 2 * PATIENCE))
     for worker in workers:
         worker.close()
 
 
-def task(argument: Any = 0, *, key: Hashable = None, size: int = 1, gate: threading.Event | None = None) -> Any:
+def task(argument: Any = 0, *, key: Hashable = None, size: int = 1, gate: Gate | None = None) -> Any:
     """A task whose results are the argument and all arguments of its batch."""
 
     def compute(arguments: Sequence[Any]) -> list[Any]:
         if gate is not None:
-            gate.wait(10)
+            gate.pass_through()
         return [(own, tuple(arguments)) for own in arguments]
 
     return Task(compute, argument, object() if key is None else key, size)
 
 
-async def behind(worker: Worker, gate: threading.Event, tasks: list[Any]) -> list[Any]:
-    """Queue tasks while the thread is held at a gate, then open it; return their results or exceptions."""
-    first = asyncio.ensure_future(worker.run(task(gate=gate)))
-    await asyncio.sleep(0.05)
+async def held(worker: Worker, gate: Gate) -> "asyncio.Future[Any]":
+    """Let the thread compute something that ends when the gate is opened."""
+    computing = asyncio.ensure_future(worker.run(task(gate=gate)))
+    await until(gate.reached.is_set)
+    return computing
+
+
+async def queued(worker: Worker, tasks: list[Any]) -> "list[asyncio.Future[Any]]":
+    """Queue tasks, in this order, in a worker that is held."""
     waiting = [asyncio.ensure_future(worker.run(t)) for t in tasks]
-    await asyncio.sleep(0.05)
-    gate.set()
+    await until(lambda: worker.waiting == len(tasks))
+    return waiting
+
+
+async def behind(worker: Worker, tasks: list[Any]) -> list[Any]:
+    """Queue tasks while the thread is held, then let it go on; return their results or exceptions."""
+    gate = Gate()
+    first = await held(worker, gate)
+    waiting = await queued(worker, tasks)
+    gate.opened.set()
     await first
     return await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -71,12 +87,31 @@ def test_what_is_alike_is_computed_together_and_in_order() -> None:
     async def test(make: Callable[..., Worker]) -> None:
         worker = make(observe=batches.append)
         tasks = [task(i, key="even" if i % 2 == 0 else "odd") for i in range(6)]
-        results = await behind(worker, threading.Event(), tasks)
+        results = await behind(worker, tasks)
         assert [r.value for r in results] == [(i, (0, 2, 4) if i % 2 == 0 else (1, 3, 5)) for i in range(6)]
-        assert all(r.waited > 0.03 for r in results)
+        assert [tuple(r.waited for r in results[i::2]) for i in range(2)] == [batch.waited for batch in batches[1:]]
 
     run(test)
     assert [len(batch.waited) for batch in batches] == [1, 3, 3]
+
+
+def test_the_time_in_the_queue_is_told() -> None:
+    """From when a task is queued to when it is taken."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker, gate = make(), Gate()
+        first = await held(worker, gate)
+        before = time.perf_counter()
+        (waiting,) = await queued(worker, [task()])
+        after = time.perf_counter()
+        await until(lambda: time.perf_counter() > after)
+        opened = time.perf_counter()
+        gate.opened.set()
+        await first
+        computed = await waiting
+        assert opened - after <= computed.waited <= time.perf_counter() - before
+
+    run(test)
 
 
 def test_batches_are_bounded() -> None:
@@ -85,7 +120,7 @@ def test_batches_are_bounded() -> None:
     async def test(make: Callable[..., Worker]) -> None:
         sizes = [BATCH - 1, 2, 1, 4 * BATCH, 1]
         tasks = [task(i, key="alike", size=size) for i, size in enumerate(sizes)]
-        results = await behind(make(), threading.Event(), tasks)
+        results = await behind(make(), tasks)
         assert [r.value[1] for r in results] == [(0, 2), (1, 4), (0, 2), (3,), (1, 4)]
 
     run(test)
@@ -97,7 +132,6 @@ def test_nothing_waits_for_company() -> None:
     async def test(make: Callable[..., Worker]) -> None:
         computed = await make().run(task(7, key="alike"))
         assert computed.value == (7, (7,))
-        assert computed.waited < 1
 
     run(test)
 
@@ -107,17 +141,14 @@ def test_the_queue_is_bounded(length: int) -> None:
     """One computes, so many wait, the next is refused; then there is room again."""
 
     async def test(make: Callable[..., Worker]) -> None:
-        worker, gate = make(length), threading.Event()
-        first = asyncio.ensure_future(worker.run(task(gate=gate)))
-        await asyncio.sleep(0.05)
-        waiting = [asyncio.ensure_future(worker.run(task(i))) for i in range(length)]
-        await asyncio.sleep(0.01)
-        assert worker.waiting == length
+        worker, gate = make(length), Gate()
+        first = await held(worker, gate)
+        waiting = await queued(worker, [task(i) for i in range(length)])
         with pytest.raises(QueueFull, match=f"{length} requests are waiting"):
             worker.require_room()
         with pytest.raises(QueueFull):
             await worker.run(task())
-        gate.set()
+        gate.opened.set()
         await asyncio.gather(first, *waiting)
         assert (await worker.run(task(7))).value[0] == 7
 
@@ -128,11 +159,12 @@ def test_a_burst_on_a_free_thread_is_bounded_too() -> None:
     """The one that the thread is about to take does not count as waiting; no more than that are let in."""
 
     async def test(make: Callable[..., Worker]) -> None:
-        worker, gate = make(2), threading.Event()
-        results = asyncio.gather(*(worker.run(task(gate=gate)) for _ in range(9)), return_exceptions=True)
-        await asyncio.sleep(0.05)
-        gate.set()
-        assert sum(isinstance(r, QueueFull) for r in await results) == 6
+        worker, gate = make(2), Gate()
+        requests = [asyncio.ensure_future(worker.run(task(gate=gate))) for _ in range(9)]
+        await until(lambda: sum(request.done() for request in requests) == 6)
+        gate.opened.set()
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        assert sum(isinstance(r, QueueFull) for r in results) == 6
 
     run(test)
 
@@ -141,15 +173,15 @@ def test_what_is_cancelled_before_it_began_never_begins() -> None:
     """A request that gave up costs nothing more, and its place is free at once."""
 
     async def test(make: Callable[..., Worker]) -> None:
-        worker, gate, begun = make(1), threading.Event(), []
-        first = asyncio.ensure_future(worker.run(task(gate=gate)))
-        await asyncio.sleep(0.05)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await worker.run(Task(begun.extend, "dropped", object()))
+        worker, gate, begun = make(1), Gate(), []
+        first = await held(worker, gate)
+        (dropped,) = await queued(worker, [Task(begun.extend, "dropped", object())])
+        dropped.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dropped
         assert worker.waiting == 0
         first.cancel()
-        gate.set()
+        gate.opened.set()
         await worker.run(task())
         assert begun == []
 
@@ -167,9 +199,9 @@ def test_errors_come_back() -> None:
 
     async def test(make: Callable[..., Worker]) -> None:
         worker = make()
-        results = await behind(worker, threading.Event(), [Task(fail, i, "fail") for i in range(3)])
+        results = await behind(worker, [Task(fail, i, "fail") for i in range(3)])
         assert [type(r) for r in results] == [ZeroDivisionError] * 3
-        results = await behind(worker, threading.Event(), [Task(fail_one, i, "fail") for i in range(3)])
+        results = await behind(worker, [Task(fail_one, i, "fail") for i in range(3)])
         assert [type(r).__name__ for r in results] == ["Computed", "KeyError", "Computed"]
 
     run(test)
@@ -179,17 +211,18 @@ def test_closing_refuses_what_waits_and_what_comes() -> None:
     """What is being computed ends, the others are told that the service shuts down."""
 
     async def test(make: Callable[..., Worker]) -> None:
-        worker, gate = make(), threading.Event()
-        first = asyncio.ensure_future(worker.run(task(gate=gate)))
-        await asyncio.sleep(0.05)
-        second = asyncio.ensure_future(worker.run(task()))
-        await asyncio.sleep(0.01)
-        asyncio.get_running_loop().call_later(0.1, gate.set)
-        await asyncio.to_thread(worker.close)
+        worker, gate = make(), Gate()
+        first = await held(worker, gate)
+        (second,) = await queued(worker, [task()])
+        closing = asyncio.ensure_future(asyncio.to_thread(worker.close))
+        with pytest.raises(NotReady, match="shutting down"):
+            await second
+        with pytest.raises(NotReady, match="shutting down"):
+            await worker.run(task())
+        assert not first.done()
+        gate.opened.set()
         await first
-        for late in (second, worker.run(task())):
-            with pytest.raises(NotReady, match="shutting down"):
-                await late
+        await closing
 
     run(test)
 
@@ -202,29 +235,22 @@ def test_nothing_is_held_while_idle() -> None:
 
     async def test(make: Callable[..., Worker]) -> None:
         worker, index = make(), Index()
-        held = weakref.ref(index)
+        reference = weakref.ref(index)
         await worker.run(Task(lambda arguments, index=index: arguments, 0, (index, 1)))
         del index
-        for _ in range(100):
-            gc.collect()
-            if held() is None:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("the worker still holds the task")
+        await until(lambda: gc.collect() >= 0 and reference() is None)
 
     run(test)
 
 
 def test_a_request_whose_loop_is_gone_does_no_harm() -> None:
     """The thread goes on when nobody can be told."""
-    worker, gate = Worker(10), threading.Event()
+    worker, gate = Worker(10), Gate()
 
     async def leave() -> None:
-        left = asyncio.ensure_future(worker.run(task(gate=gate)))
-        await asyncio.sleep(0.05)
-        left.cancel()
+        (await held(worker, gate)).cancel()
 
     asyncio.run(leave())
-    gate.set()
+    gate.opened.set()
     assert asyncio.run(worker.run(task(7))).value[0] == 7
     worker.close()

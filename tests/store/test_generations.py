@@ -409,6 +409,29 @@ def test_links_are_not_committed(root: IndexRoot) -> None:
     assert root.generations() == []
 
 
+def test_what_does_not_read_back_is_not_committed(root: IndexRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that returns something else than it was given is noticed before anybody relies on it."""
+    sync_file = durable.sync_file
+
+    def damaging(path: Path) -> None:
+        sync_file(path)
+        if path.name == "top.txt":
+            path.write_bytes(b"c0ntent")
+
+    live = build(root, A)
+    with root.stage(B) as staging:
+        staging.write_part("0", {"a": np.arange(3)})
+        monkeypatch.setattr(durable, "sync_file", damaging)
+        with pytest.raises(CorruptGeneration, match=r"top\.txt has sha256"):
+            fill(staging)
+    assert [status.id for status in root.generations()] == [root.current()] == [live]
+    monkeypatch.undo()
+    with root.stage(B) as staging:
+        assert staging.parts() == ["0"]
+        root.publish(fill(staging))
+    assert len(root.generations()) == 2
+
+
 # Two builders.
 
 HOLD = """

@@ -1,0 +1,13 @@
+"""How accurate and how fast configurations are, measured against the exact answer on one's own model.
+
+::
+
+    configurations ─► accuracy (measures; what was found goes into the journal) ─┐
+                   └► speed (plain_loop) ────────────────────────────────────────┴─► run
+"""
+
+from kgtrace_indexer.evaluation.configurations import Configuration
+from kgtrace_indexer.evaluation.journal import Accuracy
+from kgtrace_indexer.evaluation.run import Evaluation, Measured, MeasuredIndex, evaluate
+
+__all__ = ["Accuracy", "Configuration", "Evaluation", "Measured", "MeasuredIndex", "evaluate"]

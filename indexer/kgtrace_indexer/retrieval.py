@@ -1,0 +1,168 @@
+"""How a query finds the training triples of largest influence without computing every influence."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgtrace_indexer.answers import Order
+from kgtrace_indexer.bounds import Codes, encode_query
+from kgtrace_indexer.certify import CertifiedSearch, Found, best, value
+from kgtrace_indexer.projection import FLOOR, ROUNDING, Bases
+from kgtrace_indexer.random_projection import RandomProjection
+from kgtrace_indexer.terms import Terms, squared_norms
+from kgtrace_indexer.training_set import TrainingSet
+from kgtrace_store.search import SearchIndex
+
+Brackets = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Maps training triples (m,) to estimates of their influence and how far these may be off, (m,) each."""
+
+_POOL = 100
+_POOL_PER_HIT = 10
+"""Hits of a random projection whose exact influence is computed: ten for each one asked for, at least a hundred. Large
+influences are seldom first in a random projection, and seldom far behind."""
+_EXACT_BLOCK = 2048
+"""Training triples whose exact influence is computed at a time."""
+_SCORE_BLOCK = 65_536
+"""Training triples scored at a time where a filter leaves the index out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is wanted of one test triple."""
+
+    top_k: int
+    order: Order
+    max_candidates: int | None
+    """Look at no more than so many training triples beyond the index."""
+    rows: Tensor | None
+    """(m,) int64, ascending: storage rows that may be named; None for all."""
+    exact: Callable[[Tensor], Tensor]
+    """Maps storage rows (m,) to their influences (m,), with the model."""
+
+
+class Retrieval(Protocol):
+    """Finds training triples of large influence on one test triple."""
+
+    @property
+    def certifies(self) -> bool:
+        """Whether answers are certified unless `max_candidates` cuts them short."""
+
+    def find(self, terms: Terms, ask: Ask) -> Found:
+        """Return the best training triples with their exact influences, and how much better an unseen one could be."""
+
+    def brackets(self, terms: Terms) -> Brackets | None:
+        """Return what estimates the influence on a test triple, or None where only exact influences are of use."""
+
+    def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return an upper, a lower and a tighter upper bound of the influences of training triples (m,), (m,) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A search through bounds, each tighter and dearer than the one before; see `kgtrace_indexer.certify`."""
+
+    bases: Bases
+    codes: Codes
+    index: SearchIndex
+    training: TrainingSet
+
+    @property
+    def certifies(self) -> bool:
+        """Return True."""
+        return True
+
+    def find(self, terms: Terms, ask: Ask) -> Found:
+        """Return the exact top k, certified unless `max_candidates` cut the search short."""
+        search = CertifiedSearch(
+            encode_query(terms, self.bases),
+            self.codes,
+            ask.exact,
+            top_k=ask.top_k,
+            order=ask.order,
+            max_candidates=ask.max_candidates,
+        )
+        return search.everywhere(self.index, self.training) if ask.rows is None else search.among(ask.rows)
+
+    def brackets(self, terms: Terms) -> Brackets:
+        """Return the factor bound of a test triple."""
+        return partial(self.codes.bracket, encode_query(terms, self.bases))
+
+    def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""
+        code = encode_query(terms, self.bases)
+        estimate, slack = self.codes.bracket(code, rows)
+        return self.codes.index_upper(code, 1, rows), estimate - slack, estimate + slack
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The best hits of a random projection, ranked by their exact influences.
+
+    What the projection overlooked is bounded by Cauchy–Schwarz alone, |⟨g, g'⟩| ≤ ‖g‖‖g'‖. That is seldom below the
+    last influence found, so answers are seldom certified; the gap says how far they are from it.
+    """
+
+    projection: RandomProjection
+    projected: Tensor
+    """(n, dim) float32, memory-mapped on the CPU."""
+    index: SearchIndex
+    """Inner products with `projected`."""
+    self_influence: np.ndarray
+    """(n,) float32."""
+
+    @property
+    def certifies(self) -> bool:
+        """Return False."""
+        return False
+
+    def find(self, terms: Terms, ask: Ask) -> Found:
+        """Return the best of the pool."""
+        allowed = len(self.projected) if ask.rows is None else len(ask.rows)
+        size = max(_POOL, _POOL_PER_HIT * ask.top_k) if ask.max_candidates is None else ask.max_candidates
+        hits = self._hits(self.projection.project(terms)[0].cpu(), ask, min(size, allowed))
+        influences = [ask.exact(block) for block in hits.split(_EXACT_BLOCK)] if len(hits) else [torch.empty(0)]
+        rows, influence = best(hits, torch.cat(influences), ask.order, ask.top_k)
+        last = float(value(influence[-1:], ask.order)[0]) if len(rows) == ask.top_k else 0.0
+        gap = max(0.0, self._unseen(terms, hits, ask.rows) - last) if len(hits) < allowed else 0.0
+        return Found(rows, influence, gap, len(hits), len(hits))
+
+    def brackets(self, terms: Terms) -> None:
+        """Return nothing: there are estimates, but no bound on their errors."""
+
+    def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ‖g‖‖g'‖, with a minus, and as it is, (m,) each."""
+        norms = torch.from_numpy(self.self_influence[rows.numpy()])
+        bound = _times_norm(terms, norms)
+        return bound, -bound, bound
+
+    def _hits(self, query: Tensor, ask: Ask, count: int) -> Tensor:
+        """Return the rows (count,) of the largest estimates, in the sense of the order."""
+        if not count:
+            return torch.empty(0, dtype=torch.int64)
+        if ask.rows is not None:
+            estimate = torch.cat([self.projected[block] @ query for block in ask.rows.split(_SCORE_BLOCK)])
+            return ask.rows[value(estimate, ask.order).topk(count).indices]
+        signs = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}[ask.order]
+        scores, ids = self.index.search(np.stack([sign * query.numpy() for sign in signs]), count)
+        ranked = ids.flatten()[np.argsort(-scores.flatten(), kind="stable")]
+        _, first = np.unique(ranked, return_index=True)  # a row of both signs counts once, with the larger
+        return torch.from_numpy(ranked[np.sort(first)][:count])
+
+    def _unseen(self, terms: Terms, seen: Tensor, rows: Tensor | None) -> float:
+        """Return the Cauchy–Schwarz bound of allowed rows that were not looked at."""
+        left = np.ones(len(self.projected), bool) if rows is None else np.zeros(len(self.projected), bool)
+        if rows is not None:
+            left[rows.numpy()] = True
+        left[seen.numpy()] = False
+        return float(_times_norm(terms, torch.tensor(self.self_influence[left].max())))
+
+
+def _times_norm(terms: Terms, squared: Tensor) -> Tensor:
+    """Return ‖g‖‖g'‖ for squared norms of gradients g and a test triple's g', with slack for rounding."""
+    own = squared_norms(terms).total[0].cpu()
+    return ((squared + FLOOR) * (own + FLOOR)).sqrt() * (1 + ROUNDING)

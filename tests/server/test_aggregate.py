@@ -1,0 +1,115 @@
+"""Influence summed by relation, head or tail: labels in, labelled sums out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from kgtrace_indexer import open_attributor
+from kgtrace_server import wire
+from kgtrace_server.service import Grouping, Service
+
+from .conftest import GENERATION, Client
+
+Check = Callable[..., dict[str, Any]]
+PATH = "/v1/aggregate"
+TRIPLE = ["aspirin", "treats", "headache"]
+
+
+@pytest.mark.parametrize("by", ["relation", "head", "tail"])
+def test_sums_are_answered_as_documented(client: Client, attributor: Any, by: str) -> None:
+    """Each group's count and sums are those of its training triples, and all of them make up the total."""
+    body = client.post(PATH, {"triple": TRIPLE, "by": by, "exact": True}).json()
+    TypeAdapter(wire.Aggregate).validate_python(body, strict=True)
+    assert (body["generation"], body["by"], body["exact"], body["certified"]) == (GENERATION, by, True, True)
+    assert body["triple"]["head"]["label"] == "aspirin"
+    column = attributor.triples[:, ("head", "relation", "tail").index(by)]
+    for group in body["groups"]:
+        influence = attributor.influence[column == group["group"]["id"]].astype(np.float64)
+        assert group["count"] == len(influence)
+        assert group["sum"] == pytest.approx(influence.sum())
+        assert group["positive"] == pytest.approx(influence.clip(0).sum())
+        assert group["negative"] == pytest.approx(influence.clip(max=0).sum())
+        assert group["error"] == 0
+    for part in ("count", "sum", "positive", "negative"):
+        assert body["total"][part] == pytest.approx(sum(group[part] for group in body["groups"]))
+    sums = [group["sum"] for group in body["groups"]]
+    assert sums == sorted(sums, reverse=True)
+
+
+def test_estimates_say_how_far_they_may_be_off(client: Client) -> None:
+    """What is not exact has an error, and a ranking that the errors leave open is not certified."""
+    body = client.post(PATH, {"triple": TRIPLE, "by": "relation"}).json()
+    assert body["exact"] is False
+    assert body["certified"] is False
+    assert [group["error"] for group in body["groups"]] == [group["count"] / 4 for group in body["groups"]]
+
+
+def test_every_option_reaches_the_attributor(make_client: Callable[..., Client], attributor: Any) -> None:
+    """Order, number, filter and neighbourhood change the answer."""
+    body = {
+        "triple": {"head": 0, "relation": "treats", "tail": 2},
+        "by": "head",
+        "top_k": 2,
+        "order": "opponents",
+        "exact": True,
+        "filter": {"must": {"relation": ["treats"]}, "must_not": {"head": ["aspirin"]}},
+        "within_hops": 3,
+        "direction": "tail",
+    }
+    answer = make_client().post(PATH, body).json()
+    sums = [group["sum"] for group in answer["groups"]]
+    assert sums == sorted(sums)
+    assert len(sums) == 2
+    assert (
+        answer["total"]["count"]
+        == ((attributor.triples[:, 1] == 0) & (attributor.triples[:, 0] != 0).astype(bool)).sum()
+    )
+    assert attributor.calls[-1]["within_hops"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"by": "entity"}, "by"),
+        ({"by": None}, "by"),
+        ({"triple": ["asprin", "treats", "headache"]}, "'aspirin'"),
+        ({"triple": [0, 0]}, "has 2 items"),
+        ({"triple": [0, 0, 99]}, "out of range"),
+        ({"top_k": 0}, "top_k"),
+        ({"within_hops": 0}, "within_hops"),
+        ({"within_hops": 17}, "16"),
+        ({"direction": "head"}, "no inverse relations"),
+        ({"filter": {"must": {"head": ["nobody"]}}}, "'nobody'"),
+        ({"order": "best"}, "order"),
+        ({"max_candidates": 3}, "unknown field"),
+    ],
+)
+def test_wrong_questions_are_unprocessable(
+    client: Client, assert_problem: Check, change: dict[str, Any], words: str
+) -> None:
+    """422 that says what to change."""
+    assert_problem(client.post(PATH, {"triple": TRIPLE, "by": "relation", **change}), 422, words)
+
+
+def test_estimates_of_a_real_index_hold_the_exact_sums(umls_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each exact sum lies within the error of its estimate; an index without bounds always computes the exact ones."""
+    attributor = open_attributor(umls_index, device="cpu")
+    service = Service(attributor)
+    exact = service.aggregate(Grouping((3, 5, 9), "relation", top_k=100, exact=True))
+    estimated = service.aggregate(Grouping((3, 5, 9), "relation", top_k=100))
+    assert exact["exact"]
+    assert exact["certified"]
+    assert not estimated["exact"]
+    errors = {group["group"]["id"]: group for group in estimated["groups"]}
+    assert len(errors) == len(exact["groups"])
+    for group in exact["groups"]:
+        found = errors[group["group"]["id"]]
+        assert found["count"] == group["count"]
+        for part in ("sum", "positive", "negative"):
+            assert abs(found[part] - group[part]) <= found["error"]
+    monkeypatch.setattr(attributor, "_retrieval", None)
+    assert service.aggregate(Grouping((3, 5, 9), "relation", top_k=100)) == exact

@@ -1,0 +1,124 @@
+"""Training triples by self-influence: over HTTP and on the command line."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from pydantic import TypeAdapter
+
+from kgtrace_server import cli, wire
+from kgtrace_server.results import SelfInfluences
+from kgtrace_server.service import Service
+from kgtrace_store.errors import BadRequest
+
+from .conftest import GENERATION, Client
+
+Check = Callable[..., dict[str, Any]]
+PATH = "/v1/self-influence"
+
+
+def rows(answer: dict[str, Any]) -> list[int]:
+    return [found["train_index"] for found in answer["self_influences"]]
+
+
+def test_rankings_are_answered_as_documented(client: Client) -> None:
+    """Largest first, equal ones in the order of the rows; the address asks the same as a body."""
+    body = client.post(PATH, {"top_k": 5}).json()
+    TypeAdapter(wire.SelfInfluences).validate_python(body, strict=True)
+    assert body["generation"] == GENERATION
+    assert [found["self_influence"] for found in body["self_influences"]] == [3.0, 3.0, 2.5, 2.5, 2.5]
+    assert rows(body) == [106, 113, 105, 112, 119]
+    assert body["self_influences"][0]["triple"]["head"]["label"] == "ibuprofen"
+    assert client.get(PATH, params={"top_k": 5}).json() == body
+    assert rows(client.get(PATH, params={"top_k": 4, "order": "ascending"}).json()) == [100, 107, 114, 101]
+
+
+def test_rankings_can_be_restricted(client: Client, attributor: Any) -> None:
+    """To labels or ids of relation, head and tail; several are alternatives."""
+    got = client.get(PATH, params={"top_k": 100, "relation": ["treats", "1"], "head": "aspirin"}).json()
+    posted = client.post(
+        PATH, {"top_k": 100, "filter": {"must": {"relation": ["treats", 1], "head": ["aspirin"]}}}
+    ).json()
+    assert got == posted
+    expected = [i + 100 for i, (h, r, _) in enumerate(attributor.triples.tolist()) if r in (0, 1) and h == 0]
+    assert sorted(rows(got)) == expected
+    other = client.post(PATH, {"top_k": 100, "filter": {"must_not": {"head": ["aspirin"]}}}).json()
+    assert not set(rows(other)) & set(expected)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"top_k": 0}, "top_k"),
+        ({"top_k": 1001}, "1000"),
+        ({"order": "largest"}, "order"),
+        ({"relation": "treat"}, "unknown relation 'treat'"),
+        ({"head": "99"}, "out of range"),
+        ({"entity": "aspirin"}, "entity: unknown field"),
+    ],
+)
+def test_wrong_parameters_are_unprocessable(
+    client: Client, assert_problem: Check, parameters: dict[str, Any], words: str
+) -> None:
+    """422 that says what to change."""
+    assert_problem(client.get(PATH, params=parameters), 422, words)
+
+
+def test_the_service_refuses_none(service: Service) -> None:
+    """Without HTTP, too."""
+    with pytest.raises(BadRequest, match="top_k is 0"):
+        service.self_influences(top_k=0)
+
+
+# Command line.
+
+
+@pytest.fixture
+def _fake(attributor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+
+
+@pytest.mark.usefixtures("_fake")
+def test_the_command_line_answers_what_the_service_answers(
+    capsys: pytest.CaptureFixture[str], service: Service
+) -> None:
+    """As JSON, and as a table for people."""
+    call = ["self-influence", "--index", "x", "--top-k", "3", "--order", "ascending", "--relation", "treats", "1"]
+    assert cli.main([*call, "--not-tail", "7", "--json"]) == 0
+    expected = service.self_influences(
+        top_k=3, order="ascending", must={"relation": ["treats", 1]}, must_not={"tail": ["7"]}
+    )
+    assert json.loads(capsys.readouterr().out) == expected
+    assert cli.main(call) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["self-influence", "row", "head", "relation", "tail"]
+    assert [line.split()[2] for line in lines[1:]] == ["100", "107", "101"]
+
+
+@pytest.mark.usefixtures("_fake")
+@pytest.mark.parametrize("ending", [".json", ".csv", ".parquet"])
+def test_rankings_are_written_to_files(
+    capsys: pytest.CaptureFixture[str], service: Service, tmp_path: Path, ending: str
+) -> None:
+    """JSON as over HTTP; tables with a row for each training triple: ids, labels, names."""
+    out = tmp_path / f"out{ending}"
+    assert cli.main(["self-influence", "--index", "x", "--top-k", "2", "--output", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: 2 training triples\n"
+    answer = service.self_influences(top_k=2)
+    if ending == ".json":
+        assert json.loads(out.read_text()) == answer
+        return
+    expected = list(SelfInfluences.read(answer).rows())
+    if ending == ".csv":
+        with out.open(newline="") as f:
+            found: list[Any] = list(csv.DictReader(f))
+        expected = [{k: "" if v is None else str(v) for k, v in row.items()} for row in expected]
+    else:
+        found = pyarrow.parquet.read_table(out).to_pylist()
+    assert found == expected
+    assert list(found[0]) == list(SelfInfluences.COLUMNS)
+    assert found[0]["head_label"] == "ibuprofen"
