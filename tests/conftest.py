@@ -18,9 +18,9 @@ settings.load_profile("any-speed")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    """Keep runs comparable between machines of many cores and of few."""
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """Keep runs comparable between machines of many cores and of few, and quick where the cores are busy."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
