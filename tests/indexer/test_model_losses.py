@@ -126,10 +126,11 @@ def _check(saved: Saved, loss: str) -> None:
         assert _error(alone, wanted, scale) < 1e-4
 
 
+@pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
 @pytest.mark.parametrize("name", ZOO)
-def test_influence_equals_autograd(save: Save, name: str) -> None:
+def test_influence_equals_autograd(save: Save, name: str, trained: bool) -> None:
     """Influences under every loss equal those of dense autograd; models that are not linear in the tail refuse some."""
-    saved = save(name, bool(sorted(ZOO).index(name) % 2))
+    saved = save(name, bool(sorted(ZOO).index(name) % 2), trained=trained)
     for loss in CONTRAST:
         _check(saved, loss)
     for loss in ONE_TO_ALL:

@@ -3,6 +3,7 @@
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -89,7 +90,7 @@ def factory(inverse: bool) -> Any:
 
 @dataclass
 class Saved:
-    """A random model, as PyKEEN has it and as it is read back."""
+    """A model, as PyKEEN has it and as it is read back."""
 
     original: Any
     model: ModelFile
@@ -119,24 +120,39 @@ Save = Callable[..., Saved]
 
 @pytest.fixture(scope="module")
 def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
-    """Make a random model, once for each set of arguments."""
+    """Make a random model, or train one, once for each set of arguments."""
     made: dict[Any, Saved] = {}
 
-    def save(name: str, inverse: bool, **options: Any) -> Saved:
-        key = (name, inverse, str(options))
+    def save(name: str, inverse: bool, *, trained: bool = False, **options: Any) -> Saved:
+        key = (name, inverse, trained, str(options))
         if key not in made:
             import pykeen.models
 
             kind = getattr(pykeen.models, name)
             original = kind(triples_factory=factory(inverse), random_seed=0, **{**ZOO.get(name, {}), **options})
+            if trained:
+                _train(original, factory(inverse))
+            else:
+                _stir(original)
             made[key] = _saved(original, tmp_path_factory.mktemp("model"))
         return made[key]
 
     return save
 
 
-def _saved(original: Any, folder: Path) -> Saved:
-    """Stir a fresh model, save it as PyKEEN does, and read it back."""
+def _train(original: Any, triples: Any) -> None:
+    """Train for a few epochs by PyKEEN's own loop."""
+    from pykeen.training import SLCWATrainingLoop
+
+    optimizer = torch.optim.Adam(original.parameters(), lr=0.01)
+    loop = SLCWATrainingLoop(model=original, triples_factory=triples, optimizer=optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyKEEN's own options
+        loop.train(triples, num_epochs=3, batch_size=128, use_tqdm=False)
+
+
+def _stir(original: Any) -> None:
+    """Move a fresh model away from what it was initialised with, so that no part of it is the identity."""
     generator = torch.Generator().manual_seed(0)
     for name, buffer in original.named_buffers():
         if "running" in name:
@@ -144,6 +160,10 @@ def _saved(original: Any, folder: Path) -> Saved:
     for parameter in original.interaction.parameters():
         parameter.data.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     original.post_parameter_update()
+
+
+def _saved(original: Any, folder: Path) -> Saved:
+    """Save a model as PyKEEN does, and read it back."""
     torch.save(original, folder / "trained_model.pkl")
     return Saved(original.eval(), read_model(folder))
 
@@ -193,11 +213,12 @@ def _influence_error(saved: Saved, featurizer: Featurizer) -> float:
     return worst
 
 
+@pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
 @pytest.mark.parametrize("inverse", BOTH, ids=["plain", "inverse"])
 @pytest.mark.parametrize("name", ZOO)
-def test_influence_equals_autograd(save: Save, name: str, inverse: bool) -> None:
+def test_influence_equals_autograd(save: Save, name: str, inverse: bool, trained: bool) -> None:
     """Inner products of gradient terms equal those of full per-sample gradients of all parameters."""
-    saved = save(name, inverse)
+    saved = save(name, inverse, trained=trained)
     assert _influence_error(saved, _featurizer(saved.model)) < 1e-4
 
 
@@ -390,6 +411,7 @@ def test_interactions_without_a_model_class(interaction: str, tmp_path: Path) ->
         triples_factory=factory(True), interaction=interaction, interaction_kwargs=arguments, random_seed=0,
         entity_representations_kwargs=entities, relation_representations_kwargs=relations,
     )  # fmt: skip
+    _stir(original)
     saved = _saved(original, tmp_path)
     assert _influence_error(saved, _featurizer(saved.model)) < 1e-4
 
