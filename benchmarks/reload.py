@@ -170,6 +170,8 @@ async def connections(port: int) -> AsyncIterator[Ask]:
     every: list[asyncio.StreamWriter] = []
 
     async def ask(data: bytes) -> tuple[int, Any]:
+        while idle and idle[-1][0].at_eof():
+            idle.pop()  # nobody had used it for as long as the service keeps one
         if not idle:
             idle.append(await asyncio.open_connection("127.0.0.1", port))
             every.append(idle[-1][1])

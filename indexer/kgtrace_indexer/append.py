@@ -92,7 +92,7 @@ def append(
             count = len(added.ids)
             require_space(staging, first, codec, unsampled, new=count, total=total, model=model, vocabulary=vocabulary)
             share = -(-batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
-            parts = write_parts(staging, featurizer, codec, added, batch_size=share, progress=progress)
+            parts = write_parts(staging, featurizer, codec, added, row=first, batch_size=share, progress=progress)
             stages.lap("gradients")
             _merge(arrays, parts, staging.path / layout.GRADIENTS)
             contents = Contents(

@@ -151,7 +151,7 @@ def build(
         batch_size = -(-config.batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
         count = len(indexed.ids)
         require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
-        parts = write_parts(staging, featurizer, codec, indexed, batch_size=batch_size, progress=progress)
+        parts = write_parts(staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress)
         stages.lap("gradients")
         assemble(parts, staging.path / layout.GRADIENTS, extra=codec.arrays())
         contents = Contents(
@@ -306,9 +306,8 @@ def _bases(staging: Staging, featurizer: Featurizer, table: TripleTable, config:
         count = min(config.landmarks, len(table.ids))
         chosen = np.random.default_rng(config.seed).choice(len(table.ids), count, replace=False)
         with torch.inference_mode():
-            staging.write_part(
-                name, fit_bases(featurizer.training_terms(table.ids[np.sort(chosen)]), config.dim).arrays()
-            )
+            landmarks = featurizer.training_terms_apart(table.ids[np.sort(chosen)])
+            staging.write_part(name, fit_bases(landmarks, config.dim).arrays())
     return Bases.from_arrays(read_part(staging.part_path(name)), featurizer.model.device)
 
 

@@ -35,6 +35,12 @@ class Checkpoints:
     """Scores and ranks are its."""
     parts: Sequence[tuple[float, ScoringModel]]
     """η_c and the model at checkpoint c."""
+    first: int = 0
+    """Number of the first of these."""
+
+    def apart(self) -> list["Checkpoints"]:
+        """Return each checkpoint alone; their gradients side by side are those of all."""
+        return [replace(self, parts=[part], first=i) for i, part in enumerate(self.parts, self.first)]
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +82,7 @@ class Checkpoints:
         flat: dict[str, Tensor] = {}
         rows: dict[str, list[Rows]] = {}
         spread: dict[str, Spread] = {}
-        for i, (rate, model) in enumerate(self.parts):
+        for i, (rate, model) in enumerate(self.parts, self.first):
             terms, scale = terms_of(model, selection), sqrt(rate)
             kron |= {f"{n}{_MARK}{i}": Kron(scale * b.u, b.v, b.group) for n, b in terms.kron.items()}
             flat |= {f"{n}{_MARK}{i}": scale * g for n, g in terms.flat.items()}

@@ -1,7 +1,7 @@
 """From triples to gradient terms: one path for training triples and for test triples."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -54,6 +54,14 @@ class Featurizer:
     def training_terms(self, triples: np.ndarray) -> Terms:
         """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
         return self._terms(triples, ["tail", "head"] if self.directions == "both" else ["tail"])
+
+    def training_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
+        """Yield the blocks of `training_terms`, those of one checkpoint at a time."""
+        if isinstance(self.model, Checkpoints):
+            for single in self.model.apart():
+                yield replace(self, model=single).training_terms(triples)
+        else:
+            yield self.training_terms(triples)
 
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
         """Return the gradients of test triples (n, 3) in the direction explained alone.

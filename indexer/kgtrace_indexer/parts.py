@@ -23,7 +23,9 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and of how much."""
 
 _PART = 65_536
-"""Triples in a part: what a crash costs at most, and what of the codes is in memory at a time."""
+"""Most triples in a part: what a crash costs, and what of the codes is in memory at a time."""
+_PART_BYTES = 256 << 20
+"""Most bytes in a part: with several checkpoints, or many negatives, triples have longer codes."""
 _BLOCK = 65_536
 """Rows copied at a time into the search index."""
 
@@ -39,16 +41,19 @@ def write_parts(
     codec: Codec,
     table: TripleTable,
     *,
+    row: Mapping[str, np.ndarray],
     batch_size: int,
     progress: Progress,
 ) -> list[Path]:
-    """Encode the triples of a table, sorted; parts that an earlier attempt finished are kept. Returns their paths."""
+    """Encode the triples of a table, sorted; parts that an earlier attempt finished are kept. Returns their paths.
+
+    `row` is what `encode` gives for one triple.
+    """
     order = in_order(table.ids)
     paths = []
     done = 0
-    for start in range(0, len(order), _PART):
-        rows = order[start : start + _PART]
-        name = _part_name(start)
+    for part in _parts(len(order), row):
+        rows, name = order[part.start : part.stop], _part_name(part)
         if name not in staging.parts():
             batches = []
             for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
@@ -106,15 +111,15 @@ def require_space(
     new, total
         How many triples are encoded, and how many the generation will hold.
     """
-    finished = sum(name in staging.parts() for name in map(_part_name, range(0, new, _PART)))
-    row_bytes = sum(array.nbytes for array in row.values())
+    finished = sum(len(part) for part in _parts(new, row) if _part_name(part) in staging.parts())
+    row_bytes = _bytes(row)
     search_bytes = 4 * sum(row[name].size for name in codec.searched)
     posting_bytes = sum(array.nbytes for name, array in row.items() if name.endswith(".index"))
     states = 1 + len(model.checkpoints)
     tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
     labels = sum(map(len, [*vocabulary.entities, *vocabulary.relations]))
     offsets = 8 * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
-    needed = row_bytes * max(0, new - finished * _PART) + (row_bytes + search_bytes + posting_bytes) * total
+    needed = row_bytes * (new - finished) + (row_bytes + search_bytes + posting_bytes) * total
     unsampled = 0 if known is None else known.nbytes
     durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled)
 
@@ -150,8 +155,18 @@ def postings(arrays: Mapping[str, np.ndarray], model: ModelFile) -> dict[str, np
     return found
 
 
-def _part_name(start: int) -> str:
-    return f"part-{start // _PART:06d}.h5"
+def _parts(count: int, row: Mapping[str, np.ndarray]) -> list[range]:
+    """Return which of `count` triples are encoded together, given what is stored of one."""
+    size = max(1, min(_PART, _PART_BYTES // _bytes(row)))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _part_name(part: range) -> str:
+    return f"part-{part.start:010d}-{part.stop:010d}.h5"
+
+
+def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 def _write_search(arrays: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> None:

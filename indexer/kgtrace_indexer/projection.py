@@ -19,7 +19,7 @@ The directions are the principal ones (uncentred PCA) of a sample of training gr
 method with the gradient kernel (Williams and Seeger, 2000).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,36 +121,52 @@ class Bases:
             raise CorruptGeneration(f"directions {e} are missing; there are {sorted(tensors)}") from e
 
 
-def fit_bases(terms: Terms, dim: int) -> Bases:
-    """Choose the directions from the landmarks' gradients; φ gets the `dim` leading ones over all dense blocks."""
-    flat, flat_energy = _principal(terms.flat_sum(), dim)
+def fit_bases(landmarks: Iterable[Terms], dim: int) -> Bases:
+    """Choose the directions from the landmarks' gradients; φ gets the `dim` leading ones over all dense blocks.
+
+    `landmarks` are the gradients of the same triples, apart: each `Terms` holds other blocks, and is in memory alone.
+    """
+    flats: list[Tensor] = []
     kron: dict[str, KronBasis] = {}
-    energies = {"": flat_energy}
-    for name, block in terms.kron.items():
-        u, _ = _principal(block.u, _U_DIMS)
-        v, _ = _principal(block.v[:: -(-len(block.v) // _V_LANDMARKS)], _V_DIMS)
-        pairs = KronBasis(u, v, u[:0])
-        directions, energies[name] = _principal(_pair_products(block, pairs, terms.directions), dim)
-        kron[name] = KronBasis(u, v, directions)
-    for table, spread in terms.spread.items():
-        weight = spread.u.paired(spread.u).clamp_min(0).sqrt()  # (m,): ‖u‖
-        weighted = weight[:, None] * spread.x[spread.u.group]
-        gradients = torch.cat([weighted, *(use.grad for use in terms.rows.get(table, ()))])
-        base = spread.u.base
-        u, _ = _principal(_split(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
-        pairs = KronBasis(u, _principal(_thinned(gradients), _ROW_DIMS)[0], u[:0])
-        directions, energies[table] = _principal(_table_products(terms, table, pairs), dim)
-        kron[table] = KronBasis(pairs.u, pairs.v, directions)
+    rows: dict[str, Tensor] = {}
+    energies: dict[str, Tensor] = {}
+    for terms in landmarks:
+        flats.append(terms.flat_sum())
+        for name, block in terms.kron.items():
+            kron[name], energies[name] = _kron_directions(block, terms.directions, dim)
+        for table in terms.spread:
+            kron[table], energies[table] = _table_directions(terms, table, dim)
+        for table, uses in terms.rows.items():
+            if table not in terms.spread:
+                rows[table] = _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
+    flat, energies[""] = _principal(torch.cat(flats, 1), dim)
     kept = _share(energies, dim)
     return Bases(
         flat=flat[:, : kept[""]].contiguous(),
         kron={n: KronBasis(b.u, b.v, b.pairs[:, : kept[n]].contiguous()) for n, b in kron.items()},
-        rows={
-            table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
-            for table, uses in terms.rows.items()
-            if table not in terms.spread
-        },
+        rows=rows,
     )
+
+
+def _kron_directions(block: Kron, directions: int, dim: int) -> tuple[KronBasis, Tensor]:
+    """Return up to `dim` directions for a rank-1 block, and their energies."""
+    u, _ = _principal(block.u, _U_DIMS)
+    v, _ = _principal(block.v[:: -(-len(block.v) // _V_LANDMARKS)], _V_DIMS)
+    pairs, energies = _principal(_pair_products(block, KronBasis(u, v, u[:0]), directions), dim)
+    return KronBasis(u, v, pairs), energies
+
+
+def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Tensor]:
+    """Return the same for a table whose rows were all scored."""
+    spread = terms.spread[table]
+    weight = spread.u.paired(spread.u).clamp_min(0).sqrt()  # (m,): ‖u‖
+    weighted = weight[:, None] * spread.x[spread.u.group]
+    gradients = torch.cat([weighted, *(use.grad for use in terms.rows.get(table, ()))])
+    base = spread.u.base
+    u, _ = _principal(_split(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
+    v, _ = _principal(_thinned(gradients), _ROW_DIMS)
+    pairs, energies = _principal(_table_products(terms, table, KronBasis(u, v, u[:0])), dim)
+    return KronBasis(u, v, pairs), energies
 
 
 def _thinned(vectors: Tensor) -> Tensor:

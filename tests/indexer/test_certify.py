@@ -116,7 +116,7 @@ class Case:
     @cached_property
     def bases(self) -> Bases:
         landmarks = self.table.ids[: max(1, len(self.table.ids) // 2)]
-        return fit_bases(self.featurizer.training_terms(landmarks), self.dim)
+        return fit_bases(self.featurizer.training_terms_apart(landmarks), self.dim)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:

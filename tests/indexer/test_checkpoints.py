@@ -51,6 +51,20 @@ def test_influence_is_the_weighted_sum_of_autograds(shared) -> None:
     )
 
 
+def test_blocks_come_apart(umls) -> None:
+    """The blocks of one checkpoint after the other, as landmarks are looked at, are those of all together."""
+    model, _, table = umls
+    trained = scoring_model(model, torch.device("cpu"))
+    together = Checkpoints(trained, [(0.5, trained), (1.0, trained), (2.0, trained)])
+    featurizer = Featurizer(together, bce, together.select(["all"]), "both", inverse_triples=True)
+    wanted, found = featurizer.training_terms(table.ids[:20]), list(featurizer.training_terms_apart(table.ids[:20]))
+    assert len(found) == 3
+    assert [name for terms in found for name in terms.kron] == list(wanted.kron)
+    assert [table for terms in found for table in terms.rows] == list(wanted.rows)
+    torch.testing.assert_close(torch.cat([terms.flat_sum() for terms in found], 1), wanted.flat_sum())
+    torch.testing.assert_close(sum(inner(terms, terms) for terms in found), inner(wanted, wanted))
+
+
 def test_one_checkpoint_of_rate_one_changes_nothing(umls) -> None:
     """The trained model as its only checkpoint gives its own influences."""
     model, _, table = umls
