@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="CoDEx-S")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--checked", type=int, default=20, help="compared with the full scan (default: %(default)s)")
     parser.add_argument("--name", default="models-cpu")

@@ -55,12 +55,14 @@ def write_parts(
     for part in _parts(len(order), row):
         rows, name = order[part.start : part.stop], _part_name(part)
         if name not in staging.parts():
-            batches = []
-            for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
-                batches.append(encode(featurizer, codec, table, batch))
-                done += len(batch)
+            arrays = {key: np.empty((len(rows), *one.shape[1:]), one.dtype) for key, one in row.items()}
+            for begin in range(0, len(rows), batch_size):
+                batch = slice(begin, min(begin + batch_size, len(rows)))
+                for key, encoded in encode(featurizer, codec, table, rows[batch]).items():
+                    arrays[key][batch] = encoded
+                done += len(rows[batch])
                 progress("gradients", done, len(order))
-            staging.write_part(name, {key: np.concatenate([b[key] for b in batches]) for key in batches[0]})
+            staging.write_part(name, arrays)
         else:
             done += len(rows)
             progress("gradients", done, len(order))

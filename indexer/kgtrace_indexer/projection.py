@@ -21,6 +21,7 @@ method with the gradient kernel (Williams and Seeger, 2000).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -127,25 +128,31 @@ def fit_bases(landmarks: Iterable[Terms], dim: int) -> Bases:
     `landmarks` are the gradients of the same triples, apart: each `Terms` holds other blocks, and is in memory alone.
     """
     flats: list[Tensor] = []
-    kron: dict[str, KronBasis] = {}
+    kron: dict[str, tuple[KronBasis, Tensor]] = {}
     rows: dict[str, Tensor] = {}
-    energies: dict[str, Tensor] = {}
-    for terms in landmarks:
-        flats.append(terms.flat_sum())
-        for name, block in terms.kron.items():
-            kron[name], energies[name] = _kron_directions(block, terms.directions, dim)
-        for table in terms.spread:
-            kron[table], energies[table] = _table_directions(terms, table, dim)
-        for table, uses in terms.rows.items():
-            if table not in terms.spread:
-                rows[table] = _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
-    flat, energies[""] = _principal(torch.cat(flats, 1), dim)
-    kept = _share(energies, dim)
+    for flat_sum, blocks, tables in map(partial(_directions, dim=dim), landmarks):
+        flats.append(flat_sum)
+        kron |= blocks
+        rows |= tables
+    flat, flat_energies = _principal(torch.cat(flats, 1), dim)
+    kept = _share({"": flat_energies} | {name: energies for name, (_, energies) in kron.items()}, dim)
     return Bases(
         flat=flat[:, : kept[""]].contiguous(),
-        kron={n: KronBasis(b.u, b.v, b.pairs[:, : kept[n]].contiguous()) for n, b in kron.items()},
+        kron={n: KronBasis(b.u, b.v, b.pairs[:, : kept[n]].contiguous()) for n, (b, _) in kron.items()},
         rows=rows,
     )
+
+
+def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]], dict[str, Tensor]]:
+    """Return the flat blocks (n, size), up to `dim` directions of other dense blocks with energies, and of tables."""
+    kron = {name: _kron_directions(block, terms.directions, dim) for name, block in terms.kron.items()}
+    kron |= {table: _table_directions(terms, table, dim) for table in terms.spread}
+    rows = {
+        table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
+        for table, uses in terms.rows.items()
+        if table not in terms.spread
+    }
+    return terms.flat_sum(), kron, rows
 
 
 def _kron_directions(block: Kron, directions: int, dim: int) -> tuple[KronBasis, Tensor]:
