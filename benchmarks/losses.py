@@ -121,7 +121,7 @@ def row(loss: str, found: dict[str, Any]) -> str:
 
     speed = found["triples_per_cpu_second"]
     return (
-        f"| `{loss}` | {'?' if speed is None else format(speed, ',.0f')} | {found['bytes_on_disk'] / 1e6:,.0f} MB "
+        f"| {loss} | {'?' if speed is None else format(speed, ',.0f')} | {found['bytes_on_disk'] / 1e6:,.0f} MB "
         f"| {found['certified']:.0%} | {shown('candidates')} | {shown('exact_terms')} "
         f"| {shown('query_cpu_milliseconds')} | {found['equal_to_exact']} |"
     )

@@ -44,7 +44,7 @@ TOP_K = 10
 BATCH = 64
 BATCHES = 5
 BODY_LIMIT = 1 << 20
-WARM_UP = 0.2
+WARM_UP = 1 / 3
 """Share of a soak that passes before memory is compared."""
 WINDOW = 300
 """Seconds over which a soak's memory is averaged."""

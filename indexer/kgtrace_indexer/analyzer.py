@@ -11,6 +11,7 @@ The training triples stream through the model in batches; each batch gives its i
 products of rank-1 terms (`kgtrace_indexer.terms`), or of their random projections, and is let go.
 """
 
+import math
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -137,12 +138,12 @@ class TracInAnalyzer:
 
         Raises `IdOutOfRange`, `BadRequest`, and `NonFinite` for an influence that is NaN or infinite.
         """
-        head, relation, tail = (int(i) for i in test_triple)
-        triple = (head, relation, tail)
+        ids = self._table(np.asarray(test_triple)[None]).ids
+        triple = (int(ids[0, 0]), int(ids[0, 1]), int(ids[0, 2]))
         if triple not in self._cache:
             while len(self._cache) >= _CACHED:
                 del self._cache[next(iter(self._cache))]
-            self._cache[triple] = self._measure(self._checked(np.array([triple])))
+            self._cache[triple] = self._measure(ids)
         table = self._table(training_triples)
         (found,) = self._ranked(self._cache[triple], 1, table, learning_rate, top_k)
         return found
@@ -182,6 +183,7 @@ class TracInAnalyzer:
         self, training_triples: Triples, *, learning_rate: float = 1.0, top_k: int | None = None
     ) -> list[SelfInfluence]:
         """Return each training triple's influence on itself, largest first; `top_k` keeps the first ones."""
+        _check_options(learning_rate, top_k)
         table = self._table(training_triples)
         norms = torch.zeros(len(table.ids))
         for rows, terms in self._batches(table):
@@ -213,8 +215,7 @@ class TracInAnalyzer:
         learning_rate: float,
         top_k: int | None,
     ) -> list[list[Influence]]:
-        if top_k is not None and top_k < 1:
-            raise BadRequest(f"top_k is {top_k}, must be at least 1")
+        _check_options(learning_rate, top_k)
         kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(count)]
         for rows, terms in self._batches(table):
             influences = measure(terms).cpu()  # (m, count)
@@ -227,9 +228,9 @@ class TracInAnalyzer:
 
     def _batches(self, table: TripleTable) -> Iterator[tuple[Tensor, Terms]]:
         """Return rows (m,) of a table and their gradients, in an order that shares forward passes."""
-        order = in_order(table.ids)
-        for start in range(0, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
+        order, size = in_order(table.ids), self._featurizer.block(self._batch_size)
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             with torch.inference_mode():
                 terms = self._featurizer.training_terms(table.ids[rows])
             yield torch.from_numpy(rows), terms
@@ -261,6 +262,13 @@ class TracInAnalyzer:
             raise NonFinite(
                 f"the influence of training triple {row} (ids {ids}) is not finite: check the model's parameters"
             )
+
+
+def _check_options(learning_rate: float, top_k: int | None) -> None:
+    if top_k is not None and top_k < 1:
+        raise BadRequest(f"top_k is {top_k}, must be at least 1")
+    if not math.isfinite(learning_rate):
+        raise BadRequest(f"learning rate {learning_rate} is not a finite number")
 
 
 def _exact(test: Terms, training: Terms) -> Tensor:

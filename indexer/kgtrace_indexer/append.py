@@ -91,7 +91,7 @@ def append(
             first = encode(featurizer, codec, added, np.arange(1))
             count = len(added.ids)
             require_space(staging, first, codec, unsampled, new=count, total=total, model=model, vocabulary=vocabulary)
-            share = -(-batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
+            share = featurizer.block(batch_size)
             parts = write_parts(staging, featurizer, codec, added, row=first, batch_size=share, progress=progress)
             stages.lap("gradients")
             _merge(arrays, parts, staging.path / layout.GRADIENTS)

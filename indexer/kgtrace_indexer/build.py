@@ -34,7 +34,7 @@ from kgtrace_indexer.sampling import Stratum, check_sampling, sample_table
 from kgtrace_indexer.triples import TripleTable
 from kgtrace_store import layout
 from kgtrace_store.arrays import assemble, read_part
-from kgtrace_store.errors import BadRequest, IdOutOfRange, VocabularyMismatch
+from kgtrace_store.errors import BadRequest, EmptyInput, IdOutOfRange, VocabularyMismatch
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.staging import Staging
 from kgtrace_store.vocabulary import Vocabulary
@@ -126,6 +126,8 @@ def build(
 
     Raises
     ------
+    EmptyInput
+        There are no training triples.
     VocabularyMismatch, IdOutOfRange
         The vocabulary or the triples do not belong to the model.
     NonFinite
@@ -148,7 +150,7 @@ def build(
         codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
         first = encode(featurizer, codec, indexed, np.arange(1))
-        batch_size = -(-config.batch_size // max(1, len(model.checkpoints)))  # terms of all are in memory at once
+        batch_size = featurizer.block(config.batch_size)
         count = len(indexed.ids)
         require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
         parts = write_parts(staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress)
@@ -258,7 +260,9 @@ def provenance(model: ModelFile, device: torch.device) -> dict[str, Any]:
 
 
 def check_input(model: ModelFile, vocabulary: Vocabulary, table: TripleTable) -> None:
-    """Raise `VocabularyMismatch` or `IdOutOfRange` for vocabulary or triples that are not the model's."""
+    """Raise `EmptyInput`, or `VocabularyMismatch` or `IdOutOfRange` for what is not the model's."""
+    if not len(table.ids):
+        raise EmptyInput("there are no training triples")
     for noun, have, need in (
         ("entities", len(vocabulary.entities), model.num_entities),
         ("relations", len(vocabulary.relations), model.num_relations),

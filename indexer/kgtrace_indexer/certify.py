@@ -32,8 +32,9 @@ _FIRST_HITS = 256
 """Hits asked of the index in the first round, at least; four times top_k if that is more."""
 _BLOCK = 8192
 """Training triples whose factor bound is computed at a time."""
-_EXACT_BLOCK = 16
-"""Training triples whose exact influence is computed at a time: whether to stop is asked in between."""
+_EXACT_BLOCKS = (16, 2048)
+"""Training triples whose exact influence is computed at a time, at first and at most: whether to stop is asked in
+between, and where many are equal, as all are for a gradient of zero, one doubling follows another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Found:
     """Training triples whose factor bound was computed."""
     exact_terms: int
     """Training triples whose exact influence was computed."""
+    certified: bool = True
+    """Whether no other training triple has more influence than the last of these, or belongs here for want of any."""
 
 
 def value(influence: Tensor, order: Order) -> Tensor:
@@ -151,11 +154,13 @@ class CertifiedSearch:
 
     def _decide(self) -> None:
         """Compute exact influences, best upper bound first, until none of the others can matter."""
+        size, most = _EXACT_BLOCKS
         while True:
             open_ = torch.nonzero(self._influence.isnan() & (self._upper >= self._threshold())).flatten()
             if not len(open_):
                 return
-            chosen = open_[self._upper[open_].argsort(descending=True)][:_EXACT_BLOCK]
+            chosen = open_[self._upper[open_].argsort(descending=True)][:size]
+            size = min(2 * size, most)
             self._influence[chosen] = self._exact(self._rows[chosen])
             self._lower[chosen] = self._upper[chosen] = value(self._influence[chosen], self._order)
             self._exact_terms += len(chosen)
@@ -171,4 +176,5 @@ class CertifiedSearch:
         if self._unseen > -inf:
             last = float(value(influence[-1:], self._order)[0]) if len(rows) == self._top_k else 0.0
             gap = max(0.0, self._unseen - last)
-        return Found(rows, influence, gap, self._candidates, self._exact_terms)
+        whole = self._unseen == -inf or len(rows) == self._top_k
+        return Found(rows, influence, gap, self._candidates, self._exact_terms, certified=whole and gap == 0.0)

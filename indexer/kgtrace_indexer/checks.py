@@ -92,7 +92,7 @@ def _answers(attributor: Attributor, queries: np.ndarray, probes: np.ndarray) ->
     overlooked, violated = 0, 0
     for triple, influences, found in zip(triples, exact.T, attributions, strict=True):
         named = np.isin(attributor.training.train_index[probes], found.train_index)
-        norms = np.sqrt(found.self_influence * attributor.training.self_influence[probes])
+        norms = np.sqrt(found.self_influence * attributor.training.self_influence[probes].astype(np.float64))
         admitted = found.influence[-1] + found.bound_gap
         overlooked += int((influences[~named] > admitted + _TOLERANCE * norms[~named]).sum())
         upper, low, high = attributor.bounds(triple, probes)
@@ -114,7 +114,7 @@ def _self_retrieval(attributor: Attributor, rows: np.ndarray) -> Check:
     named, missed = 0, 0
     for row, influence, found in zip(rows, own, attributor.query(triples, top_k=_TOP_K).attributions, strict=True):
         itself = attributor.training.train_index[row] in found.train_index
-        margin = _TOLERANCE * np.sqrt(found.self_influence * attributor.training.self_influence[row])
+        margin = _TOLERANCE * np.sqrt(found.self_influence * float(attributor.training.self_influence[row]))
         outranked = len(found.influence) == _TOP_K and found.influence[-1] + found.bound_gap >= influence - margin
         named += itself
         missed += not found.in_training or not (itself or outranked)

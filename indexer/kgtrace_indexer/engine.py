@@ -201,7 +201,8 @@ class Attributor:
             brackets = None if exact or self._retrieval is None else self._retrieval.brackets(terms)
             (near,) = self._near(triple, restriction)
             rows = self._rows(self._among(self.training.allowed(restriction), near))
-            for block in _blocks(rows, _SCAN_BLOCK if brackets is None else _BRACKET_BLOCK, wanted):
+            size = self._featurizer.block(_SCAN_BLOCK) if brackets is None else _BRACKET_BLOCK
+            for block in _blocks(rows, size, wanted):
                 if brackets is None:
                     influence = inner(self._training_terms(block), terms)[:, 0].cpu()
                     slack = torch.zeros_like(influence)
@@ -271,6 +272,8 @@ class Attributor:
         triples = np.asarray(triples)
         if triples.ndim != 2 or triples.shape[1] != 3 or not np.issubdtype(triples.dtype, np.integer):
             raise BadRequest(f"triples have shape {triples.shape} and type {triples.dtype}, need (b, 3) integers")
+        if not len(triples):
+            raise BadRequest("there are no triples to explain")
         entities, relations = len(self.vocabulary.entities), len(self.vocabulary.relations)
         limits = (entities, relations, entities)
         for column, (name, limit) in enumerate(zip(("head", "relation", "tail"), limits, strict=True)):
@@ -329,7 +332,7 @@ class Attributor:
         masks = [entities for entities in near if entities is not None]
         rows = self._rows(self._among(mask, np.logical_or.reduce(masks) if masks else None))
         kept = [Found(rows[:0], torch.empty(0), 0.0, 0, 0)] * len(terms)
-        for block in _blocks(rows, _SCAN_BLOCK, wanted):
+        for block in _blocks(rows, self._featurizer.block(_SCAN_BLOCK), wanted):
             influences = inner(self._training_terms(block), terms).cpu()  # (m, b)
             triples = self.training.triples[block.numpy()]
             for i, entities in enumerate(near):
@@ -353,7 +356,7 @@ class Attributor:
         better = scores > score
         better[torch.as_tensor(known.astype(np.int64))] = False
         rows = found.rows.numpy()
-        norms = np.sqrt(self.training.self_influence[rows] * squared_norm)
+        norms = np.sqrt(self.training.self_influence[rows].astype(np.float64) * squared_norm)
         influence = found.influence.numpy()
         return Attribution(
             triple=(head, relation, tail),
@@ -362,7 +365,7 @@ class Attributor:
             in_training=bool(np.isin(target, known)),
             loss=loss,
             self_influence=squared_norm,
-            certified=found.bound_gap == 0.0,
+            certified=found.certified,
             bound_gap=found.bound_gap,
             candidates=found.candidates,
             exact_terms=found.exact_terms,

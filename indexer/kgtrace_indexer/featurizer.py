@@ -55,6 +55,12 @@ class Featurizer:
         """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
         return self._terms(triples, ["tail", "head"] if self.directions == "both" else ["tail"])
 
+    def block(self, triples: int) -> int:
+        """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives."""
+        checkpoints = len(self.model.parts) if isinstance(self.model, Checkpoints) else 1
+        instances = self.loss.negatives + 1 if isinstance(self.loss, Contrast) else 1
+        return max(1, triples // (checkpoints * instances))
+
     def training_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
         """Yield the blocks of `training_terms`, those of one checkpoint at a time."""
         if isinstance(self.model, Checkpoints):

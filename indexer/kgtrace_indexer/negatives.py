@@ -17,7 +17,7 @@ def corrupted(instances: np.ndarray, count: int, entities: int, seed: int) -> np
 
     Columns are source, relation row and target. With a single entity there is no other one, and nothing is replaced.
     """
-    state = _mixed(np.full((len(instances), count), seed, np.uint64))
+    state = _mixed(np.full((len(instances), count), seed % 2**64, np.uint64))
     for column in instances.T.astype(np.uint64):
         state = _mixed(state ^ column[:, None])
     state = _mixed(state ^ np.arange(count, dtype=np.uint64))

@@ -129,7 +129,8 @@ class Pool:
         rows, influence = best(hits, torch.cat(influences), ask.order, ask.top_k)
         last = float(value(influence[-1:], ask.order)[0]) if len(rows) == ask.top_k else 0.0
         gap = max(0.0, self._unseen(terms, hits, ask.rows) - last) if len(hits) < allowed else 0.0
-        return Found(rows, influence, gap, len(hits), len(hits))
+        whole = len(hits) == allowed or len(rows) == ask.top_k
+        return Found(rows, influence, gap, len(hits), len(hits), certified=whole and gap == 0.0)
 
     def brackets(self, terms: Terms) -> None:
         """Return nothing: there are estimates, but no bound on their errors."""
@@ -165,4 +166,4 @@ class Pool:
 def _times_norm(terms: Terms, squared: Tensor) -> Tensor:
     """Return ‖g‖‖g'‖ for squared norms of gradients g and a test triple's g', with slack for rounding."""
     own = squared_norms(terms).total[0].cpu()
-    return ((squared + FLOOR) * (own + FLOOR)).sqrt() * (1 + ROUNDING)
+    return (squared + FLOOR).sqrt() * (own + FLOOR).sqrt() * (1 + ROUNDING)

@@ -186,6 +186,14 @@ def test_wrong_calls_are_named(analyzer: TracInAnalyzer, umls: tuple, few: np.nd
         analyzer.compute_self_influence([[0, 1], [0, 1]])
     with pytest.raises(BadRequest, match="top_k is 0"):
         analyzer.compute_influences_for_test_triple((0, 0, 1), few, top_k=0)
+    with pytest.raises(BadRequest, match="top_k is -1"):
+        analyzer.compute_self_influence(few, top_k=-1)
+    with pytest.raises(BadRequest, match="learning rate nan is not a finite number"):
+        analyzer.compute_influences_for_test_triple((0, 0, 1), few, learning_rate=float("nan"))
+    with pytest.raises(BadRequest, match="type float64, need"):
+        analyzer.compute_influences_for_test_triple((0.7, 0.2, 1.9), few)
+    with pytest.raises(BadRequest, match=r"triples have shape \(1, 2\)"):
+        analyzer.compute_influences_for_test_triple((0, 0), few)
     with pytest.raises(BadRequest, match="batch_size is 0"):
         TracInAnalyzer(umls[0], batch_size=0)
     with pytest.raises(BadRequest, match="sample rate is 0"):

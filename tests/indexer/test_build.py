@@ -15,6 +15,7 @@ from kgtrace_store.errors import (
     Abandoned,
     BadRequest,
     CorruptGeneration,
+    EmptyInput,
     IdOutOfRange,
     MissingInverseRelations,
     NonFinite,
@@ -269,6 +270,7 @@ def test_gradients_that_are_not_finite_are_named(umls: Umls, tmp_path: Path) -> 
     [
         ([[135, 0, 0]], {}, IdOutOfRange, "head id 135 is out of range: the model has 135"),
         ([[0, -1, 0]], {}, IdOutOfRange, "relation id -1 is out of range: the model has 46"),
+        (np.empty((0, 3), np.int64), {}, BadRequest, "no triples to explain"),
         ([[0, 0]], {}, BadRequest, r"need \(b, 3\) integers"),
         ([[0, 0, 0]], {"top_k": 0}, BadRequest, "top_k is 0"),
         ([[0, 0, 0]], {"max_candidates": -1}, BadRequest, "max_candidates is -1"),
@@ -280,6 +282,13 @@ def test_wrong_queries_are_refused(
     """Queries that cannot be answered say why."""
     with pytest.raises(error, match=message):
         open_attributor(umls_index, device="cpu").query(np.array(triples), **options)
+
+
+def test_a_build_of_nothing_is_refused(umls: Umls, tmp_path: Path) -> None:
+    """Without training triples there is nothing to index."""
+    model, vocabulary, table = umls
+    with pytest.raises(EmptyInput, match="no training triples"):
+        build(tmp_path, model, vocabulary, TripleTable(table.ids[:0], table.train_index[:0], 0), SMALL)
 
 
 def test_counts_that_disagree_are_noticed(umls: Umls, tmp_path: Path) -> None:

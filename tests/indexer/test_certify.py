@@ -189,6 +189,7 @@ def test_certified_answers_are_exact(case: Case, top_k: int, order: str) -> None
         found = case.everywhere(case.search(i, top_k=top_k, order=order))
         truth = value(case.truth[:, i], order)
         best = truth.topk(min(top_k, len(truth))).values
+        assert found.certified
         assert found.bound_gap == 0
         assert len(set(found.rows.tolist())) == len(best)
         torch.testing.assert_close(truth[found.rows], best, rtol=1e-4, atol=float(1e-6 * scale))
@@ -206,6 +207,7 @@ def test_a_budget_is_kept_and_its_gap_is_true(case: Case, top_k: int, order: str
         found = case.everywhere(case.search(i, top_k=top_k, order=order, max_candidates=budget))
         truth = value(case.truth[:, i], order)
         assert found.candidates <= budget
+        assert not found.certified or len(found.rows) == min(top_k, len(truth))
         missed = truth.clone()
         missed[found.rows] = -torch.inf
         last = float(truth[found.rows].min()) if len(found.rows) == min(top_k, len(truth)) else 0.0
@@ -223,6 +225,44 @@ def test_search_among_some(case: Case, top_k: int, data: st.DataObject) -> None:
     best = truth.topk(min(top_k, len(rows))).values
     assert set(found.rows.tolist()) <= set(rows.tolist())
     torch.testing.assert_close(case.truth[found.rows, 0], best, rtol=1e-4, atol=float(1e-6 * case.truth.abs().max()))
+
+
+def test_an_answer_cut_short_is_not_certified() -> None:
+    """Where room is left and a triple was not looked at, the answer is not certified, whatever its influence may be."""
+    case = Case(seed=0, triples=50, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
+    among = [
+        case.search(i, top_k=3, order=order, max_candidates=0).among(torch.tensor([row]))
+        for i in range(len(case.queries)) for row in range(50) for order in ("proponents", "opponents")
+    ]  # fmt: skip
+    assert any(found.bound_gap == 0 for found in among)
+    assert not any(found.certified for found in among)
+
+
+def test_equal_influences_are_decided_in_few_steps() -> None:
+    """For a test triple without a gradient all training triples tie, and are computed in growing blocks."""
+    case = Case(seed=0, triples=300, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
+    terms = case.test_terms(0)
+    nothing = Terms(
+        terms.directions,
+        0 * terms.loss,
+        {name: Kron(0 * block.u, block.v, block.group) for name, block in terms.kron.items()},
+        {name: 0 * grad for name, grad in terms.flat.items()},
+        {table: [Rows(use.index, 0 * use.grad) for use in uses] for table, uses in terms.rows.items()},
+    )
+    blocks = []
+
+    def exact(rows: torch.Tensor) -> torch.Tensor:
+        blocks.append(len(rows))
+        return torch.zeros(len(rows))
+
+    query = encode_query(nothing, case.bases)
+    found = case.everywhere(
+        CertifiedSearch(query, case.codes, exact, top_k=10, order="proponents", max_candidates=None)
+    )
+    assert found.certified
+    assert len(found.rows) == 10
+    assert len(blocks) < 10  # in blocks of 16 there would be 19
+    assert sum(blocks) == 300
 
 
 def test_missing_directions_are_named() -> None:

@@ -59,6 +59,7 @@ def test_blocks_come_apart(umls) -> None:
     featurizer = Featurizer(together, bce, together.select(["all"]), "both", inverse_triples=True)
     wanted, found = featurizer.training_terms(table.ids[:20]), list(featurizer.training_terms_apart(table.ids[:20]))
     assert len(found) == 3
+    assert featurizer.block(300) == 100
     assert [name for terms in found for name in terms.kron] == list(wanted.kron)
     assert [table for terms in found for table in terms.rows] == list(wanted.rows)
     torch.testing.assert_close(torch.cat([terms.flat_sum() for terms in found], 1), wanted.flat_sum())

@@ -232,6 +232,12 @@ def test_layers_are_measured_against_all_parameters(
     assert_measured(measured, brute_measures(exact(*trained[-2:]), exact(), np.arange(FEW)))
 
 
+def test_an_index_of_some_layers_is_no_measure(few: Umls, tmp_path: Path) -> None:
+    """All configurations are compared with the influence of all parameters."""
+    with pytest.raises(BadRequest, match=r"layers are last:1: what configurations are compared with has all"):
+        evaluate(tmp_path, *few, few[2].ids[:1], replace(CONFIG, layers=("last:1",)))
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.5])
 def test_samples_name_their_own_triples_only(
     found: Evaluation, exact: Callable[..., np.ndarray], few: Umls, rate: float

@@ -170,6 +170,13 @@ def test_negatives_follow_from_the_instance_alone() -> None:
     assert (together[:, 1:] != corrupted(INSTANCES, 3, 40, 1)[:, 1:]).any(2).mean() > 0.9
 
 
+def test_any_seed_draws_negatives() -> None:
+    """Seeds beyond 64 bits are taken modulo 2^64."""
+    instances = np.array([[0, 1, 2]])
+    found = corrupted(instances, 5, 100, seed=2**64 + 3)
+    np.testing.assert_array_equal(found, corrupted(instances, 5, 100, seed=3))
+
+
 def test_negatives_are_drawn_evenly() -> None:
     """One side of every negative differs from the instance, either with equal chance, and all others occur alike."""
     found = corrupted(INSTANCES, 4, 40, 5)

@@ -264,6 +264,14 @@ def _first(root: Path, queries: np.ndarray, top_k: int) -> Any:
     return open_attributor(root, device="cpu").query(queries, top_k=top_k).attributions[0]
 
 
+def test_negatives_count_in_what_is_computed_at_a_time(save: Save) -> None:
+    """Blocks of triples shrink with their negatives, so that memory does not grow with these."""
+    saved = save("DistMult", False)
+    assert _featurizer(saved, "bce").block(2048) == 2048
+    assert _featurizer(saved, "softplus").block(2048) == 2048 // (NEGATIVES + 1)
+    assert _featurizer(saved, "softplus").block(1) == 1
+
+
 def test_negatives_default_to_one(save: Save, nations: tuple[Vocabulary, TripleTable], tmp_path: Path) -> None:
     """Without ``negatives`` a triple has as many as PyKEEN's sampler gives it, and the manifest says so."""
     build(tmp_path, save("TransE", False).model, *nations, BuildConfig(loss="margin", dim=8, landmarks=40))

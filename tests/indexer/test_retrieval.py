@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kgtrace_indexer import (
     Attributor,
@@ -17,7 +18,10 @@ from kgtrace_indexer import (
     open_attributor,
 )
 from kgtrace_indexer.checks import verify
+from kgtrace_indexer.featurizer import featurizer_for
+from kgtrace_indexer.retrieval import _times_norm
 from kgtrace_indexer.sampling import sample_rows
+from kgtrace_indexer.terms import Kron, Rows, Terms, squared_norms
 from kgtrace_store import IndexRoot, Vocabulary
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import BadRequest, CorruptGeneration
@@ -51,6 +55,27 @@ def sampled(few: Umls, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sampled")
     build(root, *few, replace(SMALL, sample_rate=0.33, stratify_by="relation", seed=1))
     return root
+
+
+def test_small_gradients_keep_their_bound(few: Umls) -> None:
+    """Products of norms whose squares' product is below float32's range are not lost."""
+    model, _, table = few
+    featurizer = featurizer_for(model, {"loss": "bce", "layers": ["all"], "directions": None}, torch.device("cpu"))
+    terms = featurizer.test_terms(table.ids[:1].astype(np.int64), "tail")
+    own = float(squared_norms(terms).total[0])
+    tiny = 1e-26
+    assert np.float32(np.float32(tiny) * np.float32(tiny)) == 0
+    found = _times_norm(_scaled(terms, (tiny / own) ** 0.5), torch.tensor([tiny]))
+    assert tiny <= float(found[0]) < 1.01 * tiny
+
+
+def _scaled(terms: Terms, factor: float) -> Terms:
+    return replace(
+        terms,
+        kron={name: Kron(factor * block.u, block.v, block.group) for name, block in terms.kron.items()},
+        flat={name: factor * grad for name, grad in terms.flat.items()},
+        rows={table: [Rows(use.index, factor * use.grad) for use in uses] for table, uses in terms.rows.items()},
+    )
 
 
 def influences(attributor: Attributor, query: np.ndarray) -> dict[int, float]:

@@ -43,15 +43,16 @@ class Problem:
     ) -> "Problem":
         """Put the model on its device and the training triples in order. Raises as `featurizer_for` does."""
         by_relation = in_order(table.ids)
+        featurizer = featurizer_for(model, asdict(config), pick_device(config.device), table.ids)
         return cls(
-            featurizer_for(model, asdict(config), pick_device(config.device), table.ids),
+            featurizer,
             table.ids[by_relation],
             table.train_index[by_relation],
             test.astype(np.int64),
             top_k,
             order,
             config.seed,
-            batch_size=-(-config.batch_size // max(1, len(model.checkpoints))),  # terms of all are in memory at once
+            batch_size=featurizer.block(config.batch_size),
         )
 
     def featurizer_of(self, configuration: Configuration) -> Featurizer:

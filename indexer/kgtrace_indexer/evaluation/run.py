@@ -96,7 +96,7 @@ def evaluate(
     test
         (b, 3) ids: test triples, whose tails are explained.
     config
-        The index that is measured. Its loss, directions, layers and seed are those of the exact answer, too.
+        The index that is measured, of all layers. Its loss, directions and seed are those of the exact answer, too.
     top_k, order
         Which training triples of a test triple should be named.
     fresh
@@ -117,6 +117,8 @@ def evaluate(
         raise BadRequest("there is no test triple to evaluate on")
     if top_k < 1:
         raise BadRequest(f"top_k is {top_k}, must be at least 1")
+    if config.layers != ("all",):
+        raise BadRequest(f"layers are {', '.join(config.layers)}: what configurations are compared with has all")
     check_input(model, vocabulary, table)
     problem = Problem.of(model, table, test, config, top_k, order)
     loop = _plain_loop(model, problem)
