@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from kgtrace_server import wire
 from kgtrace_server.backend import Backend
@@ -89,7 +90,7 @@ def create_app(
         yield
         await asyncio.to_thread(backend.close)
 
-    v1 = _v1()
+    pages, probes, v1, admin = documentation(), _probes(), _v1(), _admin()
     app = _Documented(
         title="kgtrace",
         summary="Which training triples made a knowledge-graph embedding model say this?",
@@ -102,11 +103,12 @@ def create_app(
     )
     app.state.backend = backend
     app.state.metrics = metrics
-    app.include_router(documentation())
-    app.include_router(_probes())
+    app.include_router(pages)
+    app.include_router(probes)
     keys = _documented_keys()
     app.include_router(v1, dependencies=keys if settings.read_key else [])
-    app.include_router(_admin(), dependencies=keys)
+    app.include_router(admin, dependencies=keys)
+    app.state.routers = (app.router, pages, probes, v1, admin)
     app.add_exception_handler(KgtraceError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_status)
@@ -521,13 +523,25 @@ async def _on_gone(_: Request, __: Exception) -> Response:
 
 async def _on_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = error.detail
+    detail, headers = error.detail, error.headers
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"no route {request.url.path}: /docs lists them"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(sorted(_methods(request)))
         detail = f"{request.url.path} does not take {request.method}: use {allowed}"
-    return problem(error.status_code, detail, headers=error.headers)
+        headers = {"Allow": allowed}
+    return problem(error.status_code, detail, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods of all routes to a path; the framework names those of the first."""
+    return {
+        method
+        for router in request.app.state.routers
+        for route in router.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 # Documentation.

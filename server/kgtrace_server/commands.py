@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kgtrace_server import catalogue
 from kgtrace_server.progress import Progress
 from kgtrace_server.settings import Settings
-from kgtrace_store.errors import BadRequest, IndexNotFound
+from kgtrace_store.errors import BadRequest, UnreadableModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,8 @@ CONFIGURATION = (
     *("sample_rate", "stratify_by", "seed", "dtype", "device"),
 )
 """Arguments of ``build`` that are fields of `BuildConfig` as they are."""
+
+_NOTHING_TO_STRATIFY = "--stratify-by says how a sample is drawn: give --sample-rate P below 1, too"
 
 
 class WrongCall(Exception):
@@ -66,8 +68,11 @@ def convert(args: argparse.Namespace) -> int:
 
 def build(args: argparse.Namespace) -> int:
     """Index training triples and publish the generation."""
+    if args.stratify_by is not None and args.sample_rate == 1:
+        raise WrongCall(_NOTHING_TO_STRATIFY)
     from kgtrace_indexer.build import build as build_index
 
+    _check_gate_report(args)
     config = _configuration(args, layers=tuple(args.layers))
     vocabulary, triples = _training_data(args)
     model = _with_checkpoints(args, vocabulary)
@@ -91,6 +96,7 @@ def append(args: argparse.Namespace) -> int:
     """Extend the live generation by new training triples of the same model."""
     from kgtrace_indexer.append import append as append_to_index
 
+    _check_gate_report(args)
     chosen = {} if args.batch_size is None else {"batch_size": args.batch_size}
     with Progress("triples") as progress:
         report = append_to_index(
@@ -106,6 +112,14 @@ def append(args: argparse.Namespace) -> int:
         )
     _say_built(args, report)
     return 0
+
+
+def _check_gate_report(args: argparse.Namespace) -> None:
+    """Raise `BadRequest` where the report could not be written; the first build makes the index root itself."""
+    from kgtrace_server import render
+
+    if args.gate_report is not None and (args.index.is_dir() or args.gate_report.parent != args.index):
+        render.check_output(args.gate_report)
 
 
 def _say_built(args: argparse.Namespace, report: "BuildReport") -> None:
@@ -170,19 +184,32 @@ def tracin(args: argparse.Namespace) -> int:
 
     if args.mode != "self" and args.test is None:
         raise WrongCall(f"--mode {args.mode} explains the triples of --test FILE: give it too")
-    if args.output is not None and not args.output.parent.is_dir():
-        raise BadRequest(f"output {args.output}: there is no folder {args.output.parent}")
+    layers = {"--num-last-layers": args.num_last_layers, "--last-layer-names": args.last_layer_names}
+    projection = {"--projection-dim": args.projection_dim, "--projection-type": args.projection_type}
+    for wanted, refusal, details in (
+        (args.use_last_layers_only, "--no-use-last-layers-only", layers),
+        (args.use_projection, "--no-use-projection", projection),
+    ):
+        for flag, value in details.items():
+            if wanted is False and value is not None:
+                raise WrongCall(f"{refusal} leaves {flag} nothing to say: leave out one of them")
     from kgtrace_indexer.triples import read_triples
+    from kgtrace_server import render
     from kgtrace_server import tracin as run
     from kgtrace_store import durable
 
+    preset = run.chosen(args)
+    if args.stratify_by not in (None, "none") and preset.sample_rate == 1:
+        raise WrongCall(_NOTHING_TO_STRATIFY)
+    if args.output is not None:
+        render.check_format(args.output, (".json",))
     vocabulary, training = _training_data(args)
     model = _read_model(args, len(vocabulary.relations))
     if args.output_channels is not None:
         run.check_channels(model, args.output_channels)
     document: Any
     with Progress("triples") as progress:
-        asked = run.Run(model, vocabulary, training, run.chosen(args), args, progress)
+        asked = run.Run(model, vocabulary, training, preset, args, progress)
         if args.mode == "self":
             document = rows = asked.self_influences()
             count, page = f"{len(rows):,} training triples", run.self_influences(rows)
@@ -268,9 +295,8 @@ def list_generations(args: argparse.Namespace) -> int:
     """Show what is on disk, and which of it is live."""
     from kgtrace_store.generations import IndexRoot
 
-    if not args.index.is_dir():
-        raise IndexNotFound(f"there is no index root {args.index}: build one first")
     root = IndexRoot(args.index)
+    root.require()
     generations = catalogue.generations(root)
     rows = [("", "generation", "built at", "triples", "model", "agreement")]
     for found in generations:
@@ -329,10 +355,11 @@ def evaluate(args: argparse.Namespace) -> int:
     from kgtrace_server import evaluation, plots, render
     from kgtrace_store import durable
 
-    if args.output is not None and render.check_format(args.output) != ".json":
-        raise BadRequest(f"output {args.output}: an evaluation is written as .json")
+    if args.output is not None:
+        render.check_format(args.output, (".json",))
     if args.plots is not None:
         plots.require()
+        durable.make_folder(args.plots)
     config = _configuration(args)
     vocabulary, triples = _training_data(args)
     model = _with_checkpoints(args, vocabulary)
@@ -353,20 +380,26 @@ def evaluate(args: argparse.Namespace) -> int:
         content = evaluation.document(found, model, config, top_k=args.top_k, order=args.order)
         if args.output is not None:
             durable.replace_file(args.output, render.json_text(content).encode())
-            durable.remove_tree(folder)
-    drawn = [] if args.plots is None else plots.write(content, args.plots)
+        drawn = [] if args.plots is None else plots.write(content, args.plots)
     _say(args, content, evaluation.table(content) + "".join(f"{path}\n" for path in drawn if path.suffix == ".png"))
     return 0
 
 
 @contextmanager
 def _work_folder(output: Path | None) -> Iterator[Path]:
-    """Return where an evaluation keeps what it has found: beside its output, so that it can go on from there."""
+    """Yield where an evaluation keeps what it has found: beside its output, so that it can go on from there.
+
+    The folder goes once all is written.
+    """
     if output is not None:
-        yield output.with_name(f"{output.name}.partial")
+        from kgtrace_store import durable
+
+        folder = output.with_name(f"{output.name}.partial")
+        yield folder
+        durable.remove_tree(folder)
         return
-    with tempfile.TemporaryDirectory(prefix="kgtrace-evaluate-") as folder:
-        yield Path(folder)
+    with tempfile.TemporaryDirectory(prefix="kgtrace-evaluate-") as temporary:
+        yield Path(temporary)
 
 
 def _drawn(args: argparse.Namespace, vocabulary: "Vocabulary") -> "np.ndarray":
@@ -449,6 +482,10 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
 
     if args.train is None and (args.entity_to_id or args.relation_to_id):
         raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
+    try:
+        args.model.stat()
+    except OSError as e:
+        raise UnreadableModel(f"cannot read model {args.model}: {e.strerror}") from e
     carried = (args.model if args.model.is_dir() else args.model.parent) / "training_triples"
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
         raise BadRequest(f"{args.model} carries no training_triples: pass --train, --entity-to-id and --relation-to-id")

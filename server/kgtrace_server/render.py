@@ -66,19 +66,26 @@ def write_self_influences(sink: BinaryIO, ending: str, answer: SelfInfluences) -
     return _write_rows(sink, ending, found.COLUMNS, [found.rows()])
 
 
-def check_format(path: Path) -> str:
+def check_format(path: Path, formats: Sequence[str] = FORMATS) -> str:
     """Return an output file's ending, before hours of work go into its content.
 
-    Raises `BadRequest` for one that stands for no format or a folder that is not there, and `MissingExtra`.
+    Raises `BadRequest` for one that is not among the formats and as `check_output`, and `MissingExtra`.
     """
     ending = path.suffix.lower()
-    if ending not in FORMATS:
-        raise BadRequest(f"output {path} ends in {ending!r}: choose one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise BadRequest(f"output {path}: there is no folder {path.parent}")
+    if ending not in formats:
+        raise BadRequest(f"output {path} ends in {ending!r}, must end in {' or '.join(formats)}")
+    check_output(path)
     if ending == ".parquet":
         tables.pyarrow()
     return ending
+
+
+def check_output(path: Path) -> None:
+    """Raise `BadRequest` for an output file that is a folder, or in a folder that is not there."""
+    if path.is_dir():
+        raise BadRequest(f"output {path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise BadRequest(f"output {path}: there is no folder {path.parent}")
 
 
 def json_text(content: Mapping[str, Any]) -> str:

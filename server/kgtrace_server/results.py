@@ -98,6 +98,8 @@ class Explanation:
     """How much larger an unseen triple's influence could be."""
     candidates: int
     """Training triples looked at beyond the index."""
+    exact_terms: int
+    """For how many of them the exact influence was computed."""
     influences: tuple[Influence, ...]
 
     @classmethod
@@ -113,6 +115,7 @@ class Explanation:
             certified=content["certified"],
             bound_gap=content["bound_gap"],
             candidates=content["candidates"],
+            exact_terms=content["exact_terms"],
             influences=tuple(map(Influence.read, content["influences"])),
         )
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, get_args
 
 import numpy as np
 
@@ -160,6 +161,8 @@ class Service:
 
         Raises `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks, and what `Attributor.aggregate` raises.
         """
+        _check(question)
+        _one_of("by", question.by, get_args(Group))
         triple = self._triple_ids(question.triple)
         found = self._attributor.aggregate(
             np.array(triple, np.int64),
@@ -193,10 +196,11 @@ class Service:
     ) -> SelfInfluences:
         """Return the training triples of largest (or smallest) self-influence.
 
-        Raises `BadRequest` for ``top_k`` below 1, and `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks.
+        Raises `BadRequest` for ``top_k`` below 1 and another ``order``, and `UnknownLabel` and `IdOutOfRange` for what
+        the vocabulary lacks.
         """
-        if top_k < 1:
-            raise BadRequest(f"top_k is {top_k}, must be at least 1")
+        _integer("top_k", top_k, 1)
+        _one_of("order", order, get_args(Ranking))
         training = self._attributor.training
         restriction = Restriction(self._resolved(must), self._resolved(must_not))
         rows = training.by_self_influence(top_k, order, restriction)
@@ -215,12 +219,17 @@ class Service:
         }
 
     def entities(self, q: str = "", limit: int = 20) -> Entities:
-        """Return up to ``limit`` entities whose label or name equals, starts with or contains ``q``."""
+        """Return up to ``limit`` entities whose label or name equals, starts with or contains ``q``.
+
+        Raises `BadRequest` for ``limit`` below 1.
+        """
+        _integer("limit", limit, 1)
         found = self._vocabulary.search_entities(q, limit)
         return {"generation": self.generation, "entities": [self._entity(i) for i in found]}
 
     def relations(self, q: str = "", limit: int = 20) -> Relations:
         """Return up to ``limit`` relations, found as in `entities`."""
+        _integer("limit", limit, 1)
         found = self._vocabulary.search_relations(q, limit)
         return {"generation": self.generation, "relations": [self._relation(i) for i in found]}
 
@@ -271,16 +280,24 @@ class Service:
         }
 
     def _ids(self, question: Question) -> np.ndarray:
-        """(b, 3) int64."""
-        return np.array([self._triple_ids(triple) for triple in question.triples], np.int64).reshape(-1, 3)
+        """(b, 3) int64. Raises `BadRequest` for options that no index honours, too."""
+        _check(question)
+        if question.max_candidates is not None:
+            _integer("max_candidates", question.max_candidates, 0)
+        if not len(question.triples):
+            raise BadRequest("there are no triples to explain: give at least one")
+        return np.array([self._triple_ids(triple) for triple in question.triples], np.int64)
 
     def _triple_ids(self, triple: tuple[Ref, Ref, Ref]) -> tuple[int, int, int]:
-        head, relation, tail = triple
+        if len(triple) != len(get_args(Field)):
+            raise BadRequest(f"{triple!r} is not a triple: give head, relation and tail")
+        head, relation, tail = map(_label_or_id, triple)
         vocabulary = self._vocabulary
         return vocabulary.resolve_entity(head), vocabulary.resolve_relation(relation), vocabulary.resolve_entity(tail)
 
     def _incomplete(self, question: Incomplete) -> np.ndarray:
         """(3,) int64, with the entity that is given in the place of the missing one, too."""
+        _integer("top_k", question.top_k, 1)
         given = question.head if question.direction == "tail" else question.tail
         assert given is not None
         return np.array(self._triple_ids((given, question.relation, given)), np.int64)
@@ -323,7 +340,9 @@ class Service:
     def _resolved(self, condition: Condition) -> dict[str, Collection[int]]:
         entity, relation = self._vocabulary.resolve_entity, self._vocabulary.resolve_relation
         resolve = {"head": entity, "relation": relation, "tail": entity}
-        return {f: frozenset(resolve[f](ref) for ref in refs) for f, refs in condition.items()}
+        for f in condition:
+            _one_of("field of a condition", f, get_args(Field))
+        return {f: frozenset(resolve[f](_label_or_id(ref)) for ref in refs) for f, refs in condition.items()}
 
     def _explanation(self, found: Attribution) -> Explanation:
         rows = zip(
@@ -385,6 +404,37 @@ class Service:
     def _relation(self, i: int) -> Named:
         vocabulary = self._vocabulary
         return {"id": i, "label": vocabulary.relations[i], "name": vocabulary.relation_names.get(i)}
+
+
+def _check(question: Question | Grouping) -> None:
+    """Raise `BadRequest` for options that no index honours."""
+    _integer("top_k", question.top_k, 1)
+    _one_of("order", question.order, get_args(Order))
+    _one_of("direction", question.direction, get_args(Direction))
+    if question.within_hops is not None:
+        _integer("within_hops", question.within_hops, 1)
+
+
+def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise BadRequest(f"{name} is {value!r}, must be one of {', '.join(allowed)}")
+
+
+def _integer(name: str, value: object, least: int) -> None:
+    if not _is_integer(value) or value < least:
+        raise BadRequest(f"{name} is {value!r}, must be an integer of at least {least}")
+
+
+def _label_or_id(ref: Ref) -> Ref:
+    """Return what may be looked up. Raises `BadRequest`."""
+    if not isinstance(ref, str) and not _is_integer(ref):
+        raise BadRequest(f"{ref!r} is no entity or relation: give a label (string) or an id (integer)")
+    return ref
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    """Whether it counts, which `bool` does not and NumPy's integers do."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _together(

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -101,8 +101,13 @@ def remove_tree(path: Path) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Change a file so that a reader, even after a power cut, finds the old content or the new."""
     temporary = path.with_name(path.name + ".tmp")
-    write_file(temporary, data)
-    rename(temporary, path)
+    try:
+        write_file(temporary, data)
+        rename(temporary, path)
+    except StorageFailed:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     sync_folder(path.parent)
 
 

@@ -52,6 +52,11 @@ class IndexRoot:
         self._generations = path / layout.GENERATIONS
         self._staging = path / layout.STAGING
 
+    def require(self) -> None:
+        """Raise :class:`IndexNotFound` where nothing was ever built, nor begun."""
+        if not self._generations.is_dir() and not self._staging.is_dir():
+            raise IndexNotFound(f"there is no index root {self.path}: build one first")
+
     def current(self) -> str | None:
         """The live generation's id, if there is one. Raises :class:`CorruptGeneration` for a foreign
         ``CURRENT``."""
@@ -144,10 +149,11 @@ class IndexRoot:
         The live generation and those that are open anywhere stay. Unfinished builds that were last written
         before the live generation was made are removed too, unless a builder is at work.
 
-        Raises :class:`BadRequest` for ``keep`` below 1 and :class:`StorageFailed`.
+        Raises :class:`BadRequest` for ``keep`` below 1, what :meth:`require` raises and :class:`StorageFailed`.
         """
         if keep < 1:
             raise BadRequest(f"keep is {keep}, must be at least 1")
+        self.require()
         durable.make_folder(self._staging)
         removed = []
         with locks.exclusive(self.path / layout.PUBLISH_LOCK):

@@ -250,9 +250,10 @@ def test_unknown_routes(client: Client, assert_problem: Check, path: str) -> Non
 
 def test_wrong_methods(client: Client, assert_problem: Check) -> None:
     """405 says which methods there are."""
-    response = client.send("DELETE", "/v1/index")
-    assert_problem(response, 405, "use GET")
-    assert response.headers["Allow"] == "GET"
+    for path, methods in (("/v1/index", "GET"), ("/v1/aggregate", "POST"), ("/v1/influences", "GET, POST")):
+        response = client.send("DELETE", path)
+        assert_problem(response, 405, f"use {methods}")
+        assert response.headers["Allow"] == methods
 
 
 # 401: keys.

@@ -75,6 +75,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["build", "--model", "x"], "required: --index"),
         (["build", "--model", "x", "--index", "x", "--batch-size", "many"], "'many' is not an integer"),
         (["build", "--model", "x", "--index", "x", "--entity-to-id", "e"], "say what the labels of --train FILE mean"),
+        (["build", "--model", "x", "--index", "x", "--stratify-by", "head"], "give --sample-rate P below 1, too"),
         (["convert", "model"], "required: OUT"),
         (["evaluate", "--model", "x"], "required: --test"),
         (["publish", "--index", "x"], "required: ID"),
@@ -245,11 +246,16 @@ def test_a_damaged_generation_is_listed_with_its_problem(root: Path, capsys: pyt
     assert new.id in out
 
 
-def test_a_missing_root_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A typing error does not look like an empty index."""
-    code, _, err = run(capsys, "list", "--index", str(tmp_path / "nope"))
-    assert code == 1
-    assert "there is no index root" in err
+@pytest.mark.parametrize("verb", ["list", "prune"])
+def test_a_missing_root_is_named(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error, or a folder of something else, does not look like an empty index; and nothing is made there."""
+    for path in (tmp_path / "nope", tmp_path):
+        assert run(capsys, verb, "--index", str(path)) == (
+            1,
+            "",
+            f"kgtrace: there is no index root {path}: build one first\n",
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 # Queries.
@@ -323,7 +329,8 @@ def test_many_test_triples_are_asked_in_batches(
         (["--triple", "99", "treats", "headache"], "entity id 99 is out of range"),
         (["--triple", "0", "0", "0", "--head", "nobody"], "unknown entity 'nobody'"),
         (["--triple", "0", "0", "0", "--direction", "head"], "no inverse relations"),
-        (["--triple", "0", "0", "0", "--output", "x.txt"], "choose one of .json"),
+        (["--triple", "0", "0", "0", "--output", "x.txt"], "must end in .json or .csv"),
+        (["--triple", "0", "0", "0", "--output", "/nowhere/x.json"], "there is no folder /nowhere"),
         (["--test", "/nope.tsv"], "/nope.tsv"),
     ],
 )
@@ -340,3 +347,41 @@ def test_build_without_training_data_says_what_to_pass(tmp_path: Path, capsys: p
     assert code == 1
     assert "pass --train, --entity-to-id and --relation-to-id" in err
     assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["build", "--model", "nofile", "--index", "i"],
+        ["evaluate", "--model", "nofile", "--test", "t"],
+        ["tracin", "--model-path", "nofile", "--mode", "self"],
+        ["convert", "nofile", "out"],
+    ],
+)
+def test_a_missing_model_is_named(call: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error is not taken for a model without triples."""
+    assert run(capsys, *call) == (1, "", "kgtrace: cannot read model nofile: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("report", "words"), [(".", "is a folder: name a file"), ("nofolder/gate.json", "there is no folder")]
+)
+def test_reports_that_cannot_be_written_are_told_at_once(
+    report: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is read."""
+    more = ["--index", str(tmp_path / "index"), "--gate-report", str(tmp_path / report)]
+    for call in (["build", "--model", "nofile"], ["append", "--train", "nofile"]):
+        code, out, err = run(capsys, *call, *more)
+        assert (code, out) == (1, "")
+        assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_may_lie_in_an_index_root_that_is_yet_to_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first build makes it; here it goes on to find that there is no model."""
+    root = tmp_path / "index"
+    call = ["build", "--model", "nofile", "--index", str(root), "--gate-report", str(root / "gate.json")]
+    assert "cannot read model" in run(capsys, *call)[2]

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,14 @@ def test_fields_that_a_newer_service_adds_are_passed_over(service: Service) -> N
     assert Influences.read(content) == expected
 
 
+def test_all_that_is_answered_of_a_triple_can_be_read(over_http: Client, service: Service) -> None:
+    """A result has every field of the answer."""
+    (answered,) = service.influences(Question([TRIPLE]))["results"]
+    (result,) = over_http.influences([TRIPLE]).results
+    assert {field.name for field in fields(result)} == set(answered)
+    assert result.exact_terms == answered["exact_terms"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -145,6 +154,50 @@ def test_errors_are_the_same_everywhere(
     for client in (over_http, local):
         with pytest.raises(error, match=words):
             client.influences(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda client: client.influences([(0.5, 0, 0)]), "label"),
+        (lambda client: client.influences([(0, True, 0)]), "label"),
+        (lambda client: client.influences([TRIPLE, TRIPLE[:2]]), "triple"),
+        (lambda client: client.influences([]), "triples"),
+        (lambda client: client.influences([TRIPLE], top_k="5"), "top_k"),
+        (lambda client: client.influences([TRIPLE], top_k=True), "top_k"),
+        (lambda client: client.influences([TRIPLE], max_candidates=0.5), "max_candidates"),
+        (lambda client: client.influences([TRIPLE], max_candidates=-1), "max_candidates"),
+        (lambda client: client.influences([TRIPLE], within_hops="1"), "within_hops"),
+        (lambda client: client.influences([TRIPLE], order="x"), "order"),
+        (lambda client: client.influences([TRIPLE], direction="x"), "direction"),
+        (lambda client: client.influences([TRIPLE], must={"foo": [0]}), "foo"),
+        (lambda client: client.influences([TRIPLE], must_not={"head": [None]}), "label"),
+        (lambda client: client.aggregate(TRIPLE, "x"), "by"),
+        (lambda client: client.aggregate(TRIPLE[:2], "relation"), "triple"),
+        (lambda client: client.aggregate(TRIPLE, "relation", top_k=0), "top_k"),
+        (lambda client: client.aggregate(TRIPLE, "relation", order="x"), "order"),
+        (lambda client: client.predictions(relation=0, head=0.5), "label"),
+        (lambda client: client.predictions(relation=None, head=0), "label"),
+        (lambda client: client.predictions(relation=0, head=0, top_k="5"), "top_k"),
+        (lambda client: client.self_influence(order="x"), "order"),
+        (lambda client: client.self_influence(top_k=2.0), "top_k"),
+        (lambda client: client.self_influence(must={"foo": [0]}), "foo"),
+        (lambda client: client.entities(limit=0), "limit"),
+        (lambda client: client.relations(limit=-1), "limit"),
+    ],
+)
+def test_bad_calls_are_refused_everywhere(
+    over_http: Client, local: LocalClient, ask: Callable[[Any], Any], words: str
+) -> None:
+    """What the service would not answer over HTTP is not answered in process."""
+    for client in (over_http, local):
+        with pytest.raises(BadRequest, match=words):
+            ask(client)
+
+
+def test_ids_may_be_integers_of_numpy(local: LocalClient) -> None:
+    """In process they need not be written down."""
+    assert local.influences(np.zeros((1, 3), np.int64)) == local.influences([(0, 0, 0)])  # type: ignore[arg-type]
 
 
 def test_keys_are_sent_and_missing_ones_are_told(service: Service) -> None:

@@ -136,7 +136,9 @@ def test_the_queue_is_asked_before_the_body_is_read(serve: Callable[..., Address
     wait_until(gate.reached.is_set)
     with socket.create_connection(address, timeout=PATIENCE) as connection:
         connection.sendall(b"POST /v1/influences HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-        answer = connection.recv(65536)
+        answer = b""
+        while b"\r\n\r\n" not in answer and (piece := connection.recv(65536)):
+            answer += piece
     gate.opened.set()
     busy.join()
     assert answer.startswith(b"HTTP/1.1 429 ")

@@ -134,10 +134,35 @@ def test_wrong_calls_exit_2(
 def test_outputs_that_cannot_be_written_are_told_at_once(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another ending than .json; and plots without matplotlib, whose extra is named."""
+    """Another ending than .json; plots into a file; plots without matplotlib, whose extra is named."""
     assert cli.main([*arguments, "--output", str(tmp_path / "found.csv")]) == 1
-    assert "is written as .json" in capsys.readouterr().err
+    assert "ends in '.csv', must end in .json\n" in capsys.readouterr().err
+    taken = tmp_path / "plots"
+    taken.touch()
+    assert cli.main([*arguments, "--plots", str(taken)]) == 1
+    assert f"cannot write {taken}: File exists" in capsys.readouterr().err
+    taken.unlink()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main([*arguments, "--plots", str(tmp_path)]) == 1
     assert "pip install 'kgtrace[plots]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_is_kept_until_all_is_drawn(
+    run: Any, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures that cannot be drawn cost no second measurement."""
+    work = tmp_path / "found.json.partial"
+
+    def measure(folder: Path, *_: Any, **__: Any) -> None:
+        folder.mkdir(exist_ok=True)
+
+    monkeypatch.setattr("kgtrace_indexer.evaluation.evaluate", measure)
+    monkeypatch.setattr(evaluation, "document", lambda *_, **__: run[1])
+    call = [*arguments, "--output", str(tmp_path / "found.json"), "--plots", str(tmp_path / "plots")]
+    (tmp_path / "plots" / "accuracy-speed.png").mkdir(parents=True)
+    assert cli.main(call) == 1
+    assert work.is_dir()
+    (tmp_path / "plots" / "accuracy-speed.png").rmdir()
+    assert cli.main(call) == 0
+    assert not work.exists()

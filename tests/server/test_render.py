@@ -108,9 +108,14 @@ def test_empty_answers_have_the_same_columns(service: Service) -> None:
 
 
 def test_unusable_outputs_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another ending, a missing folder, a missing library."""
-    with pytest.raises(BadRequest, match=r"choose one of \.json, \.csv, \.parquet"):
+    """Another ending, a folder, a missing folder, a missing library."""
+    with pytest.raises(BadRequest, match=r"ends in '\.txt', must end in \.json or \.csv or \.parquet"):
         render.check_format(tmp_path / "out.txt")
+    with pytest.raises(BadRequest, match=r"ends in '\.csv', must end in \.json$"):
+        render.check_format(tmp_path / "out.csv", (".json",))
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(BadRequest, match=r"folder\.json is a folder: name a file"):
+        render.check_format(tmp_path / "folder.json")
     with pytest.raises(BadRequest, match="there is no folder"):
         render.check_format(tmp_path / "missing" / "out.json")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

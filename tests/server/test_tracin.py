@@ -221,7 +221,6 @@ def parsed(*options: str) -> argparse.Namespace:
         (["--use-last-layers-only"], Preset(2)),
         (["--preset", "extreme", "--use-last-layers-only"], PRESETS["extreme"]),
         (["--preset", "standard", "--no-use-last-layers-only"], Preset()),
-        (["--preset", "standard", "--no-use-last-layers-only", "--num-last-layers", "1"], Preset()),
         (["--projection-dim", "64"], Preset(None, "gaussian", 64)),
         (["--use-projection", "--projection-type", "sparse"], Preset(None, "sparse", 256)),
         (["--preset", "fast", "--no-use-projection"], Preset(2)),
@@ -252,6 +251,24 @@ def test_explicit_flags_go_before_the_preset(options: Sequence[str], wanted: Pre
         (["--num-last-layers", "0"], "'0' is not an integer of at least 1"),
         (["--projection-type", "haar"], "invalid choice: 'haar'"),
         (["--test", "t", "--test-indices", "1", "--max-test-triples", "2"], "not allowed with"),
+        (
+            ["--test", "t", "--no-use-last-layers-only", "--num-last-layers", "1"],
+            "--no-use-last-layers-only leaves --num-last-layers nothing to say",
+        ),
+        (
+            ["--test", "t", "--no-use-last-layers-only", "--last-layer-names", "a"],
+            "--no-use-last-layers-only leaves --last-layer-names nothing to say",
+        ),
+        (
+            ["--test", "t", "--no-use-projection", "--projection-dim", "5"],
+            "--no-use-projection leaves --projection-dim nothing to say",
+        ),
+        (
+            ["--test", "t", "--preset", "extreme", "--no-use-projection", "--projection-type", "sparse"],
+            "--no-use-projection leaves --projection-type nothing to say",
+        ),
+        (["--test", "t", "--stratify-by", "head"], "--stratify-by says how a sample is drawn: give --sample-rate"),
+        (["--test", "t", "--preset", "extreme", "--sample-rate", "1", "--stratify-by", "head"], "give --sample-rate"),
     ],
 )
 def test_wrong_calls_exit_2(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +289,7 @@ def test_wrong_calls_exit_2(options: list[str], words: str, capsys: pytest.Captu
         (["--last-layer-names", "linear"], "'linear' matches no parameter"),
         (["--test-indices", "5"], "--test-indices 5"),
         (["--output", "/nowhere/out.json"], "there is no folder /nowhere"),
+        (["--output", "out.csv"], "output out.csv ends in '.csv', must end in .json"),
     ],
 )
 def test_failures_leave_the_output_alone(

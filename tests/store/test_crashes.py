@@ -274,3 +274,12 @@ def test_errors_leave_as_one_tree(tmp_path: Path) -> None:
     ):
         with pytest.raises(KgtraceError):
             method()
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    """What was written for it goes, and the error is that of the replacement."""
+    target = tmp_path / "file"
+    target.mkdir()
+    with pytest.raises(StorageFailed, match=f"cannot write {target}: Is a directory"):
+        durable.replace_file(target, b"new")
+    assert list(tmp_path.iterdir()) == [target]

@@ -298,6 +298,19 @@ def test_prune_keeps_at_least_one(root: IndexRoot, keep: int) -> None:
         root.prune(keep)
 
 
+def test_prune_needs_a_root(tmp_path: Path) -> None:
+    """A folder where nothing was begun is refused and left as it is; an unfinished first build is not disturbed."""
+    for path in (tmp_path, tmp_path / "nope"):
+        with pytest.raises(IndexNotFound, match=f"there is no index root {path}: build one first"):
+            IndexRoot(path).prune(1)
+    assert list(tmp_path.iterdir()) == []
+    root = IndexRoot(tmp_path)
+    with root.stage(A) as staging:
+        staging.write_part("0", {"a": np.arange(3)})
+        assert root.prune(1) == []
+        assert list(staging.parts()) == ["0"]
+
+
 def test_prune_removes_superseded_builds_only(root: IndexRoot) -> None:
     """An unfinished build goes once a later one is live; a newer or running one stays."""
 
