@@ -91,7 +91,7 @@ def append(
             first = encode(featurizer, codec, added, np.arange(1))
             count = len(added.ids)
             require_space(staging, first, codec, unsampled, new=count, total=total, model=model, vocabulary=vocabulary)
-            share = featurizer.block(batch_size)
+            share = featurizer.block(batch_size, apart=True)
             parts = write_parts(staging, featurizer, codec, added, row=first, batch_size=share, progress=progress)
             stages.lap("gradients")
             _merge(arrays, parts, staging.path / layout.GRADIENTS)

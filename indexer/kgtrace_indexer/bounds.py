@@ -83,7 +83,7 @@ class QueryCode:
 
 def encode_query(terms: Terms, bases: Bases) -> QueryCode:
     """Encode the gradient of one test triple. The code is on the CPU, as stored codes are, wherever the model is."""
-    code = index_code(terms, bases)
+    code = index_code([terms], bases)
     kron = {
         name: [
             (_factor(u, bases.kron[name].u), _factor(v, bases.kron[name].v))

@@ -150,7 +150,7 @@ def build(
         codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
         first = encode(featurizer, codec, indexed, np.arange(1))
-        batch_size = featurizer.block(config.batch_size)
+        batch_size = featurizer.block(config.batch_size, apart=True)
         count = len(indexed.ids)
         require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
         parts = write_parts(staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress)

@@ -39,8 +39,8 @@ class Checkpoints:
     """Number of the first of these."""
 
     def apart(self) -> list["Checkpoints"]:
-        """Return each checkpoint alone; their gradients side by side are those of all."""
-        return [replace(self, parts=[part], first=i) for i, part in enumerate(self.parts, self.first)]
+        """Return each checkpoint alone, its loss its own; their gradients side by side are those of all."""
+        return [Checkpoints(part[1], [part], first=i) for i, part in enumerate(self.parts, self.first)]
 
     @property
     def device(self) -> torch.device:
@@ -77,15 +77,20 @@ class Checkpoints:
         return self._joined(of, selection)
 
     def _joined(self, terms_of: Callable[[ScoringModel, Selection], Terms], selection: Selection) -> Terms:
-        nothing = terms_of(self.trained, Selection(frozenset(), head_use=False))
         kron: dict[str, Kron] = {}
         flat: dict[str, Tensor] = {}
         rows: dict[str, list[Rows]] = {}
         spread: dict[str, Spread] = {}
+        facts: tuple[int, Tensor] | None = None
         for i, (rate, model) in enumerate(self.parts, self.first):
             terms, scale = terms_of(model, selection), sqrt(rate)
             kron |= {f"{n}{_MARK}{i}": Kron(scale * b.u, b.v, b.group) for n, b in terms.kron.items()}
             flat |= {f"{n}{_MARK}{i}": scale * g for n, g in terms.flat.items()}
             rows |= {f"{t}{_MARK}{i}": [Rows(u.index, scale * u.grad) for u in uses] for t, uses in terms.rows.items()}
             spread |= {f"{t}{_MARK}{i}": replace(b, x=scale * b.x) for t, b in terms.spread.items()}
-        return Terms(nothing.directions, nothing.loss, kron, flat, rows, spread)
+            if model is self.trained:
+                facts = terms.directions, terms.loss
+        if facts is None:
+            nothing = terms_of(self.trained, Selection(frozenset(), head_use=False))
+            facts = nothing.directions, nothing.loss
+        return Terms(*facts, kron, flat, rows, spread)

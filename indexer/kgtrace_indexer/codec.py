@@ -9,12 +9,13 @@
 ============  ==================================================  ============================================
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kgtrace_indexer.projection import Bases, factor_codes, index_code
 from kgtrace_indexer.random_projection import RandomProjection
@@ -30,16 +31,19 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class Codec(Protocol):
-    """Turns training gradients into stored arrays."""
+    """Turns training gradients into stored arrays.
+
+    Gradients of the same triples come apart: each `Terms` holds other blocks of them, and is in memory alone.
+    """
 
     @property
     def searched(self) -> tuple[str, ...]:
         """Arrays that make up the vectors of the search index, side by side; none: there is no index."""
 
-    def encode(self, terms: Terms) -> dict[str, np.ndarray]:
+    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return the stored arrays, one row for each triple. ``self_influence`` (n,) is always among them."""
 
-    def checked(self, terms: Terms) -> dict[str, np.ndarray]:
+    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return those of them that are float32, of the order of ‖g‖, or its square for ``self_influence``."""
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -59,13 +63,19 @@ class PrincipalCodec:
         """[φ, ρ]."""
         return ("projected", "residual")
 
-    def encode(self, terms: Terms) -> dict[str, np.ndarray]:
+    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return index codes and factor codes."""
-        return {**self.checked(terms), **factor_codes(terms, self.bases, self.dtype)}
+        factors: dict[str, np.ndarray] = {}
 
-    def checked(self, terms: Terms) -> dict[str, np.ndarray]:
+        def noted(terms: Terms) -> Terms:
+            factors.update(factor_codes(terms, self.bases, self.dtype))
+            return terms
+
+        return {**self.checked(map(noted, gradients)), **factors}
+
+    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return the index codes."""
-        return index_code(terms, self.bases).arrays()
+        return index_code(gradients, self.bases).arrays()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions."""
@@ -83,13 +93,14 @@ class RandomCodec:
         """The projections."""
         return ("projected",)
 
-    def encode(self, terms: Terms) -> dict[str, np.ndarray]:
+    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return projections and squared norms."""
-        return self.checked(terms)
+        return self.checked(gradients)
 
-    def checked(self, terms: Terms) -> dict[str, np.ndarray]:
+    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return the same."""
-        return {"projected": self.projection.project(terms).cpu().numpy(), **_norms(terms)}
+        projected, norms = _summed(gradients, self.projection.project, _squared_norms)
+        return {"projected": projected, "self_influence": norms}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""
@@ -105,13 +116,14 @@ class NoCodec:
         """Nothing."""
         return ()
 
-    def encode(self, terms: Terms) -> dict[str, np.ndarray]:
+    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return squared norms."""
-        return _norms(terms)
+        (norms,) = _summed(gradients, _squared_norms)
+        return {"self_influence": norms}
 
-    def checked(self, terms: Terms) -> dict[str, np.ndarray]:
+    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return the same."""
-        return _norms(terms)
+        return self.encode(gradients)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""
@@ -133,5 +145,14 @@ def read_codec(configuration: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     raise CorruptGeneration(f"the manifest names projection {kind!r}; known: {', '.join(PROJECTIONS)}")
 
 
-def _norms(terms: Terms) -> dict[str, np.ndarray]:
-    return {"self_influence": squared_norms(terms).total.cpu().numpy()}
+def _summed(gradients: Iterable[Terms], *measures: Callable[[Terms], Tensor]) -> list[np.ndarray]:
+    """Return each measure, summed over blocks that are apart."""
+
+    def measured(terms: Terms) -> list[Tensor]:
+        return [measure(terms) for measure in measures]
+
+    return [torch.stack(found).sum(0).cpu().numpy() for found in zip(*map(measured, gradients), strict=True)]
+
+
+def _squared_norms(terms: Terms) -> Tensor:
+    return squared_norms(terms).total

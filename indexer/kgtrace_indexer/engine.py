@@ -233,7 +233,8 @@ class Attributor:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32."""
         with torch.inference_mode():
             terms = self._featurizer.test_terms(self._checked(triples), direction)
-            return inner(self._training_terms(torch.as_tensor(rows)), terms).cpu().numpy()
+            blocks = torch.as_tensor(rows).split(self._featurizer.block(_SCAN_BLOCK))
+            return torch.cat([inner(self._training_terms(block), terms).cpu() for block in blocks]).numpy()
 
     def bounds(
         self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail"
@@ -266,7 +267,7 @@ class Attributor:
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
-            return self._codec.checked(self._training_terms(torch.as_tensor(rows)))
+            return self._codec.checked(self._featurizer.training_terms_apart(self.training.triples[rows]))
 
     def _checked(self, triples: np.ndarray) -> np.ndarray:
         triples = np.asarray(triples)

@@ -55,9 +55,12 @@ class Featurizer:
         """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
         return self._terms(triples, ["tail", "head"] if self.directions == "both" else ["tail"])
 
-    def block(self, triples: int) -> int:
-        """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives."""
-        checkpoints = len(self.model.parts) if isinstance(self.model, Checkpoints) else 1
+    def block(self, triples: int, *, apart: bool = False) -> int:
+        """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives.
+
+        `apart` says that checkpoints come one at a time, as of `training_terms_apart`.
+        """
+        checkpoints = len(self.model.parts) if isinstance(self.model, Checkpoints) and not apart else 1
         instances = self.loss.negatives + 1 if isinstance(self.loss, Contrast) else 1
         return max(1, triples // (checkpoints * instances))
 

@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 
 _PART = 65_536
 """Most triples in a part: what a crash costs, and what of the codes is in memory at a time."""
-_PART_BYTES = 256 << 20
+_PART_BYTES = 64 << 20
 """Most bytes in a part: with several checkpoints, or many negatives, triples have longer codes."""
 _BLOCK = 65_536
 """Rows copied at a time into the search index."""
@@ -80,7 +80,7 @@ def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.n
         arrays = {
             "triples": triples.astype(np.int32),
             "train_index": table.train_index[batch].astype(np.int64),
-            **codec.encode(featurizer.training_terms(triples)),
+            **codec.encode(featurizer.training_terms_apart(triples)),
         }
     wrong = np.flatnonzero(~np.isfinite(arrays["self_influence"]))
     if len(wrong):

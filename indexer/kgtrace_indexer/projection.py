@@ -20,7 +20,7 @@ method with the gradient kernel (Williams and Seeger, 2000).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -239,24 +239,57 @@ class IndexCode:
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
 
 
-def index_code(terms: Terms, bases: Bases) -> IndexCode:
-    """Project the dense blocks of each triple; residual norms carry the slack for rounding."""
-    norms, parts = squared_norms(terms), part_norms(terms)
-    phis = [terms.flat_sum() @ bases.flat]  # (n, size) @ (size, k) -> (n, k)
-    squares = [(norms.flat, parts.flat)]
-    for name, block in terms.kron.items():
-        phis.append(_pair_products(block, bases.kron[name], terms.directions) @ bases.kron[name].pairs)
-        squares.append((norms.kron[name], parts.kron[name]))
-    for table in terms.spread:
-        phis.append(_table_products(terms, table, bases.kron[table]) @ bases.kron[table].pairs)
-        squares.append((norms.spread[table], parts.spread[table]))
-    residuals = [
-        (rest_norm(square, phi).square() + ROUNDING**2 * part).sqrt()
-        for (square, part), phi in zip(squares, phis, strict=True)
-    ]
+@dataclass(frozen=True, slots=True)
+class _BlockCodes:
+    """What one `Terms` contributes to an index code."""
+
+    flat: Terms
+    """Its flat blocks, which are projected together with those of others."""
+    kron: list[tuple[Tensor, Tensor]]
+    """Coordinates (n, ·) and residual (n,) of each rank-1 block."""
+    spread: list[tuple[Tensor, Tensor]]
+    """The same of each table whose rows were all scored."""
+    squared_norm: Tensor
+    """(n,): of all but the flat blocks."""
+
+
+def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
+    """Project the dense blocks of each triple; residual norms carry the slack for rounding.
+
+    `gradients` are those of the same triples, apart as for `fit_bases`.
+    """
+    parts = list(map(partial(_block_codes, bases=bases), gradients))
+    flats = {name: grad for part in parts for name, grad in part.flat.flat.items()}
+    flat = replace(parts[0].flat, flat=flats)
+    norms = squared_norms(flat).total
+    phi = flat.flat_sum() @ bases.flat  # (n, size) @ (size, k) -> (n, k)
+    residual = _residual(norms, phi, part_norms(flat).flat)
     if not len(bases.flat):
-        residuals[0] = torch.zeros_like(residuals[0])  # without flat blocks there is nothing to round
-    return IndexCode(torch.cat(phis, 1), torch.stack(residuals, 1), norms.total)
+        residual = torch.zeros_like(residual)  # without flat blocks there is nothing to round
+    codes = [(phi, residual), *(code for part in parts for code in part.kron)]
+    codes += [code for part in parts for code in part.spread]
+    phis, residuals = zip(*codes, strict=True)
+    return IndexCode(
+        torch.cat(phis, 1), torch.stack(residuals, 1), norms + torch.stack([part.squared_norm for part in parts]).sum(0)
+    )
+
+
+def _block_codes(terms: Terms, bases: Bases) -> _BlockCodes:
+    norms, parts = squared_norms(terms), part_norms(terms)
+    kron, spread = [], []
+    for name, block in terms.kron.items():
+        phi = _pair_products(block, bases.kron[name], terms.directions) @ bases.kron[name].pairs
+        kron.append((phi, _residual(norms.kron[name], phi, parts.kron[name])))
+    for table in terms.spread:
+        phi = _table_products(terms, table, bases.kron[table]) @ bases.kron[table].pairs
+        spread.append((phi, _residual(norms.spread[table], phi, parts.spread[table])))
+    flat = Terms(terms.directions, terms.loss, {}, terms.flat, {})
+    return _BlockCodes(flat, kron, spread, replace(norms, flat=torch.zeros_like(norms.flat)).total)
+
+
+def _residual(squared_norm: Tensor, phi: Tensor, part: Tensor) -> Tensor:
+    """Return ρ (n,): what coordinates (n, ·) leave, with the slack for rounding of what cancels in the sum."""
+    return (rest_norm(squared_norm, phi).square() + ROUNDING**2 * part).sqrt()
 
 
 def rest_norm(squared_norm: Tensor, coordinates: Tensor) -> Tensor:
