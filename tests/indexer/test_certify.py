@@ -4,7 +4,7 @@ The truth is summed in float64 from gradients that the model computed in float32
 input or a saturated score lies within rounding, the gradient itself may differ between precisions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -135,10 +135,14 @@ class Case:
 
     @cached_property
     def magnitude(self) -> float:
-        """The largest ‖g‖‖g'‖, to which errors of influences are relative: parts of these may cancel."""
-        training = squared_norms(double(self.featurizer.training_terms(self.table.ids))).total
-        test = [squared_norms(double(self.test_terms(i))).total for i in range(len(self.queries))]
-        return float((training.max() * torch.cat(test).max()).sqrt())
+        """The largest Σ‖g‖ Σ‖g'‖ over loss terms, to which errors of influences are relative: the terms may cancel."""
+
+        def largest(terms: Terms) -> torch.Tensor:
+            norms = squared_norms(replace(double(terms), directions=1)).total.clamp_min(0).sqrt()
+            return norms.view(-1, terms.directions).sum(1).max()
+
+        test = [largest(self.test_terms(i)) for i in range(len(self.queries))]
+        return float(largest(self.featurizer.training_terms(self.table.ids)) * max(test))
 
     def test_terms(self, i: int) -> Terms:
         return self.featurizer.test_terms(self.queries[i : i + 1], "tail")
