@@ -31,7 +31,7 @@ from kgtrace_indexer.parts import in_order
 from kgtrace_indexer.random_projection import Kind, RandomProjection
 from kgtrace_indexer.sampling import Stratum, sample_table
 from kgtrace_indexer.terms import Terms, inner, squared_norms
-from kgtrace_indexer.triples import TripleTable
+from kgtrace_indexer.triples import TripleTable, out_of_range
 from kgtrace_store.errors import BadRequest, IdOutOfRange, NonFinite, UnsupportedModel
 
 Triples = TripleTable | np.ndarray | Tensor | Sequence[Sequence[int]]
@@ -246,13 +246,8 @@ class TracInAnalyzer:
         return TripleTable(self._checked(ids), np.arange(len(ids)), 0)
 
     def _checked(self, ids: np.ndarray) -> np.ndarray:
-        entities, relations = self._model.num_entities, self._model.num_relations
-        for column, name, limit in ((0, "head", entities), (1, "relation", relations), (2, "tail", entities)):
-            wrong = np.flatnonzero((ids[:, column] < 0) | (ids[:, column] >= limit))
-            if len(wrong):
-                raise IdOutOfRange(
-                    f"triple {wrong[0]}: {name} id {ids[wrong[0], column]} is out of range: the model has {limit}"
-                )
+        if wrong := out_of_range(ids, self._model.num_entities, self._model.num_relations):
+            raise IdOutOfRange(f"triple {wrong[0]}: {wrong[1]}")
         return ids
 
     def _require_finite(self, values: Tensor, rows: Tensor, table: TripleTable) -> None:

@@ -31,7 +31,7 @@ from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.parts import Progress, encode, require_space, write_files, write_parts
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.sampling import Stratum, check_sampling, sample_table
-from kgtrace_indexer.triples import TripleTable
+from kgtrace_indexer.triples import TripleTable, out_of_range
 from kgtrace_store import layout
 from kgtrace_store.arrays import assemble, read_part
 from kgtrace_store.errors import BadRequest, EmptyInput, IdOutOfRange, VocabularyMismatch
@@ -271,17 +271,8 @@ def check_input(model: ModelFile, vocabulary: Vocabulary, table: TripleTable) ->
             raise VocabularyMismatch(
                 f"the vocabulary has {have} {noun}, the model {need}: use the id maps it was trained with"
             )
-    for column, noun, size in (
-        (0, "head", model.num_entities),
-        (1, "relation", model.num_relations),
-        (2, "tail", model.num_entities),
-    ):
-        wrong = np.flatnonzero((table.ids[:, column] < 0) | (table.ids[:, column] >= size))
-        if len(wrong):
-            row = int(table.train_index[wrong[0]])
-            raise IdOutOfRange(
-                f"training triple {row}: {noun} id {table.ids[wrong[0], column]} is out of range: the model has {size}"
-            )
+    if wrong := out_of_range(table.ids, model.num_entities, model.num_relations):
+        raise IdOutOfRange(f"training triple {table.train_index[wrong[0]]}: {wrong[1]}")
 
 
 def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, settings: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ Threshold algorithms: Fagin, Lotem and Naor (2003). Exact maximum inner product 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -55,10 +56,13 @@ class Found:
     """Whether no other training triple has more influence than the last of these, or belongs here for want of any."""
 
 
-def value(influence: Tensor, order: Order) -> Tensor:
+Values = TypeVar("Values", Tensor, np.ndarray)
+
+
+def value(influence: Values, order: Order) -> Values:
     """Return what the order asks to be large."""
     if order == "absolute":
-        return influence.abs()
+        return abs(influence)
     return influence if order == "proponents" else -influence
 
 

@@ -30,6 +30,7 @@ from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
 from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_indexer.training_set import TrainingSet, touching
+from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import Abandoned, BadRequest, CorruptGeneration, IdOutOfRange
@@ -157,8 +158,9 @@ class Attributor:
                 for i in range(len(triples)):
                     among = self._among(mask, near[i])
                     rows = None if among is None else self._rows(among)
-                    ask = Ask(top_k, order, max_candidates, rows, self._exactly(terms.triple(i), clock))
-                    found.append(self._retrieval.find(terms.triple(i), ask))
+                    single = terms.triple(i)
+                    ask = Ask(top_k, order, max_candidates, rows, self._exactly(single, clock))
+                    found.append(self._retrieval.find(single, ask))
                     clock.lap("search")
             attributions = [
                 self._attribution(triples[i], scores[i], float(losses[i]), float(norms[i]), found[i], direction)
@@ -275,12 +277,8 @@ class Attributor:
             raise BadRequest(f"triples have shape {triples.shape} and type {triples.dtype}, need (b, 3) integers")
         if not len(triples):
             raise BadRequest("there are no triples to explain")
-        entities, relations = len(self.vocabulary.entities), len(self.vocabulary.relations)
-        limits = (entities, relations, entities)
-        for column, (name, limit) in enumerate(zip(("head", "relation", "tail"), limits, strict=True)):
-            wrong = triples[(triples[:, column] < 0) | (triples[:, column] >= limit), column]
-            if len(wrong):
-                raise IdOutOfRange(f"{name} id {wrong[0]} is out of range: the model has {limit}")
+        if wrong := out_of_range(triples, len(self.vocabulary.entities), len(self.vocabulary.relations)):
+            raise IdOutOfRange(wrong[1])
         return triples
 
     def _near(self, triples: np.ndarray, restriction: Restriction) -> list[np.ndarray | None]:

@@ -275,7 +275,8 @@ def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
 
 
 def _block_codes(terms: Terms, bases: Bases) -> _BlockCodes:
-    norms, parts = squared_norms(terms), part_norms(terms)
+    flat, others = Terms(terms.directions, terms.loss, {}, terms.flat, {}), replace(terms, flat={})
+    norms, parts = squared_norms(others), part_norms(others)
     kron, spread = [], []
     for name, block in terms.kron.items():
         phi = _pair_products(block, bases.kron[name], terms.directions) @ bases.kron[name].pairs
@@ -283,8 +284,7 @@ def _block_codes(terms: Terms, bases: Bases) -> _BlockCodes:
     for table in terms.spread:
         phi = _table_products(terms, table, bases.kron[table]) @ bases.kron[table].pairs
         spread.append((phi, _residual(norms.spread[table], phi, parts.spread[table])))
-    flat = Terms(terms.directions, terms.loss, {}, terms.flat, {})
-    return _BlockCodes(flat, kron, spread, replace(norms, flat=torch.zeros_like(norms.flat)).total)
+    return _BlockCodes(flat, kron, spread, norms.total)
 
 
 def _residual(squared_norm: Tensor, phi: Tensor, part: Tensor) -> Tensor:

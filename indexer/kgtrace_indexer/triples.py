@@ -52,6 +52,15 @@ class TripleTable:
     """Lines left out because of an unknown label."""
 
 
+def out_of_range(ids: np.ndarray, entities: int, relations: int) -> tuple[int, str] | None:
+    """Return a row of triples (n, 3) with an id that a model of so many lacks, and what is wrong with it, if any is."""
+    for column, (noun, limit) in enumerate((("head", entities), ("relation", relations), ("tail", entities))):
+        wrong = np.flatnonzero((ids[:, column] < 0) | (ids[:, column] >= limit))
+        if len(wrong):
+            return int(wrong[0]), f"{noun} id {ids[wrong[0], column]} is out of range: the model has {limit}"
+    return None
+
+
 def read_vocabulary(entity_to_id: Path, relation_to_id: Path, names: Path | None = None) -> Vocabulary:
     """Read two id maps and, optionally, human-readable names.
 

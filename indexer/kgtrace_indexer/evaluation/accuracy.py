@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
+from kgtrace_indexer.certify import value
 from kgtrace_indexer.evaluation.configurations import Configuration
 from kgtrace_indexer.evaluation.journal import Accuracy, Journal
-from kgtrace_indexer.evaluation.measures import average_ranks, overlap, pearson, top, wanted
+from kgtrace_indexer.evaluation.measures import average_ranks, overlap, pearson, top
 from kgtrace_indexer.evaluation.problem import Problem
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.layers import Selection
@@ -141,7 +142,7 @@ def _accuracies(
         ranks = average_ranks(truth)  # sorting is what takes time
         for configuration, rows in samples.items():
             guess, true = found[estimate_of(configuration)][i][rows], truth[rows]
-            named = rows[top(wanted(guess, problem.order), problem.top_k)]
+            named = rows[top(value(guess, problem.order), problem.top_k)]
             shared = overlap(named, truth, problem.top_k, problem.order)
             true_ranks = ranks if len(rows) == len(truth) else average_ranks(true)
             sums[configuration] += shared, pearson(guess, true), pearson(average_ranks(guess), true_ranks)

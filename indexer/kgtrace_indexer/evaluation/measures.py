@@ -3,6 +3,7 @@
 import numpy as np
 
 from kgtrace_indexer.answers import Order
+from kgtrace_indexer.certify import value
 
 _TIED = 1e-5
 """Relative difference of influences that float32 does not tell apart: sums in another order differ by about 1e-6."""
@@ -19,17 +20,6 @@ def top(values: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def wanted(influence: np.ndarray, order: Order) -> np.ndarray:
-    """Return what an order asks to be large."""
-    match order:
-        case "proponents":
-            return influence
-        case "opponents":
-            return -influence
-    magnitude: np.ndarray = np.abs(influence)
-    return magnitude
-
-
 def overlap(named: np.ndarray, exact: np.ndarray, k: int, order: Order) -> float:
     """Return the share of the exact top k that is among the named training triples.
 
@@ -42,7 +32,7 @@ def overlap(named: np.ndarray, exact: np.ndarray, k: int, order: Order) -> float
     exact
         (n,): influences of all training triples on one test triple.
     """
-    values = wanted(exact, order)
+    values = value(exact, order)
     k = min(k, len(values))
     least = values[top(values, k)].min()
     return float((values[named] >= least - _TIED * abs(least)).sum()) / k
