@@ -76,10 +76,6 @@ class QueryCode:
             found.setdefault(table, set()).update(each.tail for each in slopes)
         return found
 
-    def search_vector(self, sign: int) -> Tensor:
-        """Return [sign · φ', ρ'], (k + blocks,): its inner product with [φ, ρ] bounds sign · (dense influence)."""
-        return torch.cat([sign * self.phi, self.residual])
-
 
 def encode_query(terms: Terms, bases: Bases) -> QueryCode:
     """Encode the gradient of one test triple. The code is on the CPU, as stored codes are, wherever the model is."""

@@ -3,9 +3,10 @@
 The index returns training triples in descending order of an upper bound of their dense influence; the triples that
 share an embedding row with the query come from posting lists. Each stage looks only at what the one before left:
 
-1. *index bound*: an inner product of short vectors;
-2. *factor bound*: estimate ± slack from stored factors, almost tight;
-3. *exact influence*: rank-1 terms recomputed with the model.
+1. *short bound*: an inner product of vectors of a few bytes, the index's scores;
+2. *index bound*: the same with all coordinates, and the norms of shared embedding rows;
+3. *factor bound*: estimate ± slack from stored factors, almost tight;
+4. *exact influence*: recomputed with the model.
 
 The k-th best lower bound is a threshold that only rises. When nothing outside the answer has an upper bound above the
 k-th best exact influence, the answer is the exact top-k, and is certified. After a first round over the posting lists
@@ -26,16 +27,28 @@ from torch import Tensor
 
 from kgtrace_indexer.answers import Order
 from kgtrace_indexer.bounds import Codes, QueryCode
-from kgtrace_indexer.training_set import TrainingSet
-from kgtrace_store.search import SearchIndex
 
-_FIRST_HITS = 256
-"""Hits asked of the index in the first round, at least; four times top_k if that is more."""
-_BLOCK = 8192
-"""Training triples whose factor bound is computed at a time."""
+SIGNS: dict[Order, tuple[int, ...]] = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}
+"""By which an influence has to be multiplied to be large in the sense of an order; for ``absolute``, either."""
+
+_BLOCKS = (64, 8192)
+"""Training triples whose factor bound is computed at a time, at first and at most: while the threshold is low, a few are
+enough to raise it."""
 _EXACT_BLOCKS = (16, 2048)
 """Training triples whose exact influence is computed at a time, at first and at most: whether to stop is asked in
 between, and where many are equal, as all are for a gradient of zero, one doubling follows another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What the index says about one query."""
+
+    rows: np.ndarray
+    """(m,) int64: its first hits."""
+    frontier: float
+    """No other training triple has a larger bound; −∞ where there are no others."""
+    above: Callable[[float], np.ndarray]
+    """Returns all rows (·,) whose bound is at least a threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,7 @@ class CertifiedSearch:
         self._top_k = top_k
         self._order: Order = order
         self._budget = inf if max_candidates is None else max_candidates
-        self._signs = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}[order]
+        self._signs = SIGNS[order]
         self._rows = torch.empty(0, dtype=torch.int64)
         self._lower = torch.empty(0)
         self._upper = torch.empty(0)
@@ -107,35 +120,31 @@ class CertifiedSearch:
         self._round(rows)
         return self._found()
 
-    def everywhere(self, index: SearchIndex, training: TrainingSet) -> Found:
-        """Search all training triples."""
-        hits = min(max(_FIRST_HITS, 4 * self._top_k), len(self._codes))
-        vectors = np.stack([self._query.search_vector(sign).cpu().numpy() for sign in self._signs])
-        scores, ids = index.search(vectors, hits)
-        linked = training.linked(self._query)
-        first = np.union1d(linked, ids)
+    def everywhere(self, hits: Hits, linked: np.ndarray) -> Found:
+        """Search all training triples, given the index's best hits and those that share a row with the query."""
+        first = np.union1d(linked, hits.rows)
         self._round(torch.from_numpy(first))
-        frontier = float(scores[:, -1].max())  # nothing beyond the hits has a larger bound
-        if hits < len(self._codes) and frontier > self._threshold():
+        if hits.frontier > self._threshold():
             if self._candidates < self._budget:
-                found = [index.range_search(vector, self._threshold())[1] for vector in vectors]
-                self._round(torch.from_numpy(np.setdiff1d(np.concatenate(found), first)))
+                self._round(torch.from_numpy(np.setdiff1d(hits.above(self._threshold()), first)))
             else:
-                self._unseen = max(self._unseen, frontier)
+                self._unseen = max(self._unseen, hits.frontier)
         return self._found()
 
     def _round(self, rows: Tensor) -> None:
         """Take training triples (m,) through the cascade."""
-        upper = torch.cat([self._index_upper(block) for block in rows.split(_BLOCK)]) if len(rows) else torch.empty(0)
+        upper = (
+            torch.cat([self._index_upper(block) for block in rows.split(_BLOCKS[1])]) if len(rows) else torch.empty(0)
+        )
         ranked = upper.argsort(descending=True)
         rows, upper = rows[ranked], upper[ranked]
         if (room := int(min(self._budget - self._candidates, len(rows)))) < len(rows):
             self._unseen = max(self._unseen, float(upper[room]))
             rows, upper = rows[:room], upper[:room]
-        size = min(_BLOCK, max(512, 8 * self._top_k))  # small at first: the threshold is still low
+        size, most = max(_BLOCKS[0], 4 * self._top_k), _BLOCKS[1]
         while len(rows) and upper[0] > self._threshold():
             self._bracket(rows[:size])
-            rows, upper, size = rows[size:], upper[size:], _BLOCK
+            rows, upper, size = rows[size:], upper[size:], min(2 * size, most)
         self._decide()
 
     def _index_upper(self, rows: Tensor) -> Tensor:

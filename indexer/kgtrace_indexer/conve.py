@@ -25,8 +25,8 @@ ENTITY = "entity_representations.0._embeddings.weight"
 BIAS = "entity_representations.1._embeddings.weight"
 RELATION = "relation_representations.0._embeddings.weight"
 
-_CHUNK_FLOATS = 1 << 22
-"""Size of the widest temporary, (chunk, q) floats: 16 MiB stays near the caches."""
+_CHUNK_FLOATS = 1 << 21
+"""Size of the widest temporary, (chunk, q) floats: 8 MiB stay in the caches, and are not given back to the system."""
 
 
 class _Affine:
@@ -45,7 +45,8 @@ class _Affine:
         self.names = [] if prefix is None else [self.weight_name, self.bias_name]
         self.mean = tensor("running_mean", 0.0)
         self.inverse_std = (tensor("running_var", 1.0) + eps).rsqrt()
-        self.scale = self.inverse_std * tensor("weight", 1.0)
+        self.gain = tensor("weight", 1.0)
+        self.scale = self.inverse_std * self.gain
         self.bias = tensor("bias", 0.0)
 
 
@@ -57,8 +58,8 @@ class _Hidden:
     """(g, C, 2H, W): normalised input of bn0."""
     patches: Tensor
     """(g, C·kh·kw + 1, positions): convolution patches and a row of ones."""
-    a: Tensor
-    """(g, q): input of the linear layer."""
+    v: Tensor
+    """(g, q + 1): input a of the linear layer, and a last column of ones for its bias."""
     normal: Tensor
     """(g, d): normalised input of bn2."""
     x: Tensor
@@ -113,6 +114,9 @@ class ConvE:
         self.bn0 = _Affine(model, first, self.channels, self.device, dtype)
         self.bn1 = _Affine(model, second, self.conv.shape[0], self.device, dtype)
         self.bn2 = _Affine(model, last, self.linear.shape[0], self.device, dtype)
+        self._step = max(1, _CHUNK_FLOATS // self.linear.shape[1])
+        self.conv_bn1 = self.conv * self.bn1.scale[:, None]  # the convolution and bn1 together
+        self.conv_bn1[:, -1] += self.bn1.bias - self.bn1.mean * self.bn1.scale
 
     @property
     def depths(self) -> list[list[str]]:
@@ -152,7 +156,7 @@ class ConvE:
             How many consecutive loss terms make up a triple.
         """
         hidden, group, _ = self._hidden(head, relation)
-        x, e = hidden.x[group], self.entities[tail]
+        x, e = hidden.x.index_select(0, group), self.entities.index_select(0, tail)
         value, slope = loss((x * e).sum(1) + self.bias[tail])
         kron, flat, rows = self._blocks(hidden, group, head, relation, slope[:, None] * e, selection)
         if ENTITY in selection or BIAS in selection:
@@ -179,6 +183,72 @@ class ConvE:
             spread[ENTITY] = Spread(slopes, self._output(hidden.x, selection))
         return Terms(directions, value, kron, flat, rows, spread)
 
+    def influences(
+        self,
+        head: Tensor,
+        relation: Tensor,
+        tail: Tensor,
+        *,
+        loss: Loss,
+        selection: Selection,
+        test: Terms,
+    ) -> Tensor:
+        """Return the inner products of m loss terms' gradients, as of `terms`, with that of one test triple, (m,).
+
+        ⟨∇ℓ, g'⟩ is the derivative of ℓ along g', which one forward pass for each distinct (h, r) gives in forward mode
+        (Wengert, 1964): no gradient is formed, and loss terms of the same (h, r) share almost all of the work.
+        """
+        hidden, group, pair = self._hidden(head, relation)
+        entity_change = _row_changes(test.rows.get(ENTITY, ()), tail, self.entities.shape[1] + 1)  # (m, d + 1)
+        x, e = hidden.x.index_select(0, group), self.entities.index_select(0, tail)
+        _, slope = loss((x * e).sum(1) + self.bias[tail])
+        x_change = self._x_change(hidden, *pair, selection, test).index_select(0, group)
+        change = (x_change * e + x * entity_change[:, :-1]).sum(1) + entity_change[:, -1]
+        return slope * change
+
+    def _x_change(self, hidden: _Hidden, head: Tensor, relation: Tensor, selection: Selection, test: Terms) -> Tensor:
+        """Return the derivative of x (g, d) along the gradient of a test triple."""
+        flat = {name: grad.sum(0) for name, grad in test.flat.items()}
+
+        def change(name: str, like: Tensor) -> Tensor:
+            return flat[name].view_as(like) if name in flat else torch.zeros_like(like)
+
+        width = self.entities.shape[1]
+        shape = (len(head), self.channels, self.height, self.width)
+        heads = test.rows.get(ENTITY, ()) if selection.head_use else ()
+        image = torch.cat(
+            [
+                _row_changes(heads, head, width + 1)[:, :-1].reshape(shape),
+                _row_changes(test.rows.get(RELATION, ()), relation, width).view(shape),
+            ],
+            2,
+        )
+        bn0_weight, bn0_bias = change(self.bn0.weight_name, self.bn0.bias), change(self.bn0.bias_name, self.bn0.bias)
+        image = image * self.bn0.scale[:, None, None] + hidden.image * bn0_weight[:, None, None]
+        columns = _unfold(image + bn0_bias[:, None, None], self.kernel_size)
+
+        weight, bias = self.conv[:, :-1], self.conv[:, -1]
+        conv = (
+            torch.cat([change(self.conv_weight_name, weight), change(self.conv_bias_name, bias)[:, None]], 1)
+            * self.bn1.scale[:, None]
+        )
+        bn1_weight = change(self.bn1.weight_name, bias) * self.bn1.inverse_std
+        conv = conv + self.conv * bn1_weight[:, None]  # bn1's gain multiplies the normalised output
+        conv[:, -1] += change(self.bn1.bias_name, bias) - self.bn1.mean * bn1_weight
+        a = torch.cat(
+            [
+                torch.matmul(conv, p) + torch.matmul(self.conv_bn1[:, :-1], c)
+                for p, c in zip(hidden.patches.split(self._step), columns.split(self._step), strict=True)
+            ]
+        ).flatten(1)
+        a.mul_(hidden.v[:, :-1].sign())  # (g, q)
+
+        z2 = a @ self.linear.T + change(self.linear_bias_name, self.linear_bias)
+        for block in test.kron.values():
+            z2 += (hidden.v @ block.v.index_select(0, block.group).T) @ block.u  # (g, q + 1) @ (q + 1, ·) @ (·, d)
+        y2 = z2 * self.bn2.scale + hidden.normal * change(self.bn2.weight_name, self.bn2.bias)
+        return (y2 + change(self.bn2.bias_name, self.bn2.bias)).mul_(hidden.x.sign())
+
     def _hidden(self, head: Tensor, relation: Tensor) -> tuple[_Hidden, Tensor, tuple[Tensor, Tensor]]:
         """Return one forward pass for the distinct (h, r), which of them each sample has, and what they are."""
         pairs, group = torch.unique(head * len(self.relations) + relation, return_inverse=True)
@@ -189,21 +259,26 @@ class ConvE:
         """Return the score's gradient with respect to the tail's row and bias, (m, d + 1), for x (m, d)."""
         return torch.cat([x * (ENTITY in selection), torch.full_like(x[:, :1], float(BIAS in selection))], 1)
 
+    def _input(self, hidden: _Hidden, selection: Selection) -> Tensor:
+        """Return the linear layer's input, (g, q + 1); its last column is 0 where the bias is not asked for."""
+        return hidden.v if self.linear_bias_name in selection else F.pad(hidden.v[:, :-1], (0, 1))
+
     def _blocks(
         self, hidden: _Hidden, group: Tensor, head: Tensor, relation: Tensor, pull: Tensor, selection: Selection
     ) -> tuple[dict[str, Kron], dict[str, Tensor], dict[str, list[Rows]]]:
         """Return all blocks but that of the tail's row, given dℓ/dx as `pull` (m, d)."""
-        dy2 = (hidden.x[group] > 0) * pull  # (m, d)
+        dy2 = (hidden.x > 0).index_select(0, group) * pull  # (m, d)
         delta = dy2 * self.bn2.scale
         kron: dict[str, Kron] = {}
         flat: dict[str, Tensor] = {}
         rows: dict[str, list[Rows]] = {}
         if self.linear_weight_name in selection:
-            ones = torch.full_like(hidden.a[:, :1], float(self.linear_bias_name in selection))
-            kron[self.linear_weight_name] = Kron(delta, torch.cat([hidden.a, ones], 1), group)
+            kron[self.linear_weight_name] = Kron(delta, self._input(hidden, selection), group)
         elif self.linear_bias_name in selection:
             flat[self.linear_bias_name] = delta
-        _keep(flat, selection, {self.bn2.weight_name: dy2 * hidden.normal[group], self.bn2.bias_name: dy2})
+        _keep(
+            flat, selection, {self.bn2.weight_name: dy2 * hidden.normal.index_select(0, group), self.bn2.bias_name: dy2}
+        )
         deeper = {*self.depths[2], *self.depths[3]}
         if deeper & selection.parameters or (ENTITY in selection and selection.head_use):
             small, head_grad, relation_grad = self._backward(hidden, group, delta)
@@ -215,32 +290,26 @@ class ConvE:
         return kron, flat, rows
 
     def _forward(self, head: Tensor, relation: Tensor) -> _Hidden:
-        step = max(1, _CHUNK_FLOATS // self.linear.shape[1])
-        parts = [self._forward_chunk(h, r) for h, r in zip(head.split(step), relation.split(step), strict=True)]
-        return (
-            parts[0]
-            if len(parts) == 1
-            else _Hidden(*(torch.cat(field) for field in zip(*map(_fields, parts), strict=True)))
-        )
-
-    def _forward_chunk(self, head: Tensor, relation: Tensor) -> _Hidden:
         shape = (-1, self.channels, self.height, self.width)
-        image = torch.cat([self.entities[head].view(shape), self.relations[relation].view(shape)], 2)
+        image = torch.cat(
+            [self.entities.index_select(0, head).view(shape), self.relations.index_select(0, relation).view(shape)], 2
+        )
         image = (image - self.bn0.mean[:, None, None]) * self.bn0.inverse_std[:, None, None]
-        weight = (self.bn0.scale / self.bn0.inverse_std)[:, None, None]
-        columns = _unfold(image * weight + self.bn0.bias[:, None, None], self.kernel_size)
+        columns = _unfold(image * self.bn0.gain[:, None, None] + self.bn0.bias[:, None, None], self.kernel_size)
         patches = torch.cat([columns, torch.ones_like(columns[:, :1])], 1)  # (g, C·kh·kw + 1, positions)
-        z1 = torch.matmul(self.conv, patches)  # (g, O, positions)
-        shift = (self.bn1.bias - self.bn1.mean * self.bn1.scale)[:, None]
-        a = (z1 * self.bn1.scale[:, None]).add_(shift).relu_().flatten(1)
-        normal = (a @ self.linear.T + self.linear_bias - self.bn2.mean) * self.bn2.inverse_std
-        x = (normal * (self.bn2.scale / self.bn2.inverse_std) + self.bn2.bias).relu()
-        return _Hidden(image, patches, a, normal, x)
+        v = self.linear.new_ones(len(head), self.linear.shape[1] + 1)
+        for part, out in zip(patches.split(self._step), v.split(self._step), strict=True):
+            z1 = torch.matmul(self.conv_bn1, part)  # (·, O, positions)
+            torch.clamp_min(z1.flatten(1), 0, out=out[:, :-1])
+        normal = (v[:, :-1] @ self.linear.T + self.linear_bias - self.bn2.mean) * self.bn2.inverse_std
+        x = (normal * self.bn2.gain + self.bn2.bias).relu()
+        return _Hidden(image, patches, v, normal, x)
 
     def _backward(self, hidden: _Hidden, group: Tensor, delta: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return the small tensors' gradients and those of the head's and the relation's embedding, (m, d) each."""
-        step = max(1, _CHUNK_FLOATS // self.linear.shape[1])
-        parts = [self._backward_chunk(hidden, g, d) for g, d in zip(group.split(step), delta.split(step), strict=True)]
+        active = hidden.v[:, :-1].sign()  # (g, q)
+        pieces = zip(group.split(self._step), delta.split(self._step), strict=True)
+        parts = [self._backward_chunk(hidden, active, g, d) for g, d in pieces]
         q, image, bn0_weight, bn0_bias = (torch.cat(field) for field in zip(*parts, strict=True))
         weight_part, total = q[:, :, :-1], q[:, :, -1]  # (m, O, C·kh·kw), (m, O)
         scaled = q * self.bn1.scale[:, None]
@@ -257,25 +326,30 @@ class ConvE:
         head, relation = image.split(self.height, 2)  # (m, C, H, W) each
         return small, head.flatten(1), relation.flatten(1)
 
-    def _backward_chunk(self, hidden: _Hidden, group: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        dy1 = delta @ self.linear  # (m, d) @ (d, q) -> (m, q)
-        dy1.mul_(hidden.a[group] > 0)
+    def _backward_chunk(
+        self, hidden: _Hidden, active: Tensor, group: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        dy1 = (delta @ self.linear).mul_(active.index_select(0, group))  # (m, d) @ (d, q) -> (m, q)
         dy1 = dy1.view(len(group), self.conv.shape[0], -1)  # (m, O, positions)
-        q = torch.bmm(dy1, hidden.patches[group].transpose(1, 2))  # (m, O, C·kh·kw + 1)
+        q = torch.bmm(dy1, hidden.patches.index_select(0, group).transpose(1, 2))  # (m, O, C·kh·kw + 1)
         columns = torch.matmul((self.conv[:, :-1] * self.bn1.scale[:, None]).T, dy1)  # (m, C·kh·kw, positions)
         image = F.fold(columns, (2 * self.height, self.width), self.kernel_size)  # (m, C, 2H, W)
-        bn0_weight = (image * hidden.image[group]).sum((2, 3))
+        bn0_weight = (image * hidden.image.index_select(0, group)).sum((2, 3))
         return q, image * self.bn0.scale[:, None, None], bn0_weight, image.sum((2, 3))
+
+
+def _row_changes(uses: Sequence[Rows], index: Tensor, width: int) -> Tensor:
+    """Return the changes of rows (m,) of a table along a gradient that has some of its rows, (m, width)."""
+    found = torch.zeros(len(index), width, device=index.device)
+    for use in uses:
+        found = found + (index[:, None] == use.index).to(use.grad.dtype) @ use.grad  # (m, k) @ (k, width)
+    return found
 
 
 def _unfold(image: Tensor, kernel_size: tuple[int, int]) -> Tensor:
     """Return `torch.nn.functional.unfold` of (g, C, H, W), (g, C·kh·kw, positions); eight times faster on a CPU."""
     windows = image.unfold(2, kernel_size[0], 1).unfold(3, kernel_size[1], 1)  # (g, C, H', W', kh, kw)
     return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(image), -1, windows.shape[2] * windows.shape[3])
-
-
-def _fields(hidden: _Hidden) -> tuple[Tensor, ...]:
-    return hidden.image, hidden.patches, hidden.a, hidden.normal, hidden.x
 
 
 def _keep(blocks: dict[str, Tensor], selection: Selection, found: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,8 @@ from kgtrace_indexer.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
-from kgtrace_indexer.terms import Terms, inner, squared_norms
+from kgtrace_indexer.short_code import COLUMNS, ShortCode
+from kgtrace_indexer.terms import Terms, squared_norms
 from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
@@ -154,14 +155,15 @@ class Attributor:
                 found = self._scan(terms, top_k, order, mask, near, wanted)
                 clock.lap("rerank")
             else:
-                found = []
-                for i in range(len(triples)):
-                    among = self._among(mask, near[i])
-                    rows = None if among is None else self._rows(among)
-                    single = terms.triple(i)
-                    ask = Ask(top_k, order, max_candidates, rows, self._exactly(single, clock))
-                    found.append(self._retrieval.find(single, ask))
-                    clock.lap("search")
+                tests = [terms.triple(i) for i in range(len(triples))]
+                among = [self._among(mask, entities) for entities in near]
+                rows = [None if allowed is None else self._rows(allowed) for allowed in among]
+                asks = [
+                    Ask(top_k, order, max_candidates, some, self._exactly(test, clock))
+                    for test, some in zip(tests, rows, strict=True)
+                ]
+                found = self._retrieval.find(tests, asks)
+                clock.lap("search")
             attributions = [
                 self._attribution(triples[i], scores[i], float(losses[i]), float(norms[i]), found[i], direction)
                 for i in range(len(triples))
@@ -206,7 +208,7 @@ class Attributor:
             size = self._featurizer.block(_SCAN_BLOCK) if brackets is None else _BRACKET_BLOCK
             for block in _blocks(rows, size, wanted):
                 if brackets is None:
-                    influence = inner(self._training_terms(block), terms)[:, 0].cpu()
+                    influence = self._influences(block, terms)[:, 0]
                     slack = torch.zeros_like(influence)
                 else:
                     influence, slack = brackets(block)
@@ -236,7 +238,7 @@ class Attributor:
         with torch.inference_mode():
             terms = self._featurizer.test_terms(self._checked(triples), direction)
             blocks = torch.as_tensor(rows).split(self._featurizer.block(_SCAN_BLOCK))
-            return torch.cat([inner(self._training_terms(block), terms).cpu() for block in blocks]).numpy()
+            return torch.cat([self._influences(block, terms) for block in blocks]).numpy()
 
     def bounds(
         self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail"
@@ -304,15 +306,16 @@ class Attributor:
         head, relation, tail = (int(i) for i in triple)
         return self.training.tails_of(head, relation) if direction == "tail" else self.training.heads_of(relation, tail)
 
-    def _training_terms(self, rows: Tensor) -> Terms:
-        return self._featurizer.training_terms(self.training.triples[rows.numpy()])
+    def _influences(self, rows: Tensor, tests: Terms) -> Tensor:
+        """Return the exact influences of training triples (m,) on test triples, (m, b), on the CPU."""
+        return self._featurizer.influences(self.training.triples[rows.numpy()], tests)
 
     def _exactly(self, terms: Terms, clock: _Clock) -> Callable[[Tensor], Tensor]:
         """Return what computes the influences of training triples (m,) on one test triple, (m,)."""
 
         def exact(rows: Tensor) -> Tensor:
             clock.lap("search")
-            influence = inner(self._training_terms(rows), terms)[:, 0].cpu()
+            influence = self._influences(rows, terms)[:, 0]
             clock.lap("rerank")
             return influence
 
@@ -332,7 +335,7 @@ class Attributor:
         rows = self._rows(self._among(mask, np.logical_or.reduce(masks) if masks else None))
         kept = [Found(rows[:0], torch.empty(0), 0.0, 0, 0)] * len(terms)
         for block in _blocks(rows, self._featurizer.block(_SCAN_BLOCK), wanted):
-            influences = inner(self._training_terms(block), terms).cpu()  # (m, b)
+            influences = self._influences(block, terms)  # (m, b)
             triples = self.training.triples[block.numpy()]
             for i, entities in enumerate(near):
                 these = slice(None) if entities is None else torch.from_numpy(touching(triples, entities))
@@ -430,7 +433,8 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
     retrieval: Retrieval | None = None
     match codec, index:
         case PrincipalCodec(bases), FaissSearch():
-            retrieval = Cascade(bases, codes, index, training)
+            short = ShortCode(postings[COLUMNS]) if COLUMNS in postings else None
+            retrieval = Cascade(bases, codes, index, short, training)
         case RandomCodec(projection), FaissSearch():
             retrieval = Pool(projection, codes.arrays["projected"], index, training.self_influence)
     return Attributor(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +14,15 @@ from kgtrace_indexer.checkpoints import Checkpoints
 from kgtrace_indexer.layers import Selection
 from kgtrace_indexer.losses import Contrast, KnownTails, Loss, OneToAll, loss_by_name
 from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.models import ScoringModel, one_to_all, scoring_model
-from kgtrace_indexer.terms import Terms
+from kgtrace_indexer.models import ForwardModel, ScoringModel, one_to_all, scoring_model
+from kgtrace_indexer.terms import Terms, inner
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
 Directions = Literal["forward", "both"]
 """Which loss terms a training triple has: (h, r) → t alone, or (t, r⁻¹) → h as well."""
+
+_FORWARD_MODE_TESTS = 4
+"""Test triples up to which a pass for each is faster than gradients for all."""
 
 
 def resolve_directions(asked: str | None, inverse_triples: bool) -> Directions:
@@ -53,7 +57,7 @@ class Featurizer:
 
     def training_terms(self, triples: np.ndarray) -> Terms:
         """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
-        return self._terms(triples, ["tail", "head"] if self.directions == "both" else ["tail"])
+        return self._terms(triples, self._training_directions)
 
     def block(self, triples: int, *, apart: bool = False) -> int:
         """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives.
@@ -72,6 +76,23 @@ class Featurizer:
         else:
             yield self.training_terms(triples)
 
+    def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
+        """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.
+
+        For few test triples a model that can does it in forward mode: a pass for each, but no gradients.
+        """
+        if (
+            isinstance(self.loss, OneToAll)
+            or not isinstance(self.model, ForwardModel)
+            or len(tests) > _FORWARD_MODE_TESTS
+        ):
+            return inner(self.training_terms(triples), tests).cpu()
+        instances, count = self._loss_terms(triples, self._training_directions)
+        source, relation, target = self._columns(instances)
+        forward = partial(self.model.influences, source, relation, target, loss=self.loss, selection=self.selection)
+        found = torch.stack([forward(test=tests.triple(i)) for i in range(len(tests))], 1)
+        return found.view(len(triples), count, len(tests)).sum(1).cpu()
+
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
         """Return the gradients of test triples (n, 3) in the direction explained alone.
 
@@ -84,18 +105,25 @@ class Featurizer:
         source, relation, _ = self._columns(self._instances(triples, [direction]))
         return self.model.tail_scores(source, relation)
 
+    @property
+    def _training_directions(self) -> list[Direction]:
+        return ["tail", "head"] if self.directions == "both" else ["tail"]
+
     def _terms(self, triples: np.ndarray, directions: list[Direction]) -> Terms:
-        instances, count = self._instances(triples, directions), len(directions)
+        instances, count = self._loss_terms(triples, directions)
+        source, relation, target = self._columns(instances)
         if isinstance(self.loss, OneToAll):
-            source, relation, target = self._columns(instances)
             return one_to_all(self.model).one_to_all_terms(
                 source, relation, target, directions=count, loss=self.loss, selection=self.selection
             )
-        if isinstance(self.loss, Contrast):
-            instances = self.loss.with_negatives(instances)
-            count *= self.loss.negatives + 1
-        source, relation, target = self._columns(instances)
         return self.model.terms(source, relation, target, directions=count, loss=self.loss, selection=self.selection)
+
+    def _loss_terms(self, triples: np.ndarray, directions: list[Direction]) -> tuple[np.ndarray, int]:
+        """Return all loss terms of triples (n, 3), negatives included, (n · count, 3), and the count."""
+        instances, count = self._instances(triples, directions), len(directions)
+        if isinstance(self.loss, Contrast):
+            return self.loss.with_negatives(instances), count * (self.loss.negatives + 1)
+        return instances, count
 
     def _instances(self, triples: np.ndarray, directions: list[Direction]) -> np.ndarray:
         """Return what (source, relation row) → target stands for each triple and direction, (n · directions, 3)."""

@@ -85,6 +85,23 @@ class OneToAllModel(Protocol):
         """
 
 
+@runtime_checkable
+class ForwardModel(Protocol):
+    """A `ScoringModel` that also gives inner products of gradients in forward mode, without the gradients."""
+
+    def influences(
+        self,
+        head: Tensor,
+        relation: Tensor,
+        tail: Tensor,
+        *,
+        loss: Loss,
+        selection: Selection,
+        test: Terms,
+    ) -> Tensor:
+        """Return ⟨∇ℓ, g'⟩ of m loss terms, as `ScoringModel.terms` has them, and one test triple's gradient, (m,)."""
+
+
 def one_to_all(model: ScoringModel) -> OneToAllModel:
     """Return the model; raise `UnsupportedModel` if it gives no gradients of losses of all tails' scores."""
     if not isinstance(model, OneToAllModel):

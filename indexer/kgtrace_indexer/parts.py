@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.checkpoints import parameter_of
-from kgtrace_indexer.codec import Codec
+from kgtrace_indexer.codec import Codec, PrincipalCodec
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.model_file import ModelFile, write_model
+from kgtrace_indexer.short_code import COLUMNS, WIDTH, ShortCode
 from kgtrace_indexer.training_set import KNOWN, posting_lists
 from kgtrace_indexer.triples import TripleTable
 from kgtrace_store import durable, layout
@@ -115,7 +116,9 @@ def require_space(
     """
     finished = sum(len(part) for part in _parts(new, row) if _part_name(part) in staging.parts())
     row_bytes = _bytes(row)
-    search_bytes = 4 * sum(row[name].size for name in codec.searched)
+    search_bytes = (
+        2 * WIDTH if isinstance(codec, PrincipalCodec) else 4 * sum(row[name].size for name in codec.searched)
+    )
     posting_bytes = sum(array.nbytes for name, array in row.items() if name.endswith(".index"))
     states = 1 + len(model.checkpoints)
     tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
@@ -137,9 +140,14 @@ def write_files(
     found = postings(arrays, model)
     if known is not None:
         found[KNOWN] = known[in_order(known)]
+    if isinstance(codec, PrincipalCodec):
+        short = ShortCode.choose(_energy(arrays["projected"]))
+        found[COLUMNS] = short.columns
+        _search_index(arrays, codec.searched, WIDTH, short.stored).write(staging.path / layout.SEARCH)
+    elif codec.searched:
+        (name,) = codec.searched
+        _search_index(arrays, [name], arrays[name].shape[1]).write(staging.path / layout.SEARCH)
     write_part(staging.path / layout.POSTINGS, found)
-    if codec.searched:
-        _write_search(arrays, codec.searched, staging.path / layout.SEARCH)
     write_model(model, staging.path / layout.MODEL)
     vocabulary.write(staging.path / layout.VOCABULARY)
 
@@ -171,12 +179,27 @@ def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
-def _write_search(arrays: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> None:
-    """Index arrays (n, ·) side by side."""
+def _energy(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of squares of each column of (n, k), (k,)."""
+    total = np.zeros(rows.shape[1])
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        total += np.einsum("nk,nk->k", block, block, dtype=np.float64)
+    return total
+
+
+def _search_index(
+    arrays: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    dim: int,
+    shorten: Callable[..., np.ndarray] | None = None,
+) -> FaissSearch:
+    """Index what is made of arrays (n, ·): vectors (n, dim), in half the bytes where they are shortened."""
     columns = [arrays[name] for name in names]
 
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, len(columns[0]), _BLOCK):
-            yield np.concatenate([column[start : start + _BLOCK] for column in columns], 1)
+            block = [column[start : start + _BLOCK] for column in columns]
+            yield block[0] if shorten is None else shorten(*block)
 
-    FaissSearch.build(blocks(), len(columns[0]), sum(column.shape[1] for column in columns)).write(path)
+    return FaissSearch.build(blocks(), len(columns[0]), dim, half=shorten is not None)

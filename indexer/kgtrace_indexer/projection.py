@@ -206,7 +206,7 @@ def _pair_products(block: Kron, basis: KronBasis, directions: int) -> Tensor:
     """Return each triple's gradient matrix in the leading coordinates, Σ_d (Uᵀu_d) ⊗ (Vᵀv_d): (n, pu·pv)."""
     pu, pv = basis.pair_shape
     u = (block.u @ basis.u[:, :pu]).view(-1, directions, pu)
-    v = (block.v @ basis.v[:, :pv])[block.group].view(-1, directions, pv)
+    v = (block.v @ basis.v[:, :pv]).index_select(0, block.group).view(-1, directions, pv)
     return torch.einsum("ndp,ndq->npq", u, v).flatten(1)
 
 
@@ -307,11 +307,15 @@ class FactorCode:
     size: Tensor
     """(…, 2) float32: ‖v‖, and the norm of what the basis leaves out."""
 
+    def of(self, group: Tensor) -> "FactorCode":
+        """Return the codes of vectors `group` (m,) of (groups, ·)."""
+        return FactorCode(self.direction.index_select(0, group), self.size.index_select(0, group))
+
 
 def factor_code(vectors: Tensor, basis: Tensor, dtype: torch.dtype) -> FactorCode:
     """Encode vectors (m, d) in a basis (d, c)."""
     coordinates = vectors @ basis  # (m, d) @ (d, c) -> (m, c)
-    squared_norm = vectors.square().sum(1)
+    squared_norm = torch.linalg.vecdot(vectors, vectors)
     norm = (squared_norm + FLOOR).sqrt()
     direction = coordinates / norm[:, None]
     return FactorCode(direction.to(dtype), torch.stack([norm, rest_norm(squared_norm, coordinates)], 1))
@@ -378,7 +382,7 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
     for name, block in terms.kron.items():
         add(f"{name}.u", factor_code(block.u, bases.kron[name].u, dtype))
         shared = factor_code(block.v, bases.kron[name].v, dtype)
-        add(f"{name}.v", FactorCode(shared.direction[block.group], shared.size[block.group]))
+        add(f"{name}.v", shared.of(block.group))
     for table, uses in terms.rows.items():
         for i, use in enumerate(uses):
             add(f"{table}.{i}", factor_code(use.grad, bases.of_rows(table), dtype))
@@ -388,6 +392,6 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
         add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
         found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.index[:, 0].int()
         shared = factor_code(spread.x, bases.kron[table].v, dtype)
-        add(f"{table}.x", FactorCode(shared.direction[spread.u.group], shared.size[spread.u.group]))
+        add(f"{table}.x", shared.of(spread.u.group))
     shape = (len(terms), terms.directions)
     return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}

@@ -1,8 +1,9 @@
 """How a query finds the training triples of largest influence without computing every influence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.answers import Order
-from kgtrace_indexer.bounds import Codes, encode_query
-from kgtrace_indexer.certify import CertifiedSearch, Found, best, value
+from kgtrace_indexer.bounds import Codes, QueryCode, encode_query
+from kgtrace_indexer.certify import SIGNS, CertifiedSearch, Found, Hits, best, value
 from kgtrace_indexer.projection import FLOOR, ROUNDING, Bases
 from kgtrace_indexer.random_projection import RandomProjection
+from kgtrace_indexer.short_code import ShortCode
 from kgtrace_indexer.terms import Terms, squared_norms
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store.search import SearchIndex
@@ -21,6 +23,8 @@ from kgtrace_store.search import SearchIndex
 Brackets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps training triples (m,) to estimates of their influence and how far these may be off, (m,) each."""
 
+_FIRST_HITS = 64
+"""Hits asked of the index in the first round, at least; four times top_k if that is more."""
 _POOL = 100
 _POOL_PER_HIT = 10
 """Hits of a random projection whose exact influence is computed: ten for each one asked for, at least a hundred. Large
@@ -52,8 +56,11 @@ class Retrieval(Protocol):
     def certifies(self) -> bool:
         """Whether answers are certified unless `max_candidates` cuts them short."""
 
-    def find(self, terms: Terms, ask: Ask) -> Found:
-        """Return the best training triples with their exact influences, and how much better an unseen one could be."""
+    def find(self, tests: Sequence[Terms], asks: Sequence[Ask]) -> list[Found]:
+        """Return the best training triples with their exact influences, and how much better an unseen one could be.
+
+        Of each test triple alone; all ask for the same number of rows in the same order.
+        """
 
     def brackets(self, terms: Terms) -> Brackets | None:
         """Return what estimates the influence on a test triple, or None where only exact influences are of use."""
@@ -69,6 +76,8 @@ class Cascade:
     bases: Bases
     codes: Codes
     index: SearchIndex
+    """Short codes; of older generations, whole index codes."""
+    short: ShortCode | None
     training: TrainingSet
 
     @property
@@ -76,17 +85,46 @@ class Cascade:
         """Return True."""
         return True
 
-    def find(self, terms: Terms, ask: Ask) -> Found:
-        """Return the exact top k, certified unless `max_candidates` cut the search short."""
-        search = CertifiedSearch(
-            encode_query(terms, self.bases),
-            self.codes,
-            ask.exact,
-            top_k=ask.top_k,
-            order=ask.order,
-            max_candidates=ask.max_candidates,
-        )
-        return search.everywhere(self.index, self.training) if ask.rows is None else search.among(ask.rows)
+    def find(self, tests: Sequence[Terms], asks: Sequence[Ask]) -> list[Found]:
+        """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
+        queries = [encode_query(terms, self.bases) for terms in tests]
+        searched = [i for i, ask in enumerate(asks) if ask.rows is None]
+        hits = dict(zip(searched, self._hits([queries[i] for i in searched], asks), strict=True))
+        found = []
+        for i, (query, ask) in enumerate(zip(queries, asks, strict=True)):
+            search = CertifiedSearch(
+                query, self.codes, ask.exact, top_k=ask.top_k, order=ask.order, max_candidates=ask.max_candidates
+            )
+            if ask.rows is None:
+                found.append(search.everywhere(hits[i], self.training.linked(query)))
+            else:
+                found.append(search.among(ask.rows))
+        return found
+
+    def _hits(self, queries: Sequence[QueryCode], asks: Sequence[Ask]) -> list[Hits]:
+        """Ask the index for the first hits of all queries at once."""
+        if not queries:
+            return []
+        signs = SIGNS[asks[0].order]
+        vectors = np.concatenate([self._vectors(query, signs) for query in queries])
+        count = min(max(_FIRST_HITS, 4 * asks[0].top_k), self.index.ntotal)
+        scores, rows = self.index.search(vectors, count)
+
+        def above(vectors: np.ndarray, threshold: float) -> np.ndarray:
+            return np.concatenate([self.index.range_search(vector, threshold)[1] for vector in vectors])
+
+        def of(i: int) -> Hits:
+            these = slice(i * len(signs), (i + 1) * len(signs))
+            frontier = float(scores[these, -1].max()) if count < self.index.ntotal else -inf
+            return Hits(np.unique(rows[these]), frontier, partial(above, vectors[these]))
+
+        return [of(i) for i in range(len(queries))]
+
+    def _vectors(self, query: QueryCode, signs: Sequence[int]) -> np.ndarray:
+        """Return what the index is asked with, a row for each sign."""
+        phi = np.stack([sign * query.phi.numpy() for sign in signs])
+        rho = np.repeat(query.residual.numpy()[None], len(signs), 0)
+        return np.concatenate([phi, rho], 1) if self.short is None else self.short.asked(phi, rho)
 
     def brackets(self, terms: Terms) -> Brackets:
         """Return the factor bound of a test triple."""
@@ -120,8 +158,11 @@ class Pool:
         """Return False."""
         return False
 
-    def find(self, terms: Terms, ask: Ask) -> Found:
+    def find(self, tests: Sequence[Terms], asks: Sequence[Ask]) -> list[Found]:
         """Return the best of the pool."""
+        return [self._find(terms, ask) for terms, ask in zip(tests, asks, strict=True)]
+
+    def _find(self, terms: Terms, ask: Ask) -> Found:
         allowed = len(self.projected) if ask.rows is None else len(ask.rows)
         size = max(_POOL, _POOL_PER_HIT * ask.top_k) if ask.max_candidates is None else ask.max_candidates
         hits = self._hits(self.projection.project(terms)[0].cpu(), ask, min(size, allowed))
@@ -148,8 +189,7 @@ class Pool:
         if ask.rows is not None:
             estimate = torch.cat([self.projected[block] @ query for block in ask.rows.split(_SCORE_BLOCK)])
             return ask.rows[value(estimate, ask.order).topk(count).indices]
-        signs = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}[ask.order]
-        scores, ids = self.index.search(np.stack([sign * query.numpy() for sign in signs]), count)
+        scores, ids = self.index.search(np.stack([sign * query.numpy() for sign in SIGNS[ask.order]]), count)
         ranked = ids.flatten()[np.argsort(-scores.flatten(), kind="stable")]
         _, first = np.unique(ranked, return_index=True)  # a row of both signs counts once, with the larger
         return torch.from_numpy(ranked[np.sort(first)][:count])

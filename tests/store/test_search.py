@@ -22,6 +22,10 @@ def blocks(vectors: np.ndarray, rows: int = 64) -> Iterator[np.ndarray]:
     return (vectors[i : i + rows] for i in range(0, len(vectors), rows))
 
 
+def in_half(vectors: np.ndarray) -> np.ndarray:
+    return (vectors.view(np.uint32) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
 def faiss_index(vectors: np.ndarray) -> FaissSearch:
     return FaissSearch.build(blocks(vectors), *vectors.shape)
 
@@ -38,6 +42,24 @@ class TestFaissSearch(SearchIndexContract):
 
     def build(self, vectors: np.ndarray) -> SearchIndex:
         return faiss_index(vectors)
+
+
+class TestFaissSearchInHalf(SearchIndexContract):
+    """FAISS with vectors that bfloat16 holds without loss, written and mapped."""
+
+    @pytest.fixture
+    def vectors(self) -> np.ndarray:
+        """(200, 7) float32, norms that differ a lot."""
+        rng = np.random.default_rng(0)
+        return in_half((rng.standard_normal((200, 7)) * rng.lognormal(sigma=2, size=(200, 1))).astype(np.float32))
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def build(self, vectors: np.ndarray) -> SearchIndex:
+        FaissSearch.build(blocks(vectors), *vectors.shape, half=True).write(self.folder / "search.faiss")
+        return FaissSearch.read(self.folder / "search.faiss")
 
 
 class TestFaissSearchOnDisk(SearchIndexContract):
@@ -109,7 +131,7 @@ def test_other_kinds_of_index_are_refused(tmp_path: Path) -> None:
     """An index by distance would answer a different question."""
     faiss = search.load_faiss()
     faiss.write_index(faiss.IndexFlatL2(3), str(tmp_path / "l2"))
-    with pytest.raises(CorruptGeneration, match="IndexFlatL2, expected IndexFlatIP"):
+    with pytest.raises(CorruptGeneration, match="IndexFlatL2, expected IndexFlatIP, or Index"):
         FaissSearch.read(tmp_path / "l2")
 
 
