@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
+from kgtrace_indexer.build import BuildReport, Contents, Stages, batch_size_of, check_input, counts, finish, provenance
 from kgtrace_indexer.codec import read_codec
 from kgtrace_indexer.featurizer import featurizer_for
 from kgtrace_indexer.model_file import read_model
@@ -31,16 +31,13 @@ from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.vocabulary import Vocabulary
 
-_BATCH_SIZE = 2048
-"""Triples featurized together, as in a build."""
-
 
 def append(
     root: Path,
     train: Path,
     *,
     skip_unknown: bool = False,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int | None = None,
     device: str = "auto",
     publish: bool = True,
     fresh: bool = False,
@@ -91,7 +88,7 @@ def append(
             first = encode(featurizer, codec, added, np.arange(1))
             count = len(added.ids)
             require_space(staging, first, codec, unsampled, new=count, total=total, model=model, vocabulary=vocabulary)
-            share = featurizer.block(batch_size, apart=True)
+            share = batch_size_of(featurizer, batch_size)
             parts = write_parts(staging, featurizer, codec, added, row=first, batch_size=share, progress=progress)
             stages.lap("gradients")
             _merge(arrays, parts, staging.path / layout.GRADIENTS)

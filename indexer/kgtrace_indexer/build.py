@@ -69,15 +69,15 @@ class BuildConfig:
     """Fixes the choice of landmarks, random projections, the sample and negatives."""
     dtype: str = "float16"
     """Stored type of factor codes; float16 halves the disk and adds to the factor bound's slack."""
-    batch_size: int = 2048
-    """Triples featurized together; memory grows with it."""
+    batch_size: int | None = None
+    """Triples featurized together; memory grows with it. None chooses what suits model and device."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
 
     def __post_init__(self) -> None:
         """Raise `BadRequest` for values that cannot be honoured."""
         for name, least in (("dim", 1), ("landmarks", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise BadRequest(f"{name} is {getattr(self, name)}, must be at least {least}")
         for name, known in (("dtype", DTYPES), ("projection", PROJECTIONS)):
             if getattr(self, name) not in known:
@@ -150,7 +150,7 @@ def build(
         codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
         first = encode(featurizer, codec, indexed, np.arange(1))
-        batch_size = featurizer.block(config.batch_size, apart=True)
+        batch_size = batch_size_of(featurizer, config.batch_size)
         count = len(indexed.ids)
         require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
         parts = write_parts(staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress)
@@ -232,6 +232,11 @@ def finish(
         agreement=None if verdict.agreement is None else verdict.agreement.overlap,
         seconds=stages.seconds,
     )
+
+
+def batch_size_of(featurizer: Featurizer, asked: int | None) -> int:
+    """Return how many triples are encoded together."""
+    return featurizer.batch_size() if asked is None else featurizer.block(asked, apart=True)
 
 
 def counts(model: ModelFile, triples: int, training_triples: int, skipped: int) -> dict[str, int]:

@@ -31,10 +31,10 @@ from kgtrace_indexer.bounds import Codes, QueryCode
 SIGNS: dict[Order, tuple[int, ...]] = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}
 """By which an influence has to be multiplied to be large in the sense of an order; for ``absolute``, either."""
 
-_BLOCKS = (64, 8192)
-"""Training triples whose factor bound is computed at a time, at first and at most: while the threshold is low, a few are
-enough to raise it."""
-_EXACT_BLOCKS = (16, 2048)
+_BLOCKS = (256, 8192)
+"""Training triples whose factor bound is computed at a time, at first and at most: a few are enough to raise the
+threshold."""
+_EXACT_BLOCKS = (64, 2048)
 """Training triples whose exact influence is computed at a time, at first and at most: whether to stop is asked in
 between, and where many are equal, as all are for a gradient of zero, one doubling follows another."""
 
@@ -172,7 +172,11 @@ class CertifiedSearch:
             open_ = torch.nonzero(self._influence.isnan() & (self._upper >= self._threshold())).flatten()
             if not len(open_):
                 return
-            chosen = open_[self._upper[open_].argsort(descending=True)][:size]
+            middle = (self._lower + self._upper) / 2
+            likely = _nth(middle, self._top_k)  # what the threshold will be, about: whoever is above has its turn
+            above = open_[self._upper[open_] >= likely]
+            chosen = above if len(above) else open_
+            chosen = chosen[self._upper[chosen].argsort(descending=True)][:size]
             size = min(2 * size, most)
             self._influence[chosen] = self._exact(self._rows[chosen])
             self._lower[chosen] = self._upper[chosen] = value(self._influence[chosen], self._order)
@@ -180,7 +184,7 @@ class CertifiedSearch:
 
     def _threshold(self) -> float:
         """Return the k-th best lower bound; −∞ with fewer than k triples."""
-        return float(self._lower.topk(self._top_k).values[-1]) if len(self._lower) >= self._top_k else -inf
+        return _nth(self._lower, self._top_k)
 
     def _found(self) -> Found:
         known = ~self._influence.isnan()
@@ -191,3 +195,8 @@ class CertifiedSearch:
             gap = max(0.0, self._unseen - last)
         whole = self._unseen == -inf or len(rows) == self._top_k
         return Found(rows, influence, gap, self._candidates, self._exact_terms, certified=whole and gap == 0.0)
+
+
+def _nth(values: Tensor, n: int) -> float:
+    """Return the n-th largest of values (m,); −∞ where there are fewer."""
+    return float(values.topk(n).values[-1]) if len(values) >= n else -inf

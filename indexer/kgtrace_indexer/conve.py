@@ -25,8 +25,9 @@ ENTITY = "entity_representations.0._embeddings.weight"
 BIAS = "entity_representations.1._embeddings.weight"
 RELATION = "relation_representations.0._embeddings.weight"
 
-_CHUNK_FLOATS = 1 << 21
-"""Size of the widest temporary, (chunk, q) floats: 8 MiB stay in the caches, and are not given back to the system."""
+_CHUNK_FLOATS = {"cpu": 1 << 21, "cuda": 1 << 28}
+"""Size of the widest temporary, (chunk, q) floats. On a CPU 8 MiB stay in the caches, and are not given back to the
+system; a GPU has room for 1 GiB."""
 
 
 class _Affine:
@@ -51,8 +52,8 @@ class _Affine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Hidden:
-    """What one forward pass leaves for the distinct (h, r) of a batch."""
+class _Convolved:
+    """What the convolution leaves for the distinct (h, r) of a batch."""
 
     image: Tensor
     """(g, C, 2H, W): normalised input of bn0."""
@@ -60,10 +61,40 @@ class _Hidden:
     """(g, C·kh·kw + 1, positions): convolution patches and a row of ones."""
     v: Tensor
     """(g, q + 1): input a of the linear layer, and a last column of ones for its bias."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hidden(_Convolved):
+    """What a whole forward pass leaves."""
+
     normal: Tensor
     """(g, d): normalised input of bn2."""
     x: Tensor
     """(g, d): what is multiplied with the tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A change of all parameters: the gradient of one test triple."""
+
+    test: Terms
+    selection: Selection
+
+    @property
+    def head_use(self) -> bool:
+        """Whether entities change where they are read as heads."""
+        return self.selection.head_use
+
+    def of(self, name: str, like: Tensor) -> Tensor:
+        """Return the change of a small parameter of a shape."""
+        return self.test.flat[name].sum(0).view_as(like) if name in self.test.flat else torch.zeros_like(like)
+
+    def of_rows(self, table: str, index: Tensor, width: int) -> Tensor:
+        """Return the change of rows (m,) of a table, (m, width)."""
+        found = torch.zeros(len(index), width, device=index.device)
+        for use in self.test.rows.get(table, ()):
+            found = found + (index[:, None] == use.index).to(use.grad.dtype) @ use.grad  # (m, k) @ (k, width)
+        return found
 
 
 class ConvE:
@@ -114,7 +145,7 @@ class ConvE:
         self.bn0 = _Affine(model, first, self.channels, self.device, dtype)
         self.bn1 = _Affine(model, second, self.conv.shape[0], self.device, dtype)
         self.bn2 = _Affine(model, last, self.linear.shape[0], self.device, dtype)
-        self._step = max(1, _CHUNK_FLOATS // self.linear.shape[1])
+        self._step = max(1, _CHUNK_FLOATS.get(self.device.type, 1 << 21) // self.linear.shape[1])
         self.conv_bn1 = self.conv * self.bn1.scale[:, None]  # the convolution and bn1 together
         self.conv_bn1[:, -1] += self.bn1.bias - self.bn1.mean * self.bn1.scale
 
@@ -155,7 +186,8 @@ class ConvE:
         directions
             How many consecutive loss terms make up a triple.
         """
-        hidden, group, _ = self._hidden(head, relation)
+        pair, group = self._distinct(head, relation)
+        hidden = self._forward(*pair)
         x, e = hidden.x.index_select(0, group), self.entities.index_select(0, tail)
         value, slope = loss((x * e).sum(1) + self.bias[tail])
         kron, flat, rows = self._blocks(hidden, group, head, relation, slope[:, None] * e, selection)
@@ -175,7 +207,8 @@ class ConvE:
         selection: Selection,
     ) -> Terms:
         """Return the gradients of m loss terms of all tails' scores; see `OneToAllModel`."""
-        hidden, group, pair = self._hidden(head, relation)
+        pair, group = self._distinct(head, relation)
+        hidden = self._forward(*pair)
         value, slopes = loss(hidden.x @ self.entities.T + self.bias, *pair, group, tail)
         kron, flat, rows = self._blocks(hidden, group, head, relation, slopes.along(self.entities), selection)
         spread = {}
@@ -198,62 +231,55 @@ class ConvE:
         ⟨∇ℓ, g'⟩ is the derivative of ℓ along g', which one forward pass for each distinct (h, r) gives in forward mode
         (Wengert, 1964): no gradient is formed, and loss terms of the same (h, r) share almost all of the work.
         """
-        hidden, group, pair = self._hidden(head, relation)
-        entity_change = _row_changes(test.rows.get(ENTITY, ()), tail, self.entities.shape[1] + 1)  # (m, d + 1)
+        pair, group = self._distinct(head, relation)
+        change = _Change(test, selection)
+        convolved = self._convolve(*pair)
+        a_change = self._a_change(convolved, *pair, change)  # (g, q)
+        both = torch.cat([convolved.v[:, :-1], a_change]) @ self.linear.T  # reads the weight once
+        z2, z2_change = both.split(len(a_change))  # (g, d) each
+        hidden = self._activated(convolved, z2)
+        x_change = self._x_change(hidden, z2_change, change).index_select(0, group)  # (m, d)
+
         x, e = hidden.x.index_select(0, group), self.entities.index_select(0, tail)
         _, slope = loss((x * e).sum(1) + self.bias[tail])
-        x_change = self._x_change(hidden, *pair, selection, test).index_select(0, group)
-        change = (x_change * e + x * entity_change[:, :-1]).sum(1) + entity_change[:, -1]
-        return slope * change
+        row_change = change.of_rows(ENTITY, tail, e.shape[1] + 1)  # (m, d + 1): the tail's row and its bias
+        return slope * ((x_change * e + x * row_change[:, :-1]).sum(1) + row_change[:, -1])
 
-    def _x_change(self, hidden: _Hidden, head: Tensor, relation: Tensor, selection: Selection, test: Terms) -> Tensor:
-        """Return the derivative of x (g, d) along the gradient of a test triple."""
-        flat = {name: grad.sum(0) for name, grad in test.flat.items()}
-
-        def change(name: str, like: Tensor) -> Tensor:
-            return flat[name].view_as(like) if name in flat else torch.zeros_like(like)
-
+    def _a_change(self, convolved: _Convolved, head: Tensor, relation: Tensor, change: _Change) -> Tensor:
+        """Return the derivative of a along a change of the parameters, (g, q)."""
         width = self.entities.shape[1]
         shape = (len(head), self.channels, self.height, self.width)
-        heads = test.rows.get(ENTITY, ()) if selection.head_use else ()
-        image = torch.cat(
-            [
-                _row_changes(heads, head, width + 1)[:, :-1].reshape(shape),
-                _row_changes(test.rows.get(RELATION, ()), relation, width).view(shape),
-            ],
-            2,
-        )
-        bn0_weight, bn0_bias = change(self.bn0.weight_name, self.bn0.bias), change(self.bn0.bias_name, self.bn0.bias)
-        image = image * self.bn0.scale[:, None, None] + hidden.image * bn0_weight[:, None, None]
-        columns = _unfold(image + bn0_bias[:, None, None], self.kernel_size)
+        heads = change.of_rows(ENTITY, head, width + 1)[:, :-1] * change.head_use
+        image = torch.cat([heads.reshape(shape), change.of_rows(RELATION, relation, width).view(shape)], 2)
+        gain = change.of(self.bn0.weight_name, self.bn0.gain)[:, None, None]
+        shift = change.of(self.bn0.bias_name, self.bn0.bias)[:, None, None]
+        columns = _unfold(image * self.bn0.scale[:, None, None] + convolved.image * gain + shift, self.kernel_size)
 
         weight, bias = self.conv[:, :-1], self.conv[:, -1]
-        conv = (
-            torch.cat([change(self.conv_weight_name, weight), change(self.conv_bias_name, bias)[:, None]], 1)
-            * self.bn1.scale[:, None]
-        )
-        bn1_weight = change(self.bn1.weight_name, bias) * self.bn1.inverse_std
-        conv = conv + self.conv * bn1_weight[:, None]  # bn1's gain multiplies the normalised output
-        conv[:, -1] += change(self.bn1.bias_name, bias) - self.bn1.mean * bn1_weight
-        a = torch.cat(
-            [
-                torch.matmul(conv, p) + torch.matmul(self.conv_bn1[:, :-1], c)
-                for p, c in zip(hidden.patches.split(self._step), columns.split(self._step), strict=True)
-            ]
-        ).flatten(1)
-        a.mul_(hidden.v[:, :-1].sign())  # (g, q)
+        conv = torch.cat([change.of(self.conv_weight_name, weight), change.of(self.conv_bias_name, bias)[:, None]], 1)
+        gain = change.of(self.bn1.weight_name, bias) * self.bn1.inverse_std
+        conv = conv * self.bn1.scale[:, None] + self.conv * gain[:, None]
+        conv[:, -1] += change.of(self.bn1.bias_name, bias) - self.bn1.mean * gain
+        a_change = torch.empty_like(convolved.v[:, :-1])
+        pieces = (convolved.patches, columns, convolved.v, a_change)
+        for patches, column, v, out in zip(*(each.split(self._step) for each in pieces), strict=True):
+            z1 = torch.matmul(conv, patches) + torch.matmul(self.conv_bn1[:, :-1], column)  # (·, O, positions)
+            torch.mul(z1.flatten(1), v[:, :-1].sign(), out=out)
+        return a_change
 
-        z2 = a @ self.linear.T + change(self.linear_bias_name, self.linear_bias)
-        for block in test.kron.values():
-            z2 += (hidden.v @ block.v.index_select(0, block.group).T) @ block.u  # (g, q + 1) @ (q + 1, ·) @ (·, d)
-        y2 = z2 * self.bn2.scale + hidden.normal * change(self.bn2.weight_name, self.bn2.bias)
-        return (y2 + change(self.bn2.bias_name, self.bn2.bias)).mul_(hidden.x.sign())
+    def _x_change(self, hidden: _Hidden, z2_change: Tensor, change: _Change) -> Tensor:
+        """Return the derivative of x (g, d), given that of W a."""
+        z2 = z2_change + change.of(self.linear_bias_name, self.linear_bias)
+        if (block := change.test.kron.get(self.linear_weight_name)) is not None:
+            v = block.v.index_select(0, block.group)
+            z2 = z2 + (hidden.v @ v.T) @ block.u  # (g, q + 1) @ (q + 1, ·) @ (·, d)
+        y2 = z2 * self.bn2.scale + hidden.normal * change.of(self.bn2.weight_name, self.bn2.gain)
+        return (y2 + change.of(self.bn2.bias_name, self.bn2.bias)) * hidden.x.sign()
 
-    def _hidden(self, head: Tensor, relation: Tensor) -> tuple[_Hidden, Tensor, tuple[Tensor, Tensor]]:
-        """Return one forward pass for the distinct (h, r), which of them each sample has, and what they are."""
+    def _distinct(self, head: Tensor, relation: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Return the distinct heads and relations, (g,) each, and which of them each sample has, (m,)."""
         pairs, group = torch.unique(head * len(self.relations) + relation, return_inverse=True)
-        pair = pairs // len(self.relations), pairs % len(self.relations)
-        return self._forward(*pair), group, pair
+        return (pairs // len(self.relations), pairs % len(self.relations)), group
 
     def _output(self, x: Tensor, selection: Selection) -> Tensor:
         """Return the score's gradient with respect to the tail's row and bias, (m, d + 1), for x (m, d)."""
@@ -290,6 +316,10 @@ class ConvE:
         return kron, flat, rows
 
     def _forward(self, head: Tensor, relation: Tensor) -> _Hidden:
+        convolved = self._convolve(head, relation)
+        return self._activated(convolved, convolved.v[:, :-1] @ self.linear.T)
+
+    def _convolve(self, head: Tensor, relation: Tensor) -> _Convolved:
         shape = (-1, self.channels, self.height, self.width)
         image = torch.cat(
             [self.entities.index_select(0, head).view(shape), self.relations.index_select(0, relation).view(shape)], 2
@@ -301,9 +331,13 @@ class ConvE:
         for part, out in zip(patches.split(self._step), v.split(self._step), strict=True):
             z1 = torch.matmul(self.conv_bn1, part)  # (·, O, positions)
             torch.clamp_min(z1.flatten(1), 0, out=out[:, :-1])
-        normal = (v[:, :-1] @ self.linear.T + self.linear_bias - self.bn2.mean) * self.bn2.inverse_std
+        return _Convolved(image, patches, v)
+
+    def _activated(self, convolved: _Convolved, z2: Tensor) -> _Hidden:
+        """Return what follows from W a, (g, d)."""
+        normal = (z2 + self.linear_bias - self.bn2.mean) * self.bn2.inverse_std
         x = (normal * self.bn2.gain + self.bn2.bias).relu()
-        return _Hidden(image, patches, v, normal, x)
+        return _Hidden(convolved.image, convolved.patches, convolved.v, normal, x)
 
     def _backward(self, hidden: _Hidden, group: Tensor, delta: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return the small tensors' gradients and those of the head's and the relation's embedding, (m, d) each."""
@@ -336,14 +370,6 @@ class ConvE:
         image = F.fold(columns, (2 * self.height, self.width), self.kernel_size)  # (m, C, 2H, W)
         bn0_weight = (image * hidden.image.index_select(0, group)).sum((2, 3))
         return q, image * self.bn0.scale[:, None, None], bn0_weight, image.sum((2, 3))
-
-
-def _row_changes(uses: Sequence[Rows], index: Tensor, width: int) -> Tensor:
-    """Return the changes of rows (m,) of a table along a gradient that has some of its rows, (m, width)."""
-    found = torch.zeros(len(index), width, device=index.device)
-    for use in uses:
-        found = found + (index[:, None] == use.index).to(use.grad.dtype) @ use.grad  # (m, k) @ (k, width)
-    return found
 
 
 def _unfold(image: Tensor, kernel_size: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kgtrace_indexer.answers import Direction
 from kgtrace_indexer.checkpoints import Checkpoints
+from kgtrace_indexer.conve import ConvE
 from kgtrace_indexer.layers import Selection
 from kgtrace_indexer.losses import Contrast, KnownTails, Loss, OneToAll, loss_by_name
 from kgtrace_indexer.model_file import ModelFile
@@ -21,6 +22,10 @@ from kgtrace_store.errors import BadRequest, MissingInverseRelations
 Directions = Literal["forward", "both"]
 """Which loss terms a training triple has: (h, r) → t alone, or (t, r⁻¹) → h as well."""
 
+_BATCH_SIZE = 2048
+"""Triples whose gradients are computed together, by automatic differentiation."""
+_BATCH_SIZES = {"cpu": 256, "cuda": 8192}
+"""The same in closed form: on a CPU they should stay in the caches, a GPU wants more to do."""
 _FORWARD_MODE_TESTS = 4
 """Test triples up to which a pass for each is faster than gradients for all."""
 
@@ -58,6 +63,17 @@ class Featurizer:
     def training_terms(self, triples: np.ndarray) -> Terms:
         """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
         return self._terms(triples, self._training_directions)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may compute gradients at once; automatic differentiation swaps parameters."""
+        models = [part for _, part in self.model.parts] if isinstance(self.model, Checkpoints) else [self.model]
+        return all(isinstance(model, ConvE) for model in models)
+
+    def batch_size(self) -> int:
+        """Return how many triples are best computed together, apart."""
+        closed_form = _BATCH_SIZES.get(self.model.device.type, _BATCH_SIZE)
+        return self.block(closed_form if self.concurrent else _BATCH_SIZE, apart=True)
 
     def block(self, triples: int, *, apart: bool = False) -> int:
         """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives.

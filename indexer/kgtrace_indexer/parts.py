@@ -1,6 +1,7 @@
 """The files of a generation: rows encoded in parts that survive a crash, then joined and indexed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from kgtrace_indexer.checkpoints import parameter_of
 from kgtrace_indexer.codec import Codec, PrincipalCodec
 from kgtrace_indexer.featurizer import Featurizer
+from kgtrace_indexer.lanes import Lanes
 from kgtrace_indexer.model_file import ModelFile, write_model
 from kgtrace_indexer.short_code import COLUMNS, WIDTH, ShortCode
 from kgtrace_indexer.training_set import KNOWN, posting_lists
@@ -51,24 +53,38 @@ def write_parts(
     `row` is what `encode` gives for one triple.
     """
     order = in_order(table.ids)
-    paths = []
-    done = 0
-    for part in _parts(len(order), row):
-        rows, name = order[part.start : part.stop], _part_name(part)
-        if name not in staging.parts():
-            arrays = {key: np.empty((len(rows), *one.shape[1:]), one.dtype) for key, one in row.items()}
-            for begin in range(0, len(rows), batch_size):
-                batch = slice(begin, min(begin + batch_size, len(rows)))
-                for key, encoded in encode(featurizer, codec, table, rows[batch]).items():
-                    arrays[key][batch] = encoded
-                done += len(rows[batch])
+    parts = _parts(len(order), row)
+    finished = {part.start for part in parts if _part_name(part) in staging.parts()}
+    done = sum(len(part) for part in parts if part.start in finished)
+    if finished:
+        progress("gradients", done, len(order))
+    with Lanes(featurizer.model.device, several=featurizer.concurrent) as lanes:
+        for part in parts:
+            if part.start in finished:
+                continue
+            arrays = {key: np.empty((len(part), *one.shape[1:]), one.dtype) for key, one in row.items()}
+            fill = partial(_fill, arrays, featurizer, codec, table, order[part.start : part.stop])
+            batches = [slice(start, start + batch_size) for start in range(0, len(part), batch_size)]
+            for count in lanes.map(fill, batches):
+                done += count
                 progress("gradients", done, len(order))
-            staging.write_part(name, arrays)
-        else:
-            done += len(rows)
-            progress("gradients", done, len(order))
-        paths.append(staging.part_path(name))
-    return paths
+            lanes.write(partial(staging.write_part, _part_name(part), arrays))
+        lanes.wait()
+    return [staging.part_path(_part_name(part)) for part in parts]
+
+
+def _fill(
+    arrays: Mapping[str, np.ndarray],
+    featurizer: Featurizer,
+    codec: Codec,
+    table: TripleTable,
+    rows: np.ndarray,
+    batch: slice,
+) -> int:
+    """Encode a batch of the rows (m,) of a table into its place in arrays (m, ...); return how many triples it has."""
+    for name, encoded in encode(featurizer, codec, table, rows[batch]).items():
+        arrays[name][batch] = encoded
+    return len(rows[batch])
 
 
 def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.ndarray) -> dict[str, np.ndarray]:

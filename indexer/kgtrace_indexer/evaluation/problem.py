@@ -17,6 +17,9 @@ from kgtrace_indexer.parts import in_order
 from kgtrace_indexer.sampling import sample_rows
 from kgtrace_indexer.triples import TripleTable
 
+_BATCH_SIZE = 2048
+"""Training triples featurized at a time, unless asked otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -52,7 +55,7 @@ class Problem:
             top_k,
             order,
             config.seed,
-            batch_size=featurizer.block(config.batch_size),
+            batch_size=featurizer.block(config.batch_size or _BATCH_SIZE),
         )
 
     def featurizer_of(self, configuration: Configuration) -> Featurizer:
