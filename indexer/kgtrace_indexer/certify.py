@@ -44,7 +44,7 @@ class Hits:
     """What the index says about one query."""
 
     rows: np.ndarray
-    """(m,) int64: its first hits."""
+    """(m,) int64: its first hits, some of them twice."""
     frontier: float
     """No other training triple has a larger bound; −∞ where there are no others."""
     above: Callable[[float], np.ndarray]
@@ -122,11 +122,12 @@ class CertifiedSearch:
 
     def everywhere(self, hits: Hits, linked: np.ndarray) -> Found:
         """Search all training triples, given the index's best hits and those that share a row with the query."""
-        first = np.union1d(linked, hits.rows)
+        first = _distinct(np.concatenate([linked, hits.rows]))
         self._round(torch.from_numpy(first))
         if hits.frontier > self._threshold():
             if self._candidates < self._budget:
-                self._round(torch.from_numpy(np.setdiff1d(hits.above(self._threshold()), first)))
+                above = _distinct(hits.above(self._threshold()))
+                self._round(torch.from_numpy(above[np.isin(above, first, assume_unique=True, invert=True)]))
             else:
                 self._unseen = max(self._unseen, hits.frontier)
         return self._found()
@@ -200,3 +201,10 @@ class CertifiedSearch:
 def _nth(values: Tensor, n: int) -> float:
     """Return the n-th largest of values (m,); −∞ where there are fewer."""
     return float(values.topk(n).values[-1]) if len(values) >= n else -inf
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """Return rows (m,) in ascending order and once each; for as few as these, faster than `numpy.unique`."""
+    rows = np.sort(rows)
+    found: np.ndarray = rows[np.concatenate([[True], rows[1:] != rows[:-1]])[: len(rows)]]
+    return found

@@ -116,7 +116,7 @@ class Cascade:
         def of(i: int) -> Hits:
             these = slice(i * len(signs), (i + 1) * len(signs))
             frontier = float(scores[these, -1].max()) if count < self.index.ntotal else -inf
-            return Hits(np.unique(rows[these]), frontier, partial(above, vectors[these]))
+            return Hits(rows[these].flatten(), frontier, partial(above, vectors[these]))
 
         return [of(i) for i in range(len(queries))]
 

@@ -53,12 +53,12 @@ class TrainingSet:
         return found
 
     def linked(self, query: QueryCode) -> np.ndarray:
-        """Return the training triples that read an embedding row the query reads, ascending and without repetition."""
-        found = []
+        """Return the training triples that read an embedding row the query reads, (m,) int64, some of them twice."""
+        found = [np.empty(0, np.int64)]
         for table, indices in query.reads().items():
             offsets, rows = self.postings[table]
             found += [rows[offsets[i] : offsets[i + 1]] for i in indices]
-        return np.unique(np.concatenate(found)).astype(np.int64) if found else np.empty(0, np.int64)
+        return np.concatenate(found, dtype=np.int64)
 
     def allowed(self, restriction: Restriction) -> np.ndarray | None:
         """Return a mask (n,) of the triples whose fields are as asked for, or None for all."""
