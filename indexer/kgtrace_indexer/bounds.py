@@ -7,13 +7,14 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.projection import FLOAT32, FLOOR, ROUNDING, Bases, index_code, rest_norm
-from kgtrace_indexer.terms import Terms
+from kgtrace_indexer.projection import FLOAT32, FLOOR, ROUNDING, Bases, KronBasis, index_code, rest_norm
+from kgtrace_indexer.terms import Spread, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,54 +78,64 @@ class QueryCode:
         return found
 
 
-def encode_query(terms: Terms, bases: Bases) -> QueryCode:
-    """Encode the gradient of one test triple. The code is on the CPU, as stored codes are, wherever the model is."""
+def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> list[QueryCode]:
+    """Encode the gradients of test triples, for stored codes that are on a device, wherever the model is."""
     code = index_code([terms], bases)
+    phi, residual = code.phi.to(device), code.residual.to(device)
+    norms = (code.squared_norm + FLOOR).sqrt().tolist()
+    factors = partial(_factors, device=device)
     kron = {
-        name: [
-            (_factor(u, bases.kron[name].u), _factor(v, bases.kron[name].v))
-            for u, v in zip(block.u, block.v[block.group], strict=True)
-        ]
-        for name, block in terms.kron.items()
+        name: list(zip(factors(b.u, bases.kron[name].u), factors(b.v[b.group], bases.kron[name].v), strict=True))
+        for name, b in terms.kron.items()
     }
     rows = {
-        table: [
-            (int(index), _factor(grad, bases.of_rows(table)))
-            for use in uses
-            for index, grad in zip(use.index, use.grad, strict=True)
-        ]
+        table: [list(zip(use.index.tolist(), factors(use.grad, bases.of_rows(table)), strict=True)) for use in uses]
         for table, uses in terms.rows.items()
     }
-    spread = {
-        table: [
-            _slopes(u, int(tail), bases.kron[table].u, _factor(x, bases.kron[table].v))
-            for u, tail, x in zip(
-                block.u.entries(torch.arange(block.u.base.shape[1], device=block.x.device)),  # (directions, E)
-                block.u.index[:, 0],
-                block.x[block.u.group],
-                strict=True,
-            )
-        ]
-        for table, block in terms.spread.items()
-    }
-    norm = float((code.squared_norm[0] + FLOOR).sqrt())
-    return QueryCode(code.phi[0].cpu(), code.residual[0].cpu(), bases.flat.shape[1], kron, rows, spread, norm)
+    spread = {table: _all_slopes(block, bases.kron[table], device) for table, block in terms.spread.items()}
+
+    def of(i: int) -> QueryCode:
+        these = slice(i * terms.directions, (i + 1) * terms.directions)
+        return QueryCode(
+            phi=phi[i],
+            residual=residual[i],
+            flat_dims=bases.flat.shape[1],
+            kron={name: factors[these] for name, factors in kron.items()},
+            rows={table: [pair for use in uses for pair in use[these]] for table, uses in rows.items()},
+            spread={table: slopes[these] for table, slopes in spread.items()},
+            norm=norms[i],
+        )
+
+    return [of(i) for i in range(len(terms))]
 
 
-def _factor(vector: Tensor, basis: Tensor) -> _Factor:
-    coordinates = vector @ basis
-    squared_norm = vector.square().sum()
-    rest = rest_norm(squared_norm, coordinates)
-    return _Factor(coordinates.cpu(), float(coordinates.norm()), float((squared_norm + FLOOR).sqrt()), float(rest))
+def _factors(vectors: Tensor, basis: Tensor, device: torch.device) -> list[_Factor]:
+    """Encode vectors (m, d) in a basis (d, c)."""
+    coordinates = vectors @ basis
+    squared_norm = vectors.square().sum(1)
+    sizes = torch.stack(
+        [coordinates.norm(dim=1), (squared_norm + FLOOR).sqrt(), rest_norm(squared_norm, coordinates)], 1
+    )
+    return [_Factor(row, *size) for row, size in zip(coordinates.to(device), sizes.tolist(), strict=True)]
 
 
-def _slopes(u: Tensor, tail: int, basis: Tensor, x: _Factor) -> _Slopes:
+def _all_slopes(block: Spread, basis: KronBasis, device: torch.device) -> list[_Slopes]:
+    every = torch.arange(block.u.base.shape[1], device=block.x.device)
+    x = _factors(block.x[block.u.group], basis.v, device)
+    return [
+        _slopes(u, tail, basis.u, factor, device)
+        for u, tail, factor in zip(block.u.entries(every), block.u.index[:, 0].tolist(), x, strict=True)
+    ]
+
+
+def _slopes(u: Tensor, tail: int, basis: Tensor, x: _Factor, device: torch.device) -> _Slopes:
     others = u.clone()
     others[tail] = 0
     inside = others @ basis
     length = float(others.norm())
     outside = float((others - basis @ inside).norm()) + FLOAT32 * length
-    return _Slopes(tail, float(u[tail]), u.cpu(), others.cpu(), inside.cpu(), outside, float(inside.norm()) + length, x)
+    total = float(inside.norm()) + length
+    return _Slopes(tail, float(u[tail]), u.to(device), others.to(device), inside.to(device), outside, total, x)
 
 
 def _stored_error(dtype: torch.dtype) -> float:
@@ -144,13 +155,13 @@ class Codes:
     """The stored codes of n training triples, as `factor_codes` and `index_code` made them."""
 
     arrays: Mapping[str, Tensor]
-    """By their names in a generation; memory-mapped on the CPU."""
+    """By their names in a generation; memory-mapped on the CPU, unless a GPU has room for them."""
     uses: Mapping[str, int]
     """How often a loss term reads each embedding table."""
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Codes":
-        """Wrap the arrays of a generation, without a copy."""
+    def of(cls, arrays: Mapping[str, np.ndarray], device: torch.device = torch.device("cpu")) -> "Codes":  # noqa: B008
+        """Wrap the arrays of a generation, without a copy but on a GPU."""
         names = [name for name in arrays if not name.startswith("basis.")]
         uses: dict[str, int] = {}
         for name in names:
@@ -159,7 +170,12 @@ class Codes:
                 uses[table] = uses.get(table, 0) + 1
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written
-            return cls({name: torch.from_numpy(arrays[name]) for name in names}, uses)
+            return cls({name: torch.from_numpy(arrays[name]).to(device) for name in names}, uses)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are, and queries have to be."""
+        return self.arrays["self_influence"].device
 
     def __len__(self) -> int:
         """Return n."""

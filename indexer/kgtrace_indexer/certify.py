@@ -107,10 +107,10 @@ class CertifiedSearch:
         self._order: Order = order
         self._budget = inf if max_candidates is None else max_candidates
         self._signs = SIGNS[order]
-        self._rows = torch.empty(0, dtype=torch.int64)
-        self._lower = torch.empty(0)
-        self._upper = torch.empty(0)
-        self._influence = torch.empty(0)  # NaN where not computed
+        self._rows = torch.empty(0, dtype=torch.int64, device=codes.device)
+        self._lower = torch.empty(0, device=codes.device)
+        self._upper = torch.empty(0, device=codes.device)
+        self._influence = torch.empty(0, device=codes.device)  # NaN where not computed
         self._unseen = -inf  # upper bound of what was left out for want of budget
         self._candidates = 0
         self._exact_terms = 0
@@ -134,8 +134,9 @@ class CertifiedSearch:
 
     def _round(self, rows: Tensor) -> None:
         """Take training triples (m,) through the cascade."""
+        rows = rows.to(self._codes.device)
         upper = (
-            torch.cat([self._index_upper(block) for block in rows.split(_BLOCKS[1])]) if len(rows) else torch.empty(0)
+            torch.cat([self._index_upper(block) for block in rows.split(_BLOCKS[1])]) if len(rows) else self._upper[:0]
         )
         ranked = upper.argsort(descending=True)
         rows, upper = rows[ranked], upper[ranked]
@@ -179,7 +180,7 @@ class CertifiedSearch:
             chosen = above if len(above) else open_
             chosen = chosen[self._upper[chosen].argsort(descending=True)][:size]
             size = min(2 * size, most)
-            self._influence[chosen] = self._exact(self._rows[chosen])
+            self._influence[chosen] = self._exact(self._rows[chosen].cpu()).to(self._codes.device)
             self._lower[chosen] = self._upper[chosen] = value(self._influence[chosen], self._order)
             self._exact_terms += len(chosen)
 
@@ -195,7 +196,9 @@ class CertifiedSearch:
             last = float(value(influence[-1:], self._order)[0]) if len(rows) == self._top_k else 0.0
             gap = max(0.0, self._unseen - last)
         whole = self._unseen == -inf or len(rows) == self._top_k
-        return Found(rows, influence, gap, self._candidates, self._exact_terms, certified=whole and gap == 0.0)
+        return Found(
+            rows.cpu(), influence.cpu(), gap, self._candidates, self._exact_terms, certified=whole and gap == 0.0
+        )
 
 
 def _nth(values: Tensor, n: int) -> float:

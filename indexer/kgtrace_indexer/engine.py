@@ -1,7 +1,7 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from kgtrace_indexer.bounds import Codes
 from kgtrace_indexer.certify import Found, best
 from kgtrace_indexer.codec import Codec, PrincipalCodec, RandomCodec, read_codec
 from kgtrace_indexer.completions import complete
+from kgtrace_indexer.device_search import TorchSearch
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
@@ -155,14 +156,13 @@ class Attributor:
                 found = self._scan(terms, top_k, order, mask, near, wanted)
                 clock.lap("rerank")
             else:
-                tests = [terms.triple(i) for i in range(len(triples))]
                 among = [self._among(mask, entities) for entities in near]
                 rows = [None if allowed is None else self._rows(allowed) for allowed in among]
                 asks = [
-                    Ask(top_k, order, max_candidates, some, self._exactly(test, clock))
-                    for test, some in zip(tests, rows, strict=True)
+                    Ask(top_k, order, max_candidates, some, self._exactly(terms.triple(i), clock))
+                    for i, some in enumerate(rows)
                 ]
-                found = self._retrieval.find(tests, asks)
+                found = self._retrieval.find(terms, asks)
                 clock.lap("search")
             attributions = [
                 self._attribution(triples[i], scores[i], float(losses[i]), float(norms[i]), found[i], direction)
@@ -266,7 +266,7 @@ class Attributor:
 
     def rows(self) -> dict[str, np.ndarray]:
         """Return the stored arrays with one row for each training triple."""
-        return {name: tensor.numpy() for name, tensor in self._codes.arrays.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in self._codes.arrays.items()}
 
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
@@ -418,25 +418,27 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
     arrays = open_arrays(opened.path / layout.GRADIENTS)
     postings = open_arrays(opened.path / layout.POSTINGS)
     codec = read_codec(opened.manifest.configuration, arrays, on)
-    codes = Codes.of(arrays)
+    codes = Codes.of(arrays, _place(arrays, on))
     training = TrainingSet.of(arrays, postings)
     count = opened.manifest.counts["triples"]
     if missing := [name for name in codec.searched if name not in arrays]:
         raise CorruptGeneration(f"{opened.path}: {layout.GRADIENTS} lacks {', '.join(missing)}")
-    index = FaissSearch.read(opened.path / layout.SEARCH) if codec.searched else None
-    indexed = count if index is None else index.ntotal
+    stored = FaissSearch.read(opened.path / layout.SEARCH) if codec.searched else None
+    indexed = count if stored is None else stored.ntotal
     if not count == len(training.triples) == indexed:
         raise CorruptGeneration(
             f"{opened.path}: the manifest counts {count} triples, {layout.GRADIENTS} holds {len(training.triples)}, "
             f"{layout.SEARCH} {indexed}"
         )
     retrieval: Retrieval | None = None
-    match codec, index:
-        case PrincipalCodec(bases), FaissSearch():
-            short = ShortCode(postings[COLUMNS]) if COLUMNS in postings else None
-            retrieval = Cascade(bases, codes, index, short, training)
-        case RandomCodec(projection), FaissSearch():
-            retrieval = Pool(projection, codes.arrays["projected"], index, training.self_influence)
+    if stored is not None:
+        index = stored if on.type == "cpu" else TorchSearch.of(stored, on)
+        match codec:
+            case PrincipalCodec(bases):
+                short = ShortCode(postings[COLUMNS]) if COLUMNS in postings else None
+                retrieval = Cascade(bases, codes, index, short, training)
+            case RandomCodec(projection):
+                retrieval = Pool(projection, codes.arrays["projected"].cpu(), index, training.self_influence)
     return Attributor(
         generation=opened,
         vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
@@ -448,3 +450,11 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
         retrieval=retrieval,
         training=training,
     )
+
+
+def _place(arrays: Mapping[str, np.ndarray], device: torch.device) -> torch.device:
+    """Return where codes should be: with the model on a GPU that has room for them twice, else mapped on the CPU."""
+    if device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if 2 * sum(array.nbytes for array in arrays.values()) < free else torch.device("cpu")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.answers import Order
-from kgtrace_indexer.bounds import Codes, QueryCode, encode_query
+from kgtrace_indexer.bounds import Codes, QueryCode, encode_queries
 from kgtrace_indexer.certify import SIGNS, CertifiedSearch, Found, Hits, best, value
 from kgtrace_indexer.projection import FLOOR, ROUNDING, Bases
 from kgtrace_indexer.random_projection import RandomProjection
@@ -56,7 +56,7 @@ class Retrieval(Protocol):
     def certifies(self) -> bool:
         """Whether answers are certified unless `max_candidates` cuts them short."""
 
-    def find(self, tests: Sequence[Terms], asks: Sequence[Ask]) -> list[Found]:
+    def find(self, terms: Terms, asks: Sequence[Ask]) -> list[Found]:
         """Return the best training triples with their exact influences, and how much better an unseen one could be.
 
         Of each test triple alone; all ask for the same number of rows in the same order.
@@ -85,9 +85,9 @@ class Cascade:
         """Return True."""
         return True
 
-    def find(self, tests: Sequence[Terms], asks: Sequence[Ask]) -> list[Found]:
+    def find(self, terms: Terms, asks: Sequence[Ask]) -> list[Found]:
         """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
-        queries = [encode_query(terms, self.bases) for terms in tests]
+        queries = encode_queries(terms, self.bases, self.codes.device)
         searched = [i for i, ask in enumerate(asks) if ask.rows is None]
         hits = dict(zip(searched, self._hits([queries[i] for i in searched], asks), strict=True))
         found = []
@@ -122,19 +122,25 @@ class Cascade:
 
     def _vectors(self, query: QueryCode, signs: Sequence[int]) -> np.ndarray:
         """Return what the index is asked with, a row for each sign."""
-        phi = np.stack([sign * query.phi.numpy() for sign in signs])
-        rho = np.repeat(query.residual.numpy()[None], len(signs), 0)
+        phi = np.stack([sign * query.phi.cpu().numpy() for sign in signs])
+        rho = np.repeat(query.residual.cpu().numpy()[None], len(signs), 0)
         return np.concatenate([phi, rho], 1) if self.short is None else self.short.asked(phi, rho)
 
     def brackets(self, terms: Terms) -> Brackets:
         """Return the factor bound of a test triple."""
-        return partial(self.codes.bracket, encode_query(terms, self.bases))
+        (code,) = encode_queries(terms, self.bases, self.codes.device)
+
+        def bracket(rows: Tensor) -> tuple[Tensor, Tensor]:
+            estimate, slack = self.codes.bracket(code, rows.to(self.codes.device))
+            return estimate.cpu(), slack.cpu()
+
+        return bracket
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""
-        code = encode_query(terms, self.bases)
-        estimate, slack = self.codes.bracket(code, rows)
-        return self.codes.index_upper(code, 1, rows), estimate - slack, estimate + slack
+        (code,) = encode_queries(terms, self.bases, self.codes.device)
+        estimate, slack = self.brackets(terms)(rows)
+        return self.codes.index_upper(code, 1, rows.to(self.codes.device)).cpu(), estimate - slack, estimate + slack
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +164,9 @@ class Pool:
         """Return False."""
         return False
 
-    def find(self, tests: Sequence[Terms], asks: Sequence[Ask]) -> list[Found]:
+    def find(self, terms: Terms, asks: Sequence[Ask]) -> list[Found]:
         """Return the best of the pool."""
-        return [self._find(terms, ask) for terms, ask in zip(tests, asks, strict=True)]
+        return [self._find(terms.triple(i), ask) for i, ask in enumerate(asks)]
 
     def _find(self, terms: Terms, ask: Ask) -> Found:
         allowed = len(self.projected) if ask.rows is None else len(ask.rows)

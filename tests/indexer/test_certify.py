@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgtrace_indexer import ModelFile, TripleTable
-from kgtrace_indexer.bounds import Codes, QueryCode, encode_query
+from kgtrace_indexer.bounds import Codes, QueryCode, encode_queries
 from kgtrace_indexer.certify import Found, value
 from kgtrace_indexer.codec import PrincipalCodec
 from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
@@ -151,7 +151,7 @@ class Case:
         return self.featurizer.test_terms(self.queries[i : i + 1], "tail")
 
     def query(self, i: int) -> QueryCode:
-        return encode_query(self.test_terms(i), self.bases)
+        return encode_queries(self.test_terms(i), self.bases, torch.device("cpu"))[0]
 
     def exact(self, i: int, rows: torch.Tensor) -> torch.Tensor:
         return self.featurizer.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
@@ -169,7 +169,7 @@ class Case:
         return Cascade(self.bases, self.codes, ExactSearch(vectors), short, training)
 
     def find(self, i: int, **options: object) -> Found:
-        return self.cascade.find([self.test_terms(i)], [self.ask(i, **options)])[0]
+        return self.cascade.find(self.test_terms(i), [self.ask(i, **options)])[0]
 
 
 cases = st.builds(
@@ -300,7 +300,7 @@ def test_equal_influences_are_decided_in_few_steps() -> None:
         blocks.append(len(rows))
         return torch.zeros(len(rows))
 
-    (found,) = case.cascade.find([nothing], [case.ask(0, top_k=10, order="proponents", exact=exact)])
+    (found,) = case.cascade.find(nothing, [case.ask(0, top_k=10, order="proponents", exact=exact)])
     assert found.certified
     assert len(found.rows) == 10
     assert len(blocks) < 10  # in blocks of 16 there would be 19
