@@ -135,19 +135,20 @@ class CertifiedSearch:
     def _round(self, rows: Tensor) -> None:
         """Take training triples (m,) through the cascade."""
         rows = rows.to(self._codes.device)
-        upper = (
-            torch.cat([self._index_upper(block) for block in rows.split(_BLOCKS[1])]) if len(rows) else self._upper[:0]
-        )
+        room, size, most = self._budget - self._candidates, max(_BLOCKS[0], 4 * self._top_k), _BLOCKS[1]
+        if len(rows) <= min(room, size):
+            self._bracket(rows)
+            return self._decide()
+        upper = torch.cat([self._index_upper(block) for block in rows.split(most)])
         ranked = upper.argsort(descending=True)
         rows, upper = rows[ranked], upper[ranked]
-        if (room := int(min(self._budget - self._candidates, len(rows)))) < len(rows):
-            self._unseen = max(self._unseen, float(upper[room]))
-            rows, upper = rows[:room], upper[:room]
-        size, most = max(_BLOCKS[0], 4 * self._top_k), _BLOCKS[1]
+        if room < len(rows):
+            self._unseen = max(self._unseen, float(upper[int(room)]))
+            rows, upper = rows[: int(room)], upper[: int(room)]
         while len(rows) and upper[0] > self._threshold():
             self._bracket(rows[:size])
             rows, upper, size = rows[size:], upper[size:], min(2 * size, most)
-        self._decide()
+        return self._decide()
 
     def _index_upper(self, rows: Tensor) -> Tensor:
         uppers = [self._codes.index_upper(self._query, sign, rows) for sign in self._signs]

@@ -29,6 +29,9 @@ _CHUNK_FLOATS = {"cpu": 1 << 21, "cuda": 1 << 28}
 """Size of the widest temporary, (chunk, q) floats. On a CPU 8 MiB stay in the caches, and are not given back to the
 system; a GPU has room for 1 GiB."""
 
+_REMEMBERED = 256
+"""Distinct (h, r) up to which the last forward pass is kept: a query wants the gradients and the scores of the same."""
+
 
 class _Affine:
     """Batch norm with running statistics: y = scale · (z − mean) + bias for each channel; the identity if absent."""
@@ -145,6 +148,7 @@ class ConvE:
         self.bn0 = _Affine(model, first, self.channels, self.device, dtype)
         self.bn1 = _Affine(model, second, self.conv.shape[0], self.device, dtype)
         self.bn2 = _Affine(model, last, self.linear.shape[0], self.device, dtype)
+        self._last: tuple[Tensor, _Hidden] | None = None
         self._step = max(1, _CHUNK_FLOATS.get(self.device.type, 1 << 21) // self.linear.shape[1])
         self.conv_bn1 = self.conv * self.bn1.scale[:, None]  # the convolution and bn1 together
         self.conv_bn1[:, -1] += self.bn1.bias - self.bn1.mean * self.bn1.scale
@@ -165,7 +169,8 @@ class ConvE:
 
     def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
         """Return the scores of all entities as tail, (m, E), for heads (m,) and relation rows (m,)."""
-        return self._forward(head, relation).x @ self.entities.T + self.bias
+        pair, group = self._distinct(head, relation)
+        return (self._forward(*pair).x @ self.entities.T + self.bias).index_select(0, group)
 
     def terms(
         self,
@@ -316,6 +321,14 @@ class ConvE:
         return kron, flat, rows
 
     def _forward(self, head: Tensor, relation: Tensor) -> _Hidden:
+        if len(head) > _REMEMBERED:
+            return self._computed(head, relation)
+        asked, last = torch.stack([head, relation]), self._last  # which another thread may replace
+        if last is None or not torch.equal(last[0], asked):
+            self._last = last = asked, self._computed(head, relation)
+        return last[1]
+
+    def _computed(self, head: Tensor, relation: Tensor) -> _Hidden:
         convolved = self._convolve(head, relation)
         return self._activated(convolved, convolved.v[:, :-1] @ self.linear.T)
 

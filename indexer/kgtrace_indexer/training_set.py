@@ -1,7 +1,7 @@
 """The indexed training triples: who is known, who shares which embedding row, who may be named."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,6 +26,14 @@ class TrainingSet:
     """Table → offsets (size + 1,) and rows (·,): which training triples read row i."""
     known: np.ndarray
     """(N, 3) int32, sorted: all training triples, indexed or not."""
+    relations: np.ndarray = field(init=False)
+    """(R + 1,) int64: where in `known` those of each relation begin, up to the last one that occurs."""
+
+    def __post_init__(self) -> None:
+        """Look once where each relation begins."""
+        column = np.ascontiguousarray(self.known[:, 1])
+        begins = np.searchsorted(column, np.arange(int(column.max(initial=-1)) + 2))
+        object.__setattr__(self, "relations", begins)
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], postings: Mapping[str, np.ndarray]) -> "TrainingSet":
@@ -96,8 +104,9 @@ class TrainingSet:
         return rows[np.lexsort((self.train_index[rows], keys))][:top_k]
 
     def _relation(self, relation: int) -> tuple[int, int]:
-        column = self.known[:, 1]
-        return int(np.searchsorted(column, relation, "left")), int(np.searchsorted(column, relation, "right"))
+        if relation + 1 >= len(self.relations):
+            return len(self.known), len(self.known)
+        return int(self.relations[relation]), int(self.relations[relation + 1])
 
 
 def touching(triples: np.ndarray, entities: np.ndarray) -> np.ndarray:
