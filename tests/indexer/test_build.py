@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from kgtrace_indexer import BuildConfig, ModelFile, Restriction, TripleTable, build, open_attributor, parts
 from kgtrace_indexer.checks import verify
+from kgtrace_indexer.short_code import ShortCode
 from kgtrace_store import FaissSearch, IndexRoot, Vocabulary
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import (
@@ -190,15 +192,35 @@ def test_an_interrupted_build_is_resumed(umls: Umls, tmp_path: Path, monkeypatch
     assert first == second
 
 
-def test_index_vectors_are_codes_and_residuals(umls_index: Path) -> None:
-    """``search.faiss`` holds [φ, ρ] of every triple."""
+def test_the_search_index_holds_short_codes(umls_index: Path) -> None:
+    """``search.faiss`` holds 16 bytes of every triple, whose scores bound those of [φ, ρ] closely."""
     generation = IndexRoot(umls_index).open()
     arrays = open_arrays(generation.path / "gradients.h5")
+    short = ShortCode(open_arrays(generation.path / "postings.h5")["search.columns"])
     index = FaissSearch.read(generation.path / "search.faiss")
+    phi, rho = arrays["projected"], arrays["residual"]
+    scores, ids = index.search(short.asked(phi[:1], rho[:1]), 5)
+    np.testing.assert_allclose(scores[0], short.stored(phi, rho)[ids[0]] @ short.asked(phi[:1], rho[:1])[0], rtol=1e-4)
+    assert (scores[0] >= phi[ids[0]] @ phi[0] + rho[ids[0]] @ rho[0]).all()
+    assert (generation.path / "search.faiss").stat().st_size < 16 * index.ntotal + 200
+
+
+def test_an_index_with_whole_codes_is_searched(umls: Umls, tmp_path: Path) -> None:
+    """Generations that hold [φ, ρ] in ``search.faiss``, as they once did, give the same answers."""
+    build(tmp_path, *_few(umls), SMALL)
+    queries = umls[2].ids[-10:].astype(np.int64)
+    before = open_attributor(tmp_path, device="cpu").query(queries).attributions
+    path = IndexRoot(tmp_path).open().path
+    arrays = open_arrays(path / "gradients.h5")
     vectors = np.concatenate([arrays["projected"], arrays["residual"]], 1)
-    query = np.random.default_rng(0).standard_normal((1, vectors.shape[1])).astype(np.float32)
-    scores, ids = index.search(query, 5)
-    np.testing.assert_allclose(scores[0], vectors[ids[0]] @ query[0], rtol=1e-4)
+    FaissSearch.build([vectors], *vectors.shape).write(path / "search.faiss")
+    with h5py.File(path / "postings.h5", "r+") as file:
+        del file["search.columns"]
+    for old, new in zip(
+        before, open_attributor(tmp_path, device="cpu", verify=False).query(queries).attributions, strict=True
+    ):
+        assert new.certified
+        np.testing.assert_array_equal(old.train_index, new.train_index)
 
 
 def test_forward_and_layers_are_honoured(umls: Umls, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, checks, open_attributor, parts
+from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, checks, open_attributor
 from kgtrace_indexer.agreement import agreement, fixed_sample
 from kgtrace_indexer.checks import Check
-from kgtrace_store import IndexRoot, Vocabulary, durable
+from kgtrace_store import FaissSearch, IndexRoot, Vocabulary, durable
 from kgtrace_store.errors import GateFailed, StorageFailed
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
@@ -65,7 +65,7 @@ def test_a_failed_gate_leaves_everything_in_staging(
 
 def test_what_cannot_be_loaded_fails(umls: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that a service would refuse are found out before they are committed."""
-    monkeypatch.setattr(parts, "_write_search", lambda *args: durable.write_file(args[-1], b"IxFI"))
+    monkeypatch.setattr(FaissSearch, "write", lambda self, path: durable.write_file(path, b"IxFI"))
     with pytest.raises(GateFailed, match=r"trial load: .*search.faiss is not a whole FAISS index"):
         build(tmp_path, *few(umls), SMALL)
     assert IndexRoot(tmp_path).generations() == []

@@ -22,12 +22,12 @@ from kgtrace_indexer import (
     TripleTable,
     autograd,
     build,
-    certify,
     models,
     open_attributor,
     pykeen_model,
     read_model,
     read_training_folder,
+    retrieval,
     write_model,
 )
 from kgtrace_indexer.autograd import AutogradModel, Reading
@@ -293,7 +293,7 @@ def test_ties_at_zero(
     save: Save, nations: tuple[Vocabulary, TripleTable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triples that share nothing with the query have influence 0, are named where they belong, and cost nothing."""
-    monkeypatch.setattr(certify, "_FIRST_HITS", 1)  # so that not all triples are looked at in the first round
+    monkeypatch.setattr(retrieval, "_FIRST_HITS", 1)  # so that not all triples are looked at in the first round
     vocabulary, table = nations
     build(tmp_path, save("DistMult", False).model, vocabulary, table, BuildConfig(landmarks=64))
     attributor = open_attributor(tmp_path, device="cpu")
