@@ -87,7 +87,7 @@ def error_response(error: KgtraceError) -> Response:
 
 def _members(error: KgtraceError) -> Mapping[str, Any]:
     """Return what programs may want to know of an error without reading its detail."""
-    if not isinstance(error, UnknownLabel):
+    if not isinstance(error, UnknownLabel) or not error.nearest:
         return {}
     return {"unknown": error.label, "nearest": [{"label": label, "name": name} for label, name in error.nearest]}
 

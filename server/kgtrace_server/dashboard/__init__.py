@@ -1,8 +1,8 @@
 """The dashboard: one page at ``/`` and the files it is made of, served from this machine.
 
-The page calls the public API and nothing else. Its files lie below ``/dashboard/VERSION/``, where the version is a digest
-of all of them: they may be cached for ever, and a page never mixes files of two releases. They import one another by
-relative addresses, so that the page works behind a proxy that puts a folder before it, too.
+The page calls the public API and nothing else. Its files lie below ``/dashboard/VERSION/``, where the version is a
+digest of all of them: they may be cached for ever, and a page never mixes files of two releases. They import one
+another by relative addresses, so that the page works behind a proxy that puts a folder before it, too.
 """
 
 import gzip

@@ -49,7 +49,7 @@ export function explainView(page) {
       return content;
     }, (problem) => advice(page, asked, problem));
     summed.show(JSON.stringify([...what, tail, asked.exact, asked.by]), async (signal) =>
-      tail && (await why.done) ? sums(page, asked, signal) : [],
+      tail && (await tails.done) && (await why.done) ? sums(page, asked, signal) : [],
     );
     return { title: [head, relation, tail].filter(Boolean).join(" "), focus: tail ? why : tails };
   }

@@ -27,8 +27,7 @@ export async function sums(page, asked, signal) {
     el(
       "tr",
       {},
-      el("th", { scope: "row" }, named(group.group)),
-      el("td", { class: "number" }, count(group.count)),
+      el("th", { scope: "row" }, named(group.group), el("small", { class: "row" }, `${count(group.count)} training triples`)),
       el("td", { class: "number" }, signed(group.sum), el("small", {}, answer.exact ? "" : ` ± ${number(group.error)}`)),
       el("td", { class: "sum" }, finite.includes(group) && sumBar(group, scale)),
     );
@@ -43,7 +42,7 @@ export async function sums(page, asked, signal) {
       el(
         "table",
         { class: "sums" },
-        el("thead", {}, el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Triples", "number"), column("Sum", "number"), column("For and against", "sum"))),
+        el("thead", {}, el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Sum", "number"), column("For and against", "sum"))),
         el("tbody", {}, answer.groups.map(row)),
       ),
     ),
