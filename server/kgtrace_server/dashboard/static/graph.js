@@ -14,7 +14,7 @@ const NARROW = 560; // pixels: below, fewer triples are drawn
 
 /** How many influences of each sign are drawn in so much room. @param {number} width */
 export function most(width) {
-  return width < NARROW ? 4 : 7;
+  return width < NARROW ? 3 : 7;
 }
 
 /**
@@ -40,7 +40,7 @@ export function graph(prediction, influences, width) {
   const button = (text, name, act) => el("button", { type: "button", click: act, "aria-label": name, title: name }, text);
   return el(
     "div",
-    { class: "graph-box" },
+    {},
     picture,
     el(
       "div",
@@ -71,68 +71,94 @@ function summary(prediction, edges) {
   return `Graph of ${tripleString(prediction)}, with ${counted("positive")} training triples that speak for it and ${counted("negative")} against it; listed below.`;
 }
 
-/** Nodes and edges with places. The prediction's two entities are held apart, all others find theirs. */
+/**
+ * Nodes and edges with places. The prediction stands in the middle, all else finds its place. The middle of each edge is
+ * a place, too, which others keep away from: edges run clear of names, and numbers can be read.
+ */
 function laidOut(prediction, influences, width, height) {
   const nodes = new Map();
   const node = (thing) => {
-    if (!nodes.has(thing.id)) nodes.set(thing.id, { id: thing.id, thing, text: shortened(nameOf(thing)) });
+    if (!nodes.has(thing.id)) {
+      const text = shortened(nameOf(thing));
+      nodes.set(thing.id, { thing, text, half: (text.length * CHARACTER) / 2 + 6, above: RADIUS + 4, below: RADIUS + ROW + 4 });
+    }
     return nodes.get(thing.id);
   };
-  const edge = ({ triple, influence, rank }) => ({ triple, influence, rank, source: node(triple.head), target: node(triple.tail) });
+  const edge = ({ triple, influence, rank }) => {
+    const middle = { half: 14, above: 9, below: 9 };
+    return { triple, influence, rank, source: node(triple.head), target: node(triple.tail), middle };
+  };
   const edges = [{ triple: prediction, influence: null, rank: "" }, ...influences].map(edge);
+  const [{ source: head, target: tail, middle }] = edges;
+  const pin = (place, share) => {
+    const [x, y] = width < NARROW ? [0.5, share] : [share, 0.5];
+    Object.assign(place, { asked: true, fx: width * x, fy: height * y });
+  };
+  pin(head, head === tail ? 0.5 : 0.3);
+  if (head !== tail) [pin(tail, 0.7), pin(middle, 0.5)];
+  const places = [...nodes.values(), ...edges.map(({ middle }) => middle)];
+  spread(places, width, height);
   bend(edges);
-  const [head, tail] = [node(prediction.head), node(prediction.tail)];
-  for (const end of [head, tail]) end.asked = true;
-  head.fx = head === tail ? width / 2 : width * 0.3;
-  tail.fx = head === tail ? width / 2 : width * 0.7;
-  head.fy = tail.fy = height / 2;
-  const placed = [...nodes.values()];
-  d3.forceSimulation(placed)
-    .force("edges", d3.forceLink(edges).distance(width / 5).strength(0.25))
-    .force("charge", d3.forceManyBody().strength(-700))
-    .force("x", d3.forceX(width / 2).strength(0.04))
-    .force("y", d3.forceY(height / 2).strength(0.06 * Math.max(1, width / height)))
-    .force("labels", () => separate(placed))
-    .force("frame", () => placed.forEach((place) => keepWithin(place, width, height)))
+  const room = (width * height) / places.length; // for each
+  d3.forceSimulation(places)
+    .force("edges", d3.forceLink(edges).distance(Math.sqrt(room) * 1.3).strength(0.3))
+    .force("middles", () => edges.forEach(straighten))
+    .force("charge", d3.forceManyBody().strength(({ thing }) => (thing ? -room / 20 : -room / 80)).distanceMax(width / 2))
+    .force("x", d3.forceX(width / 2).strength(0.03))
+    .force("y", d3.forceY(height / 2).strength(0.05 * Math.max(1, width / height)))
+    .force("separate", () => separate(places))
+    .force("frame", () => places.forEach((place) => keepWithin(place, width, height)))
     .stop()
     .tick(TICKS);
-  return { nodes: placed, edges };
+  return { nodes: [...nodes.values()], edges };
 }
 
-/** Several edges between two nodes are bent apart. */
+/** Where places are before any force moves them: around the middle. */
+function spread(places, width, height) {
+  places.forEach((place, i) => {
+    const angle = i * Math.PI * (3 - Math.sqrt(5));
+    Object.assign(place, { x: width * (0.5 + 0.3 * Math.cos(angle)), y: height * (0.5 + 0.3 * Math.sin(angle)) });
+  });
+}
+
+/** Edges between the same two nodes are bent to different sides. */
 function bend(edges) {
-  const between = d3.group(edges, ({ source, target }) => [source.id, target.id].sort((a, b) => a - b).join());
+  const between = d3.group(edges, ({ source, target }) => [source.thing.id, target.thing.id].sort((a, b) => a - b).join());
   for (const parallel of between.values()) {
     parallel.forEach((edge, i) => {
-      const step = i - (parallel.length - 1) / 2;
-      edge.bend = step * 26 * (edge.source.id <= edge.target.id ? 1 : -1);
-      edge.loop = i;
+      const side = edge.source.thing.id <= edge.target.thing.id ? 1 : -1;
+      edge.aside = 24 * (i - (parallel.length - 1) / 2) * side;
     });
   }
 }
 
-function halfWidth({ text }) {
-  return Math.max(RADIUS, (text.length * CHARACTER) / 2) + 8;
+/** A force: the middle of an edge is drawn to where the edge is straight, or as bent as it is to be. A loop has no such place. */
+function straighten({ source, middle, target, aside }) {
+  const [dx, dy] = [target.x - source.x, target.y - source.y];
+  const length = Math.hypot(dx, dy) || 1;
+  const strength = source === target ? 0.02 : 0.2;
+  middle.vx += ((source.x + target.x) / 2 - (dy / length) * aside - middle.x) * strength;
+  middle.vy += ((source.y + target.y) / 2 + (dx / length) * aside - middle.y) * strength;
 }
 
-/** A force: no node, with the label below it, covers another. */
-function separate(nodes) {
-  for (const [a, b] of d3.cross(nodes, nodes)) {
+/** A force: no place covers another, with the name below it. */
+function separate(places) {
+  for (const [a, b] of d3.cross(places, places)) {
     if (a.index >= b.index) continue;
-    const [dx, dy] = [b.x - a.x, b.y - a.y];
-    const overlapX = halfWidth(a) + halfWidth(b) - Math.abs(dx);
-    const overlapY = 2 * RADIUS + ROW + 6 - Math.abs(dy);
+    const upper = a.y <= b.y ? a : b;
+    const lower = upper === a ? b : a;
+    const overlapX = a.half + b.half - Math.abs(a.x - b.x);
+    const overlapY = upper.below + lower.above - (lower.y - upper.y);
     if (overlapX <= 0 || overlapY <= 0) continue;
-    const sign = dy < 0 ? -1 : 1;
-    a.y -= (sign * overlapY) / 2;
-    b.y += (sign * overlapY) / 2;
+    const share = upper.asked ? 0 : lower.asked ? 1 : 0.5; // what is asked about stays where it is
+    upper.y -= overlapY * share;
+    lower.y += overlapY * (1 - share);
   }
 }
 
-function keepWithin(node, width, height) {
-  const half = halfWidth(node);
-  node.x = Math.max(half, Math.min(width - half, node.x));
-  node.y = Math.max(RADIUS + 6, Math.min(height - RADIUS - ROW - 4, node.y));
+function keepWithin(place, width, height) {
+  place.x = Math.max(place.half, Math.min(width - place.half, place.x));
+  place.y = Math.max(place.above, Math.min(height - place.below, place.y));
 }
 
 function shortened(text) {
@@ -147,28 +173,24 @@ function arrow(kind) {
 function drawnEdge(edge, thickness) {
   const kind = edge.influence === null ? "prediction" : side(edge.influence);
   const title = edge.influence === null ? "the prediction" : `influence ${signed(edge.influence)}`;
-  const { path, middle } = edge.source === edge.target ? loop(edge) : arc(edge);
   return svg(
     "g",
     {},
     svg("title", {}, `${tripleString(edge.triple)}: ${title}`),
     svg("path", {
       class: `edge ${kind}`,
-      d: path,
+      d: edge.source === edge.target ? loop(edge) : arc(edge),
       "stroke-width": edge.influence === null ? 3 : thickness(Math.abs(edge.influence)),
       "marker-end": `url(#arrow-${kind})`,
     }),
-    svg("text", { class: `rank ${kind}`, x: middle[0], y: middle[1] + 4 }, edge.rank),
+    svg("text", { class: `rank ${kind}`, x: edge.middle.x, y: edge.middle.y + 4 }, edge.rank),
   );
 }
 
-/** From rim to rim, bent sideways. */
-function arc({ source, target, bend }) {
-  const [dx, dy] = [target.x - source.x, target.y - source.y];
-  const length = Math.hypot(dx, dy) || 1;
-  const aside = (by) => [(source.x + target.x) / 2 - (dy / length) * by, (source.y + target.y) / 2 + (dx / length) * by];
-  const control = aside(2 * bend);
-  return { path: `M${rim(source, control)} Q${control} ${rim(target, control)}`, middle: aside(bend) };
+/** From rim to rim through the edge's middle. */
+function arc({ source, middle, target }) {
+  const control = ["x", "y"].map((axis) => 2 * middle[axis] - (source[axis] + target[axis]) / 2);
+  return `M${rim(source, control)} Q${control} ${rim(target, control)}`;
 }
 
 function rim({ x, y }, [toX, toY]) {
@@ -177,10 +199,10 @@ function rim({ x, y }, [toX, toY]) {
   return [x + dx * share, y + dy * share];
 }
 
-function loop({ source: { x, y }, loop }) {
-  const size = 22 + loop * 8;
-  const path = `M${x - RADIUS} ${y - 4} C${x - size} ${y - size * 1.6} ${x + size} ${y - size * 1.6} ${x + RADIUS} ${y - 4}`;
-  return { path, middle: [x, y - size * 1.3] };
+/** From a node through the edge's middle and back. */
+function loop({ source: { x, y }, middle }) {
+  const [dx, dy] = [(middle.x - x) * 1.33, (middle.y - y) * 1.33];
+  return `M${rim({ x, y }, [x + dx - dy / 2, y + dy + dx / 2])} C${x + dx - dy / 2} ${y + dy + dx / 2} ${x + dx + dy / 2} ${y + dy - dx / 2} ${rim({ x, y }, [x + dx + dy / 2, y + dy - dx / 2])}`;
 }
 
 function drawnNode({ x, y, thing, text, asked }) {

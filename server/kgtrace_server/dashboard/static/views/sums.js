@@ -28,8 +28,12 @@ export async function sums(page, asked, signal) {
       "tr",
       {},
       el("th", { scope: "row" }, named(group.group), el("small", { class: "row" }, `${count(group.count)} training triples`)),
-      el("td", { class: "number" }, signed(group.sum), el("small", {}, answer.exact ? "" : ` ± ${number(group.error)}`)),
-      el("td", { class: "sum" }, finite.includes(group) && sumBar(group, scale)),
+      el(
+        "td",
+        { class: "influence" },
+        el("span", { class: "number" }, signed(group.sum), !answer.exact && el("small", {}, ` ± ${number(group.error)}`)),
+        finite.includes(group) && sumBar(group, scale),
+      ),
     );
   const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   return [
@@ -42,7 +46,7 @@ export async function sums(page, asked, signal) {
       el(
         "table",
         { class: "sums" },
-        el("thead", {}, el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Sum", "number"), column("For and against", "sum"))),
+        el("thead", {}, el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Sum, for and against", "influence"))),
         el("tbody", {}, answer.groups.map(row)),
       ),
     ),
