@@ -1,6 +1,5 @@
 """A real browser, and real servers for it to ask."""
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -21,17 +20,9 @@ from kgtrace_server.settings import Settings
 from kgtrace_store import Vocabulary
 from tests.server.waiting import PATIENCE
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ADMIN = {"Authorization": "Bearer adm1n"}
+from .chromium import NAMES, chromium_path, launched
 
-_FLAGS = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+ADMIN = {"Authorization": "Bearer adm1n"}
 
 expect.set_options(timeout=PATIENCE * 1000)
 
@@ -96,13 +87,10 @@ def site(root: Path) -> Iterator[Site]:
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """The browser. Not for the session: as long as it runs, Playwright's event loop counts as running, too."""
-    path = os.environ.get("KGTRACE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
+    if chromium_path() is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed, and KGTRACE_CHROMIUM names none")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(_FLAGS), chromium_sandbox=False)
+    with sync_playwright() as playwright, launched(playwright) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

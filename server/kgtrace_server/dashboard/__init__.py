@@ -7,6 +7,7 @@ another by relative addresses, so that the page works behind a proxy that puts a
 
 import gzip
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -28,6 +29,9 @@ D3 = "vendor/d3.v7.min.def.js"
 """The chart library, which the build puts there: see ``hatch_build.py``."""
 
 _PAGE = "index.html"
+
+_CLASSIC = "static/theme.js"
+"""The one script that is no module."""
 
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -100,8 +104,14 @@ def _built() -> _Dashboard:
     for path in sorted(content):
         digest.update(f"{path}\n{len(content[path])}\n".encode() + content[path])
     version = digest.hexdigest()[:12]
-    page = content.pop(f"static/{_PAGE}").replace(b"VERSION", version.encode())
-    return _Dashboard(version, _file(_PAGE, page), {path: _file(path, data) for path, data in content.items()})
+    modules = "\n".join(f'<link rel="modulepreload" href="dashboard/VERSION/{path}">' for path in _modules(content))
+    page = content.pop(f"static/{_PAGE}").decode().replace("<!-- modules -->", modules).replace("VERSION", version)
+    return _Dashboard(version, _file(_PAGE, page.encode()), {path: _file(path, data) for path, data in content.items()})
+
+
+def _modules(paths: Iterable[str]) -> list[str]:
+    """Return the modules, which the page asks for at once: each would be found in another only after that arrived."""
+    return sorted(path for path in paths if path.endswith(".js") and path != _CLASSIC)
 
 
 def _read(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
