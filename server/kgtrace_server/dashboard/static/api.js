@@ -10,10 +10,17 @@ const KEY = "kgtrace-key";
 
 /** What went wrong, as the service's problem document says it; status 0 where there was no answer. */
 export class Problem extends Error {
-  /** @param {{status: number, title: string, detail: string, unknown?: string, nearest?: {label: string, name: string | null}[]}} document */
+  /**
+   * @typedef {{label: string, name: string | null}} Nearest
+   * @param {{status: number, title: string, detail: string, unknown?: string, nearest?: Nearest[]}} document
+   */
   constructor({ status, title, detail, unknown = "", nearest = [] }) {
     super(detail);
-    Object.assign(this, { status, title, detail, unknown, nearest });
+    this.status = status;
+    this.title = title;
+    this.detail = detail;
+    this.unknown = unknown;
+    this.nearest = nearest;
   }
 }
 

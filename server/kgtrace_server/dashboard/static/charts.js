@@ -17,7 +17,10 @@ export function bar(value, scale) {
   return stretched(svg("rect", { class: side(value), width: scale(Math.abs(value)), height: HEIGHT }));
 }
 
-/** A scale for sums with both parts and the error of each. @param {{sum: number, positive: number, negative: number, error: number}[]} groups */
+/**
+ * A scale for sums with both parts and the error of each.
+ * @param {{sum: number, positive: number, negative: number, error: number}[]} groups
+ */
 export function sumScale(groups) {
   const low = d3.min(groups, ({ negative, sum, error }) => Math.min(0, negative, sum - error));
   const high = d3.max(groups, ({ positive, sum, error }) => Math.max(0, positive, sum + error));
@@ -59,17 +62,54 @@ export function line(points, width) {
   const x = d3.scalePoint(d3.range(points.length), [margin.left, width - margin.right]).padding(0.5);
   const y = d3.scaleLinear([0, 1], [height - margin.bottom, margin.top]);
   const every = Math.ceil(points.length / Math.max(1, Math.floor(width / 130)));
-  const chart = d3.create("svg").attr("class", "line").attr("viewBox", `0 0 ${width} ${height}`).attr("aria-hidden", "true");
-  chart.append("g").attr("class", "axis").attr("transform", `translate(${margin.left},0)`)
-    .call(d3.axisLeft(y).ticks(4).tickFormat(percent).tickSize(margin.left + margin.right - width));
-  chart.append("g").attr("class", "axis").attr("transform", `translate(0,${height - margin.bottom})`)
-    .call(d3.axisBottom(x).tickValues(d3.range(0, points.length, every)).tickFormat((i) => moment(points[i].at)));
-  const path = d3.line((_, i) => x(i), ({ share }) => y(share));
+  const chart = d3
+    .create("svg")
+    .attr("class", "line")
+    .attr("viewBox", `0 0 ${width} ${height}`)
+    .attr("aria-hidden", "true");
+  chart
+    .append("g")
+    .attr("class", "axis")
+    .attr("transform", `translate(${margin.left},0)`)
+    .call(
+      d3
+        .axisLeft(y)
+        .ticks(4)
+        .tickFormat(percent)
+        .tickSize(margin.left + margin.right - width),
+    );
+  chart
+    .append("g")
+    .attr("class", "axis")
+    .attr("transform", `translate(0,${height - margin.bottom})`)
+    .call(
+      d3
+        .axisBottom(x)
+        .tickValues(d3.range(0, points.length, every))
+        .tickFormat((i) => moment(points[i].at)),
+    );
+  const path = d3.line(
+    (_, i) => x(i),
+    ({ share }) => y(share),
+  );
   chart.append("path").attr("class", "path").attr("d", path(points));
-  chart.selectAll("circle").data(points).join("circle")
-    .attr("cx", (_, i) => x(i)).attr("cy", ({ share }) => y(share)).attr("r", 4)
-    .append("title").text(({ text }) => text);
-  chart.append("g").selectAll("text").data(points).join("text").attr("class", "share")
-    .attr("x", (_, i) => x(i)).attr("y", ({ share }) => y(share) + (share > 0.9 ? 20 : -10)).text(({ share }, i) => (i % every ? "" : percent(share)));
+  chart
+    .selectAll("circle")
+    .data(points)
+    .join("circle")
+    .attr("cx", (_, i) => x(i))
+    .attr("cy", ({ share }) => y(share))
+    .attr("r", 4)
+    .append("title")
+    .text(({ text }) => text);
+  chart
+    .append("g")
+    .selectAll("text")
+    .data(points)
+    .join("text")
+    .attr("class", "share")
+    .attr("x", (_, i) => x(i))
+    .attr("y", ({ share }) => y(share) + (share > 0.9 ? 20 : -10))
+    .text(({ share }, i) => (i % every ? "" : percent(share)));
   return chart.node();
 }

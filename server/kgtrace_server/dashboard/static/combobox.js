@@ -9,7 +9,10 @@ const PAUSE = 120; // milliseconds between the last key and the call
 let fields = 0;
 
 export class Combobox {
-  /** @param {string} label @param {"entities" | "relations"} route @param {{required?: boolean, hint?: string}} [options] */
+  /**
+   * @param {string} label @param {"entities" | "relations"} route
+   * @param {{required?: boolean, hint?: string}} [options]
+   */
   constructor(label, route, { required = false, hint = "" } = {}) {
     const id = `field-${++fields}`;
     this._route = route;
@@ -47,7 +50,8 @@ export class Combobox {
 
   /** Make sure that the field holds something of this label, by its name where that is known. @param {string} label */
   hold(label) {
-    if (this._chosen?.label !== label || this._input.value !== nameOf(this._chosen)) this.set(label ? { id: -1, label, name: null } : null);
+    if (this._chosen?.label !== label || this._input.value !== nameOf(this._chosen))
+      this.set(label ? { id: -1, label, name: null } : null);
   }
 
   /** The label of what the field holds, or its text where nothing has such a label or name. */
@@ -55,9 +59,16 @@ export class Combobox {
     const text = this._input.value.trim();
     if (!text) return "";
     if (this._chosen && this._input.value === nameOf(this._chosen)) return this._chosen.label;
-    const found = await this._find(text, null);
+    let found;
+    try {
+      found = await this._find(text);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      return text; // what is asked with it will meet the same problem, and say so
+    }
     const same = (other) => other?.toLowerCase() === text.toLowerCase();
-    const thing = found.find(({ label }) => label === text) ?? found.find(({ label, name }) => same(label) || same(name));
+    const thing =
+      found.find(({ label }) => label === text) ?? found.find(({ label, name }) => same(label) || same(name));
     return thing ? thing.label : text;
   }
 
@@ -74,22 +85,22 @@ export class Combobox {
     const text = this._input.value;
     this._asking.abort();
     this._asking = new AbortController();
-    let found;
+    let found = [];
+    let nothing = "Nothing matches";
     try {
       found = await this._find(text.trim(), this._asking.signal);
     } catch (error) {
       if (!(error instanceof Problem)) return; // another call took its place
-      found = [];
-      announce(error.detail);
+      nothing = error.detail;
     }
     if (document.activeElement !== this._input || text !== this._input.value) return;
     this._options = found;
     this._list.replaceChildren(...found.map((thing, i) => this._option(thing, i)));
-    if (!found.length) this._list.append(el("li", { class: "none", role: "option", "aria-disabled": "true" }, "Nothing matches"));
+    if (!found.length) this._list.append(el("li", { class: "none", role: "option", "aria-disabled": "true" }, nothing));
     this._list.hidden = false;
     this._input.setAttribute("aria-expanded", "true");
     this._activate(-1);
-    announce(`${found.length} suggestion${found.length === 1 ? "" : "s"}`);
+    announce(found.length ? `${found.length} suggestion${found.length === 1 ? "" : "s"}` : nothing);
   }
 
   _option(thing, i) {
@@ -98,7 +109,11 @@ export class Combobox {
       this._choose(thing);
       this._close();
     };
-    return el("li", { id: `${this._list.id}-${i}`, role: "option", "aria-selected": "false", mousedown: keep, click: choose }, named(thing));
+    return el(
+      "li",
+      { id: `${this._list.id}-${i}`, role: "option", "aria-selected": "false", mousedown: keep, click: choose },
+      named(thing),
+    );
   }
 
   _choose(thing) {
@@ -132,7 +147,8 @@ export class Combobox {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
       if (!open) this._open();
-      else if (many) this._activate((this._active + (event.key === "ArrowDown" ? 1 : -1) + many + (this._active < 0 && event.key === "ArrowUp" ? 1 : 0)) % many);
+      else if (many && event.key === "ArrowDown") this._activate((this._active + 1) % many);
+      else if (many) this._activate((Math.max(this._active, 0) + many - 1) % many);
     } else if (event.key === "Enter" && open && this._active >= 0) {
       event.preventDefault();
       this._choose(this._options[this._active]);

@@ -80,7 +80,9 @@ export function generationRows({ generations }) {
 /** A file of RFC 4180. @param {Record<string, any>[]} rows */
 export function csv(rows) {
   const columns = Object.keys(rows[0] ?? {});
-  return [columns, ...rows.map((row) => columns.map((column) => row[column]))].map((line) => line.map(cell).join(",") + "\n").join("");
+  return [columns, ...rows.map((row) => columns.map((column) => row[column]))]
+    .map((line) => line.map(cell).join(",") + "\n")
+    .join("");
 }
 
 function cell(value) {

@@ -50,7 +50,11 @@ export function named(thing) {
 
 /** A triple in a line of text, with labels. @param {import("./api.js").Triple} triple */
 export function tripleText({ head, relation, tail }) {
-  return inLine(el("span", {}, named(head)), el("span", { class: "relation" }, named(relation)), el("span", {}, named(tail)));
+  return inLine(
+    el("span", {}, named(head)),
+    el("span", { class: "relation" }, named(relation)),
+    el("span", {}, named(tail)),
+  );
 }
 
 /**
@@ -59,7 +63,8 @@ export function tripleText({ head, relation, tail }) {
  */
 export function tripleNames({ head, relation, tail }, other) {
   const entities = other && [other.head.id, other.tail.id];
-  const part = (thing, shared, attributes) => el(shared ? "strong" : "span", { title: thing.name && thing.label, ...attributes }, breakable(nameOf(thing)));
+  const part = (thing, shared, attributes) =>
+    el(shared ? "strong" : "span", { title: thing.name && thing.label, ...attributes }, breakable(nameOf(thing)));
   return inLine(
     part(head, entities?.includes(head.id)),
     part(relation, relation.id === other?.relation.id, { class: "relation" }),

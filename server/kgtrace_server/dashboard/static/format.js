@@ -35,7 +35,11 @@ export function megabytes(bytes) {
 
 /** How long ago. @param {number} seconds */
 export function ago(seconds) {
-  const [unit, size] = [["day", 86400], ["hour", 3600], ["minute", 60]].find(([, size]) => seconds >= size) ?? ["second", 1];
+  const [unit, size] = [
+    ["day", 86400],
+    ["hour", 3600],
+    ["minute", 60],
+  ].find(([, size]) => seconds >= size) ?? ["second", 1];
   const whole = Math.floor(seconds / size);
   return `${whole} ${unit}${whole === 1 ? "" : "s"} ago`;
 }

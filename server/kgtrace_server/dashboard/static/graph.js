@@ -9,6 +9,7 @@ const CHARACTER = 6.7; // pixels, of the labels' font
 const LONGEST = 26; // characters of a label
 const RADIUS = 7;
 const ROW = 16; // height of a label
+const LOOP = 42; // how far a loop reaches
 const TICKS = 400;
 const NARROW = 560; // pixels: below, fewer triples are drawn
 
@@ -20,24 +21,34 @@ export function most(width) {
 /**
  * Draw the graph. It can be dragged, zoomed with the buttons, or with Ctrl and the wheel.
  * @param {import("./api.js").Triple} prediction
- * @param {{triple: import("./api.js").Triple, influence: number, rank: string}[]} influences `rank` is written on the edge.
+ * @param {{triple: import("./api.js").Triple, influence: number, rank: string}[]} influences
+ *   `rank` is written on the edge.
  * @param {number} width In pixels.
  */
 export function graph(prediction, influences, width) {
   const height = width < NARROW ? 400 : 460;
   const { nodes, edges } = laidOut(prediction, influences, width, height);
   const thickness = d3.scaleSqrt([0, d3.max(influences, ({ influence }) => Math.abs(influence)) || 1], [1, 7]);
-  const scene = svg("g", {}, edges.map((edge) => drawnEdge(edge, thickness)), nodes.map(drawnNode));
+  const scene = svg(
+    "g",
+    {},
+    edges.toReversed().map((edge) => drawnEdge(edge, thickness)), // the prediction above all
+    nodes.map(drawnNode),
+  );
   const picture = svg(
     "svg",
     { class: "graph", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary(prediction, edges) },
     svg("defs", {}, ["positive", "negative", "prediction"].map(arrow)),
     scene,
   );
-  const zoom = d3.zoom().scaleExtent([0.5, 4]).on("zoom", ({ transform }) => scene.setAttribute("transform", transform))
+  const zoom = d3
+    .zoom()
+    .scaleExtent([0.5, 4])
+    .on("zoom", ({ transform }) => scene.setAttribute("transform", transform))
     .filter((event) => event.type !== "wheel" || event.ctrlKey);
   const zoomed = d3.select(picture).call(zoom);
-  const button = (text, name, act) => el("button", { type: "button", click: act, "aria-label": name, title: name }, text);
+  const button = (text, name, act) =>
+    el("button", { type: "button", click: act, "aria-label": name, title: name }, text);
   return el(
     "div",
     {},
@@ -54,7 +65,12 @@ export function graph(prediction, influences, width) {
 
 /** What the colours, lines and widths mean. */
 export function legend() {
-  const sample = (kind) => svg("svg", { class: "graph sample", viewBox: "0 0 36 10", "aria-hidden": "true" }, svg("line", { class: `edge ${kind}`, x1: 1, x2: 35, y1: 5, y2: 5 }));
+  const sample = (kind) =>
+    svg(
+      "svg",
+      { class: "graph sample", viewBox: "0 0 36 10", "aria-hidden": "true" },
+      svg("line", { class: `edge ${kind}`, x1: 1, x2: 35, y1: 5, y2: 5 }),
+    );
   return el(
     "ul",
     { class: "legend" },
@@ -68,19 +84,26 @@ export function legend() {
 function summary(prediction, edges) {
   const signs = edges.filter(({ influence }) => influence !== null).map(({ influence }) => side(influence));
   const counted = (sign) => signs.filter((other) => other === sign).length;
-  return `Graph of ${tripleString(prediction)}, with ${counted("positive")} training triples that speak for it and ${counted("negative")} against it; listed below.`;
+  const sides = `${counted("positive")} training triples that speak for it and ${counted("negative")} against it`;
+  return `Graph of ${tripleString(prediction)}, with ${sides}; listed below.`;
 }
 
 /**
- * Nodes and edges with places. The prediction stands in the middle, all else finds its place. The middle of each edge is
- * a place, too, which others keep away from: edges run clear of names, and numbers can be read.
+ * Nodes and edges with places. The prediction stands in the middle, all else finds its place. The middle of each edge
+ * is a place, too, which others keep away from: edges run clear of names, and numbers can be read.
  */
 function laidOut(prediction, influences, width, height) {
   const nodes = new Map();
   const node = (thing) => {
     if (!nodes.has(thing.id)) {
       const text = shortened(nameOf(thing));
-      nodes.set(thing.id, { thing, text, half: (text.length * CHARACTER) / 2 + 6, above: RADIUS + 4, below: RADIUS + ROW + 4 });
+      nodes.set(thing.id, {
+        thing,
+        text,
+        half: (text.length * CHARACTER) / 2 + 6,
+        above: RADIUS + 4,
+        below: RADIUS + ROW + 4,
+      });
     }
     return nodes.get(thing.id);
   };
@@ -101,9 +124,21 @@ function laidOut(prediction, influences, width, height) {
   bend(edges);
   const room = (width * height) / places.length; // for each
   d3.forceSimulation(places)
-    .force("edges", d3.forceLink(edges).distance(Math.sqrt(room) * 1.3).strength(0.3))
+    .force(
+      "edges",
+      d3
+        .forceLink(edges)
+        .distance(Math.sqrt(room) * 1.3)
+        .strength(0.3),
+    )
     .force("middles", () => edges.forEach(straighten))
-    .force("charge", d3.forceManyBody().strength(({ thing }) => (thing ? -room / 20 : -room / 80)).distanceMax(width / 2))
+    .force(
+      "charge",
+      d3
+        .forceManyBody()
+        .strength(({ thing }) => (thing ? -room / 20 : -room / 80))
+        .distanceMax(width / 2),
+    )
     .force("x", d3.forceX(width / 2).strength(0.03))
     .force("y", d3.forceY(height / 2).strength(0.05 * Math.max(1, width / height)))
     .force("separate", () => separate(places))
@@ -123,7 +158,9 @@ function spread(places, width, height) {
 
 /** Edges between the same two nodes are bent to different sides. */
 function bend(edges) {
-  const between = d3.group(edges, ({ source, target }) => [source.thing.id, target.thing.id].sort((a, b) => a - b).join());
+  const between = d3.group(edges, ({ source, target }) =>
+    [source.thing.id, target.thing.id].sort((a, b) => a - b).join(),
+  );
   for (const parallel of between.values()) {
     parallel.forEach((edge, i) => {
       const side = edge.source.thing.id <= edge.target.thing.id ? 1 : -1;
@@ -132,13 +169,16 @@ function bend(edges) {
   }
 }
 
-/** A force: the middle of an edge is drawn to where the edge is straight, or as bent as it is to be. A loop has no such place. */
+/** A force: the middle of an edge is drawn to where the edge is straight; that of a loop is above its node. */
 function straighten({ source, middle, target, aside }) {
+  if (source === target) {
+    Object.assign(middle, { x: source.x + 2 * aside, y: source.y - LOOP, vx: 0, vy: 0 });
+    return;
+  }
   const [dx, dy] = [target.x - source.x, target.y - source.y];
   const length = Math.hypot(dx, dy) || 1;
-  const strength = source === target ? 0.02 : 0.2;
-  middle.vx += ((source.x + target.x) / 2 - (dy / length) * aside - middle.x) * strength;
-  middle.vy += ((source.y + target.y) / 2 + (dx / length) * aside - middle.y) * strength;
+  middle.vx += ((source.x + target.x) / 2 - (dy / length) * aside - middle.x) * 0.2;
+  middle.vy += ((source.y + target.y) / 2 + (dx / length) * aside - middle.y) * 0.2;
 }
 
 /** A force: no place covers another, with the name below it. */
@@ -166,7 +206,17 @@ function shortened(text) {
 }
 
 function arrow(kind) {
-  const marker = { id: `arrow-${kind}`, class: `arrow ${kind}`, viewBox: "0 0 10 10", refX: 9, refY: 5, markerWidth: 12, markerHeight: 12, markerUnits: "userSpaceOnUse", orient: "auto" };
+  const marker = {
+    id: `arrow-${kind}`,
+    class: `arrow ${kind}`,
+    viewBox: "0 0 10 10",
+    refX: 9,
+    refY: 5,
+    markerWidth: 12,
+    markerHeight: 12,
+    markerUnits: "userSpaceOnUse",
+    orient: "auto",
+  };
   return svg("marker", marker, svg("path", { d: "M0 0 10 5 0 10z" }));
 }
 
@@ -201,8 +251,10 @@ function rim({ x, y }, [toX, toY]) {
 
 /** From a node through the edge's middle and back. */
 function loop({ source: { x, y }, middle }) {
-  const [dx, dy] = [(middle.x - x) * 1.33, (middle.y - y) * 1.33];
-  return `M${rim({ x, y }, [x + dx - dy / 2, y + dy + dx / 2])} C${x + dx - dy / 2} ${y + dy + dx / 2} ${x + dx + dy / 2} ${y + dy - dx / 2} ${rim({ x, y }, [x + dx + dy / 2, y + dy - dx / 2])}`;
+  const [dx, dy] = [(middle.x - x) * (4 / 3), (middle.y - y) * (4 / 3)]; // so far are the controls of such a curve
+  const there = [x + dx - dy / 2, y + dy + dx / 2];
+  const back = [x + dx + dy / 2, y + dy - dx / 2];
+  return `M${rim({ x, y }, there)} C${there} ${back} ${rim({ x, y }, back)}`;
 }
 
 function drawnNode({ x, y, thing, text, asked }) {

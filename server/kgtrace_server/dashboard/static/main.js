@@ -1,7 +1,7 @@
 // The page: which view an address means, moving between views, the key, the theme, and news of another generation.
 
 import { address, events, forgetGeneration, get, Problem, setKey } from "./api.js";
-import { announce, el } from "./dom.js";
+import { el } from "./dom.js";
 import { ago, count } from "./format.js";
 import { explainView } from "./views/explain.js";
 import { indexView } from "./views/index.js";
@@ -12,7 +12,7 @@ import { rankingView } from "./views/ranking.js";
  * @typedef {object} Page
  * @property {number} epoch Grows when everything is to be asked anew.
  * @property {(asked: Record<string, string>) => void} go Show another view.
- * @property {(asked: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLAnchorElement} link To another view.
+ * @property {(asked: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} link To another.
  * @property {() => void} refresh Ask everything anew.
  */
 
@@ -56,7 +56,7 @@ function refresh() {
 async function draw(moved) {
   drawnSearch = location.search;
   const asked = Object.fromEntries(new URLSearchParams(location.search));
-  const name = asked.view in VIEWS ? asked.view : "explain";
+  const name = Object.hasOwn(VIEWS, asked.view ?? "") ? asked.view : "explain";
   const view = (views[name] ??= VIEWS[name](page));
   for (const tab of document.querySelectorAll("nav a")) {
     if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
@@ -66,10 +66,10 @@ async function draw(moved) {
   if (changed) main.replaceChildren(view.element);
   const { title, focus } = view.update(asked);
   document.title = title ? `${title} – kgtrace` : "kgtrace";
-  if (!moved) return;
+  if (!moved || !focus) return;
   if (changed) scrollTo(0, 0);
   await focus.done;
-  if (drawnSearch === location.search) (focus.element.querySelector("h2") ?? main).focus();
+  if (drawnSearch === location.search) (focus.element.querySelector("h2, h3") ?? main).focus();
 }
 
 /** Say in the header what is served. */
@@ -88,7 +88,15 @@ events.addEventListener("generation", ({ detail: { shown, generation } }) => {
   if (notice.dataset.generation === generation && notice.hasChildNodes()) return;
   notice.dataset.generation = generation;
   notice.replaceChildren(
-    el("p", {}, "Another generation of the index answers now: ", el("code", {}, generation), ". This view shows ", el("code", {}, shown), "."),
+    el(
+      "p",
+      {},
+      "Another generation of the index answers now: ",
+      el("code", {}, generation),
+      ". This view shows ",
+      el("code", {}, shown),
+      ".",
+    ),
     el("button", { type: "button", click: refresh }, "Reload the view"),
   );
 });
@@ -109,10 +117,21 @@ const keyDialog = el(
       },
     },
     el("h2", { id: "key-title" }, "This service asks for a key"),
-    el("p", {}, "Whoever runs it has the read key (", el("code", {}, "KGTRACE_READ_KEY"), "). It is kept in this tab until you close it, and is never part of an address."),
+    el(
+      "p",
+      {},
+      "Whoever runs it has the read key (",
+      el("code", {}, "KGTRACE_READ_KEY"),
+      "). It is kept in this tab until you close it, and is never part of an address.",
+    ),
     el("label", { for: "key" }, "Key"),
     keyField,
-    el("div", { class: "buttons" }, el("button", {}, "Use this key"), el("button", { type: "button", class: "quiet", click: () => keyDialog.close() }, "Not now")),
+    el(
+      "div",
+      { class: "buttons" },
+      el("button", {}, "Use this key"),
+      el("button", { type: "button", class: "quiet", click: () => keyDialog.close() }, "Not now"),
+    ),
   ),
 );
 document.body.append(keyDialog);
@@ -140,7 +159,16 @@ labelTheme();
 
 addEventListener("click", (event) => {
   const anchor = event.target.closest?.("a[href^='?']");
-  if (!anchor || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  if (
+    !anchor ||
+    event.defaultPrevented ||
+    event.button ||
+    event.metaKey ||
+    event.ctrlKey ||
+    event.shiftKey ||
+    event.altKey
+  )
+    return;
   event.preventDefault();
   if (anchor.search !== location.search) history.pushState(null, "", anchor.getAttribute("href"));
   draw(true);

@@ -5,7 +5,10 @@ import { csv } from "./csv.js";
 import { announce, el } from "./dom.js";
 
 export class Panel {
-  /** @param {string} waiting What is said while the answer is computed. @param {() => void} again What "Try again" does. */
+  /**
+   * @param {string} waiting What is said while the answer is computed.
+   * @param {() => void} again What "Try again" does.
+   */
   constructor(waiting, again) {
     this.element = el("div", { class: "panel" });
     /** Whether what was to be shown is shown. */
@@ -21,15 +24,17 @@ export class Panel {
    * @param {string} key Names what is to be shown.
    * @param {(signal: AbortSignal) => Promise<Node[]>} load Rejects with `Problem`.
    * @param {(problem: Problem) => Node[]} [advice] What can be done about a problem.
+   * @returns {boolean} Whether that is another thing than before.
    */
   show(key, load, advice = () => []) {
-    if (key === this._key) return;
+    if (key === this._key) return false;
     this._key = key;
     this._loading.abort();
     this._loading = new AbortController();
     this.element.setAttribute("aria-busy", "true");
     if (!this.element.hasChildNodes()) this.element.append(el("p", { class: "loading" }, this._waiting));
     this.done = this._load(load, advice, this._loading.signal);
+    return true;
   }
 
   async _load(load, advice, signal) {
@@ -66,12 +71,18 @@ function problemBox(problem, advice, again) {
 /**
  * A section with a heading and links to the call behind it.
  * @param {number} level @param {string} title
- * @param {{route: string, parameters: import("./api.js").Parameters, rows: Record<string, any>[], file: string} | null} source
+ * @typedef {{route: string, parameters: import("./api.js").Parameters, rows: object[], file: string}} Source
+ * @param {Source | null} source What the section shows, and the call that it comes from.
  * @param {...import("./dom.js").Child} children
  */
 export function section(level, title, source, ...children) {
   const heading = el(`h${level}`, { tabindex: "-1" }, title);
-  return el("section", { class: "card" }, el("div", { class: "head" }, heading, source && downloads(title, source)), children);
+  return el(
+    "section",
+    { class: "card" },
+    el("div", { class: "head" }, heading, source && downloads(title, source)),
+    children,
+  );
 }
 
 function downloads(title, { route, parameters, rows, file }) {
@@ -85,7 +96,11 @@ function downloads(title, { route, parameters, rows, file }) {
     "span",
     { class: "downloads" },
     el("a", { href: path, click: keyed, "aria-label": `JSON of ${title}` }, "JSON"),
-    el("button", { type: "button", click: () => save(`${file}.csv`, "text/csv", csv(rows)), "aria-label": `CSV of ${title}` }, "CSV"),
+    el(
+      "button",
+      { type: "button", click: () => save(`${file}.csv`, "text/csv", csv(rows)), "aria-label": `CSV of ${title}` },
+      "CSV",
+    ),
   );
 }
 

@@ -19,12 +19,19 @@ export async function explanation(page, asked, signal) {
   const side = async (order) => {
     const given = { ...parameters, order };
     const answer = await get(address("influences", given), signal);
-    return { answer, result: answer.results[0], source: { route: "influences", parameters: given, rows: influenceRows(answer), file: order } };
+    return {
+      answer,
+      result: answer.results[0],
+      source: { route: "influences", parameters: given, rows: influenceRows(answer), file: order },
+    };
   };
   const [proponents, opponents] = await Promise.all([side("proponents"), side("opponents")]);
   const { triple, rank, score, loss, in_training } = proponents.result;
-  const scale = barScale([proponents, opponents].flatMap(({ result }) => result.influences.map(({ influence }) => influence)));
-  announce(`${tripleString(triple)}: ${proponents.result.influences.length} training triples for it and ${opponents.result.influences.length} against it`);
+  const scale = barScale(
+    [proponents, opponents].flatMap(({ result }) => result.influences.map(({ influence }) => influence)),
+  );
+  const [speaking, opposing] = [proponents, opponents].map(({ result }) => result.influences.length);
+  announce(`${tripleString(triple)}: ${speaking} training triples for it and ${opposing} against it`);
   const content = [
     section(
       2,
@@ -45,7 +52,12 @@ export async function explanation(page, asked, signal) {
       list(page, asked, "Speaks for it", "proponents", proponents, scale),
       list(page, asked, "Speaks against it", "opponents", opponents, scale),
     ),
-    el("p", { class: "note" }, "Entities and relations that the prediction has, too, are bold. ", page.link({ ...asked, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`)),
+    el(
+      "p",
+      { class: "note" },
+      "Entities and relations that the prediction has, too, are bold. ",
+      page.link({ ...asked, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
+    ),
     neighbourhood(triple, proponents.result.influences, opponents.result.influences),
   ];
   return { content, triple };
@@ -62,8 +74,18 @@ function list(page, asked, title, order, { result, source }, scale) {
       "tr",
       {},
       el("td", { class: "number" }, i + 1),
-      el("th", { scope: "row" }, page.link(labels(triple), tripleNames(triple, result.triple)), el("small", { class: "row" }, `row ${count(train_index)}, cosine ${number(cosine)}`)),
-      el("td", { class: "influence" }, el("span", { class: "number" }, signed(influence)), influence !== null && bar(influence, scale)),
+      el(
+        "th",
+        { scope: "row" },
+        page.link(labels(triple), tripleNames(triple, result.triple)),
+        el("small", { class: "row" }, `row ${count(train_index)}, cosine ${number(cosine)}`),
+      ),
+      el(
+        "td",
+        { class: "influence" },
+        el("span", { class: "number" }, signed(influence)),
+        influence !== null && bar(influence, scale),
+      ),
     );
   const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   return section(
@@ -89,11 +111,18 @@ function labels({ head, relation, tail }) {
 function certificate(page, asked, { certified, bound_gap, influences }, order) {
   const many = influences.length;
   if (certified) {
-    return el("p", { class: "certificate" }, el("span", { class: "badge certified" }, "✓ certified"), ` Proved: no other indexed training triple belongs among these ${many}.`);
+    return el(
+      "p",
+      { class: "certificate" },
+      el("span", { class: "badge certified" }, "✓ certified"),
+      ` Proved: no other indexed training triple belongs among these ${many}.`,
+    );
   }
-  const gap = bound_gap === null
-    ? "Nothing is known about the training triples that were not looked at."
-    : `A training triple that was not looked at could have up to ${number(bound_gap)} more influence than the last of these ${order}.`;
+  const gap =
+    bound_gap === null
+      ? "Nothing is known about the training triples that were not looked at."
+      : `A training triple that was not looked at could have up to ${number(bound_gap)} more influence ` +
+        `than the last of these ${order}.`;
   return el(
     "p",
     { class: "certificate" },
@@ -104,7 +133,8 @@ function certificate(page, asked, { certified, bound_gap, influences }, order) {
 }
 
 function neighbourhood(triple, proponents, opponents) {
-  const ranked = (influences, sign) => influences.map((found, i) => ({ ...found, rank: `${sign}${i + 1}` })).filter(({ influence }) => influence !== null);
+  const ranked = (influences, sign) =>
+    influences.map((found, i) => ({ ...found, rank: `${sign}${i + 1}` })).filter(({ influence }) => influence !== null);
   const [best, worst] = [ranked(proponents, "+"), ranked(opponents, "−")];
   const strongest = (width) => [...best.slice(0, most(width)), ...worst.slice(0, most(width))];
   const picture = drawn((width) => graph(triple, strongest(width), width));
@@ -115,6 +145,12 @@ function neighbourhood(triple, proponents, opponents) {
     null,
     legend(),
     picture,
-    el("details", {}, el("summary", {}, "The graph in words"), el("p", {}, "The prediction: ", tripleNames(triple), ". Its strongest influences:"), el("ul", {}, strongest(Infinity).map(line))),
+    el(
+      "details",
+      {},
+      el("summary", {}, "The graph in words"),
+      el("p", {}, "The prediction: ", tripleNames(triple), ". Its strongest influences:"),
+      el("ul", {}, strongest(Infinity).map(line)),
+    ),
   );
 }

@@ -4,7 +4,7 @@ import { address, get, Problem } from "../api.js";
 import { line } from "../charts.js";
 import { generationRows } from "../csv.js";
 import { el } from "../dom.js";
-import { ago, count, megabytes, moment, number, percent } from "../format.js";
+import { ago, count, megabytes, moment, percent } from "../format.js";
 import { Panel, drawn, section } from "../panel.js";
 
 /** @param {import("../main.js").Page} page */
@@ -12,7 +12,12 @@ export function indexView(page) {
   const served = new Panel("Asking what is served…", page.refresh);
   const kept = new Panel("Looking at what is on disk…", page.refresh);
   return {
-    element: el("div", {}, el("h1", { tabindex: "-1" }, "The index"), el("div", { class: "stack" }, served.element, kept.element)),
+    element: el(
+      "div",
+      {},
+      el("h1", { tabindex: "-1" }, "The index"),
+      el("div", { class: "stack" }, served.element, kept.element),
+    ),
     update() {
       served.show(`${page.epoch}`, facts);
       kept.show(`${page.epoch}`, generations);
@@ -33,11 +38,29 @@ async function facts(signal) {
     ["Training triples", `${count(counts.triples)}${sample_rate < 1 ? `, a sample of ${percent(sample_rate)}` : ""}`],
     ["Entities", count(counts.entities)],
     ["Relations", count(counts.relations)],
-    ["Projection", Object.values(projection)[0] + Object.entries(projection).slice(1).map(([name, value]) => `, ${name} ${value}`).join("")],
+    [
+      "Projection",
+      Object.values(projection)[0] +
+        Object.entries(projection)
+          .slice(1)
+          .map(([name, value]) => `, ${name} ${value}`)
+          .join(""),
+    ],
     ["Fingerprint", el("code", {}, index.fingerprint.slice(0, 16))],
   ];
   const source = { route: "index", parameters: {}, rows: [flat(index)], file: "index" };
-  return [section(2, "What is served", source, el("dl", { class: "facts wide" }, rows.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value)))))];
+  return [
+    section(
+      2,
+      "What is served",
+      source,
+      el(
+        "dl",
+        { class: "facts wide" },
+        rows.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))),
+      ),
+    ),
+  ];
 }
 
 function flat({ configuration, projection, counts, layers, ...rest }) {
@@ -65,9 +88,26 @@ function drift(all) {
       share: overlap,
       text: `${id}: ${percent(overlap)} of the top ${top_k} of ${triples} triples as in ${generation}`,
     }));
-  const explained = el("p", {}, "Share of the top training triples that a generation names as the one before it did, for the same test triples. A low value: last night’s training changed the model’s mind.");
-  if (!points.length) return section(2, "Drift over nights", null, el("p", { class: "empty" }, "Drift shows once a second generation has been built."));
-  return section(2, "Drift over nights", null, explained, drawn((width) => line(points, width)));
+  const explained = el(
+    "p",
+    {},
+    "Share of the top training triples that a generation names as the one before it did, for the same test triples. ",
+    "A low value: last night’s training changed the model’s mind.",
+  );
+  if (!points.length)
+    return section(
+      2,
+      "Drift over nights",
+      null,
+      el("p", { class: "empty" }, "Drift shows once a second generation has been built."),
+    );
+  return section(
+    2,
+    "Drift over nights",
+    null,
+    explained,
+    drawn((width) => line(points, width)),
+  );
 }
 
 function table({ serving, generations: all }) {
@@ -75,7 +115,13 @@ function table({ serving, generations: all }) {
     el(
       "tr",
       {},
-      el("th", { scope: "row" }, el("code", {}, id), live && [" ", el("span", { class: "badge certified" }, "live")], id === serving && !live && [" ", el("span", { class: "badge known" }, "still answers")]),
+      el(
+        "th",
+        { scope: "row" },
+        el("code", {}, id),
+        live && [" ", el("span", { class: "badge certified" }, "live")],
+        id === serving && !live && [" ", el("span", { class: "badge known" }, "still answers")],
+      ),
       problem
         ? el("td", { colspan: "5" }, el("span", { class: "badge uncertified" }, "unreadable"), ` ${problem}`)
         : [
@@ -90,6 +136,19 @@ function table({ serving, generations: all }) {
   return el(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": "Generations on disk" },
-    el("table", {}, el("thead", {}, el("tr", {}, columns.map((text, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, text)))), el("tbody", {}, [...all].reverse().map(row))),
+    el(
+      "table",
+      {},
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          columns.map((text, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, text)),
+        ),
+      ),
+      el("tbody", {}, [...all].reverse().map(row)),
+    ),
   );
 }

@@ -35,14 +35,38 @@ export async function predictions(page, asked, signal) {
     2,
     "Best tails",
     source,
-    el("p", { class: "question" }, named(triple.head), " ", el("span", { class: "relation" }, named(triple.relation)), " ", el("span", { class: "blank" }, "?")),
+    el(
+      "p",
+      { class: "question" },
+      named(triple.head),
+      " ",
+      el("span", { class: "relation" }, named(triple.relation)),
+      " ",
+      el("span", { class: "blank" }, "?"),
+    ),
     el(
       "table",
       {},
-      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "number" }, "#"), el("th", { scope: "col" }, "Tail"), el("th", { scope: "col", class: "number" }, "Score"))),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          el("th", { scope: "col", class: "number" }, "#"),
+          el("th", { scope: "col" }, "Tail"),
+          el("th", { scope: "col", class: "number" }, "Score"),
+        ),
+      ),
       el("tbody", {}, answer.predictions.map(row)),
     ),
-    el("p", { class: "note" }, el("span", { class: "badge known" }, "known"), " is in the training data. ", page.link(other, many ? `Show ${FEW}` : `Show ${MANY}`)),
+    el(
+      "p",
+      { class: "note" },
+      el("span", { class: "badge known" }, "known"),
+      " is in the training data. ",
+      page.link(other, many ? `Show ${FEW}` : `Show ${MANY}`),
+    ),
   );
   return { content: [card], triple };
 }
@@ -52,13 +76,28 @@ export async function examples(page, signal) {
   const { self_influences } = await get(address("self-influence", { top_k: 50 }), signal);
   const firsts = new Map(self_influences.map(({ triple }) => [triple.relation.id, triple]).reverse());
   const link = ({ head, relation }) =>
-    el("li", {}, page.link({ head: head.label, relation: relation.label }, named(head), " ", el("span", { class: "relation" }, named(relation)), " ?"));
+    el(
+      "li",
+      {},
+      page.link(
+        { head: head.label, relation: relation.label },
+        named(head),
+        " ",
+        el("span", { class: "relation" }, named(relation)),
+        " ?",
+      ),
+    );
   return [
     section(
       2,
       "Ask about a prediction",
       null,
-      el("p", {}, "Name a head and a relation. The model says which tails fit best; choose one, and read which training triples made it say so."),
+      el(
+        "p",
+        {},
+        "Name a head and a relation. The model says which tails fit best; ",
+        "choose one, and read which training triples made it say so.",
+      ),
       el("p", {}, "For example:"),
       el("ul", { class: "choices" }, [...firsts.values()].slice(0, EXAMPLES).map(link)),
     ),

@@ -7,6 +7,7 @@ import { selfInfluenceRows } from "../csv.js";
 import { announce, el, tripleNames } from "../dom.js";
 import { count, number } from "../format.js";
 import { Panel, section } from "../panel.js";
+import { advice } from "./advice.js";
 
 const ROWS = 25;
 const MORE = 100;
@@ -43,10 +44,18 @@ export function rankingView(page) {
         el(
           "th",
           { scope: "row" },
-          page.link({ head: triple.head.label, relation: triple.relation.label, tail: triple.tail.label }, tripleNames(triple)),
+          page.link(
+            { head: triple.head.label, relation: triple.relation.label, tail: triple.tail.label },
+            tripleNames(triple),
+          ),
           el("small", { class: "row" }, `row ${count(train_index)}`),
         ),
-        el("td", { class: "influence" }, el("span", { class: "number" }, number(self_influence)), self_influence !== null && bar(self_influence, scale)),
+        el(
+          "td",
+          { class: "influence" },
+          el("span", { class: "number" }, number(self_influence)),
+          self_influence !== null && bar(self_influence, scale),
+        ),
       );
     return [
       section(
@@ -57,11 +66,25 @@ export function rankingView(page) {
           ? el(
               "table",
               { class: "influences wide" },
-              el("thead", {}, el("tr", {}, ...["#", "Training triple", "Self-influence"].map((text, i) => el("th", { scope: "col", class: ["number", null, "influence"][i] }, text)))),
+              el(
+                "thead",
+                {},
+                el(
+                  "tr",
+                  {},
+                  ...["#", "Training triple", "Self-influence"].map((text, i) =>
+                    el("th", { scope: "col", class: ["number", null, "influence"][i] }, text),
+                  ),
+                ),
+              ),
               el("tbody", {}, found.map(row)),
             )
           : el("p", { class: "empty" }, "No training triple has this relation."),
-        el("p", { class: "note" }, page.link({ ...asked, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`)),
+        el(
+          "p",
+          { class: "note" },
+          page.link({ ...asked, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`),
+        ),
       ),
     ];
   }
@@ -70,8 +93,18 @@ export function rankingView(page) {
     "div",
     {},
     el("h1", { tabindex: "-1" }, "Suspicious training triples"),
-    el("p", { class: "lead" }, "The model strains most to hold these: their gradients are the longest. Rare facts, and wrong ones, come first."),
-    el("form", { class: "ask", submit }, relation.element, el("div", { class: "field" }, el("label", { for: "ranking-order" }, "Order"), order), el("button", {}, "Rank")),
+    el(
+      "p",
+      { class: "lead" },
+      "The model strains most to hold these: their gradients are the longest. Rare facts, and wrong ones, come first.",
+    ),
+    el(
+      "form",
+      { class: "ask", submit },
+      relation.element,
+      el("div", { class: "field" }, el("label", { for: "ranking-order" }, "Order"), order),
+      el("button", {}, "Rank"),
+    ),
     panel.element,
   );
   return {
@@ -79,8 +112,10 @@ export function rankingView(page) {
     update(asked) {
       relation.hold(asked.relation ?? "");
       order.value = asked.order === "ascending" ? "ascending" : "";
-      panel.show(JSON.stringify([page.epoch, asked.relation, asked.order, asked.top_k]), (signal) => ranking(asked, signal), (problem) =>
-        problem.nearest.map((thing) => el("p", {}, page.link({ ...asked, relation: thing.label }, thing.label))),
+      panel.show(
+        JSON.stringify([page.epoch, asked.relation, asked.order, asked.top_k]),
+        (signal) => ranking(asked, signal),
+        (problem) => advice(page, asked, problem),
       );
       return { title: "Suspicious triples", focus: panel };
     },

@@ -27,11 +27,21 @@ export async function sums(page, asked, signal) {
     el(
       "tr",
       {},
-      el("th", { scope: "row" }, named(group.group), el("small", { class: "row" }, `${count(group.count)} training triples`)),
+      el(
+        "th",
+        { scope: "row" },
+        named(group.group),
+        el("small", { class: "row" }, `${count(group.count)} training triples`),
+      ),
       el(
         "td",
         { class: "influence" },
-        el("span", { class: "number" }, signed(group.sum), !answer.exact && el("small", {}, ` ± ${number(group.error)}`)),
+        el(
+          "span",
+          { class: "number" },
+          signed(group.sum),
+          !answer.exact && el("small", {}, ` ± ${number(group.error)}`),
+        ),
         finite.includes(group) && sumBar(group, scale),
       ),
     );
@@ -46,7 +56,11 @@ export async function sums(page, asked, signal) {
       el(
         "table",
         { class: "sums" },
-        el("thead", {}, el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Sum, for and against", "influence"))),
+        el(
+          "thead",
+          {},
+          el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Sum, for and against", "influence")),
+        ),
         el("tbody", {}, answer.groups.map(row)),
       ),
     ),
@@ -59,6 +73,9 @@ function certificate(page, asked, { exact, certified, total, groups }) {
     : el("span", { class: "badge uncertified" }, "≈ order not certified");
   const all = `${count(total.count)} training triples`;
   if (exact) return el("p", { class: "certificate" }, order, ` Exact sums over all ${all}.`);
-  const text = ` Estimates over all ${all}: each sum is within its ± error, the thin line in the picture; ${certified ? "no error changes" : "errors may change"} which ${groups.length} come first.`;
-  return el("p", { class: "certificate" }, order, text, " ", page.link({ ...asked, exact: "true" }, "Compute exactly"));
+  const doubt = certified ? "no error changes" : "errors may change";
+  const text =
+    ` Estimates over all ${all}: each sum is within its ± error, the thin line in the picture; ` +
+    `${doubt} which ${groups.length} come first. `;
+  return el("p", { class: "certificate" }, order, text, page.link({ ...asked, exact: "true" }, "Compute exactly"));
 }
