@@ -79,9 +79,8 @@ def _index(folder: Path) -> Path:
 
 def _look(browser: Browser, address: str) -> None:
     warm = browser.new_page()
-    warm.goto(f"{address}/readyz")
-    while "ready" not in warm.content():
-        warm.reload()
+    while (response := warm.goto(f"{address}/readyz")) is None or not response.ok:
+        pass
     for name, search, theme, width, height in SHOTS:
         page = _open(browser, address + search, color_scheme=theme, viewport={"width": width, "height": height})
         target = IMAGES / f"dashboard-{name}.png"

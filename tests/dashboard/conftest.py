@@ -18,7 +18,7 @@ from kgtrace_server import serving
 from kgtrace_server.app import create_app
 from kgtrace_server.settings import Settings
 from kgtrace_store import Vocabulary
-from tests.server.waiting import PATIENCE
+from tests.server.waiting import PATIENCE, wait_until
 
 from .chromium import NAMES, chromium_path, launched
 
@@ -77,10 +77,7 @@ def site(root: Path) -> Iterator[Site]:
     """A service that follows the index root, as `kgtrace serve` runs it."""
     settings = Settings(index=root, device="cpu", threads=1)
     with running(serving.loader(settings), index=root) as site:
-        transport = httpx.HTTPTransport(retries=3)
-        with httpx.Client(transport=transport, timeout=PATIENCE) as client:
-            while client.get(f"{site.url}/readyz").status_code != 200:
-                pass
+        wait_until(lambda: httpx.get(f"{site.url}/readyz", timeout=PATIENCE).status_code == 200)
         yield site
 
 
