@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-slow lint types audit bench clean
+.PHONY: demo test test-slow lint types audit bench screenshots clean
 
 demo: $(INSTALLED)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -35,7 +35,10 @@ types: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fb15k237 $(ARGS)
 
-$(INSTALLED): pyproject.toml constraints.txt
+screenshots: $(INSTALLED)
+	$(BIN)/python -m benchmarks.screenshots $(ARGS)
+
+$(INSTALLED): pyproject.toml hatch_build.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,dev]"
 	touch $@

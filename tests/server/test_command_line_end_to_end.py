@@ -40,6 +40,7 @@ def listening(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             assert process.stdout is not None
             assert select.select([process.stdout], [], [], PATIENCE)[0], "no address line"
             address = process.stdout.readline().split(" at ")[1].split()[0]
+            assert process.stdout.readline() == f"dashboard: {address}/\n"
             yield process, address
         finally:
             process.kill()
