@@ -22,6 +22,7 @@ RANKINGS = ("descending", "ascending")
 STRATA = ("relation", "head", "tail")
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall", "margin", "nssa", "softplus")
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
+SHELLS = ("bash", "zsh", "fish")
 PRESETS = ("baseline", "standard", "fast", "very-fast", "ultra-fast", "extreme")
 """Written out, for they live in a package that takes a second to import; a test compares them."""
 
@@ -102,6 +103,9 @@ def parser() -> argparse.ArgumentParser:
         _json(over_generations)
     demo = verb("demo", commands.demo, "train a small model, index it, serve it and ask it")
     demo.add_argument("--once", action="store_true", help="stop after the first answer")
+    completion = verb("completion", commands.completion, "print what lets a shell complete verbs, flags and file names")
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(command_line=root)
     return root
 
 

@@ -36,6 +36,7 @@ VERBS = (
     "rollback",
     "prune",
     "demo",
+    "completion",
 )
 
 
@@ -111,25 +112,7 @@ def test_the_index_may_come_from_the_environment(
     assert len(json.loads(out)["generations"]) == 2
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "build",
-        "append",
-        "convert",
-        "query",
-        "tracin",
-        "self-influence",
-        "evaluate",
-        "serve",
-        "verify",
-        "list",
-        "publish",
-        "rollback",
-        "prune",
-        "demo",
-    ],
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Exit 0, with every argument explained."""
     with pytest.raises(SystemExit) as raised:
