@@ -515,4 +515,5 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"kgtrace {version('kgtrace')}\n")
+        sys.stdout.write(f"kgtrace {version('kgtrace')}\n")
+        parser.exit()

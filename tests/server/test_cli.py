@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,14 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> N
         cli.main([verb, "--help"])
     assert raised.value.code == 0
     assert f"usage: kgtrace {verb}" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard output, for scripts to read."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"kgtrace {version('kgtrace')}\n"
 
 
 def test_help_does_not_wait_for_heavy_libraries() -> None:
