@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -17,7 +18,8 @@ from nbclient import NotebookClient
 
 from .conftest import wait_until
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "explain_a_prediction.ipynb"
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("KGTRACE_")},
@@ -104,6 +106,20 @@ def test_the_client_explains_what_it_predicts(address: str) -> None:
         1,
         "unknown relation 'ebassy'; nearest: 'embassy', 'attackembassy'\n",
     )
+
+
+def test_the_quick_start_leads_to_an_answer(tmp_path: Path) -> None:
+    """Its training, for one epoch, and its commands up to the first answer."""
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    training = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    (commands,) = re.findall(r"```\n\. PATH_OF_THE_CLONE/\.venv/bin/activate\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "train.py").write_text(training.replace('"num_epochs": 20', '"num_epochs": 1'))
+    done = subprocess.run(
+        ["sh", "-ec", commands], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "egypt  embassy  uk" in done.stdout
+    assert "certified exact" in done.stdout
 
 
 def test_the_notebook_tells_its_story(tmp_path: Path) -> None:
