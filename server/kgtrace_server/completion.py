@@ -22,7 +22,7 @@ def script(command_line: argparse.ArgumentParser, shell: str) -> str:
     for action in actions(command_line):
         if action.metavar in _NAMES:
             action.complete = _NAMES[action.metavar]  # type: ignore[attr-defined]
-    return shtab.complete(command_line, shell=shell)
+    return shtab.complete(command_line, shell)
 
 
 def actions(command_line: argparse.ArgumentParser) -> Iterator[argparse.Action]:
