@@ -31,6 +31,8 @@ MARK = "<!-- made from the code by `make docs` -->"
 
 _LINK = re.compile(r"(\]\()(?!https?:|#)([^)#\s]+)")
 
+_NAMED = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)\)")
+
 
 def on_files(files: Files, config: "MkDocsConfig") -> Files:
     """Add the pages that lie elsewhere, and the files that pages link to."""
@@ -49,7 +51,11 @@ def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files:
         target = _in_site(_in_repository(here, link[2]))
         return link[1] + (link[2] if target is None else posixpath.relpath(target, posixpath.dirname(here) or "."))
 
-    return _LINK.sub(replaced, markdown.replace(MARK, MADE[here]()) if here in MADE else markdown)
+    def without_folders(link: re.Match[str]) -> str:
+        return link[1] if (REPOSITORY / _in_repository(here, link[2])).is_dir() else link[0]
+
+    text = markdown.replace(MARK, MADE[here]()) if here in MADE else markdown
+    return _LINK.sub(replaced, _NAMED.sub(without_folders, text))
 
 
 def _command_line() -> str:
