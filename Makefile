@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-slow lint types audit bench docs dist-check clean
+.PHONY: demo test test-slow lint types audit bench docs dist-check screenshots clean
 
 demo: $(INSTALLED)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -46,7 +46,10 @@ dist-check: $(INSTALLED)
 	$(BIN)/twine check --strict dist/*
 	KGTRACE_DIST=dist $(BIN)/pytest -m slow tests/end_to_end/test_distribution.py $(ARGS)
 
-$(INSTALLED): pyproject.toml constraints.txt
+screenshots: $(INSTALLED)
+	$(BIN)/python -m benchmarks.screenshots $(ARGS)
+
+$(INSTALLED): pyproject.toml hatch_build.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,dev,docs]"
 	touch $@

@@ -27,6 +27,7 @@ from starlette.routing import Match, Route
 from kgtrace_server import wire
 from kgtrace_server.backend import Backend
 from kgtrace_server.bodies import read_json
+from kgtrace_server.dashboard import dashboard
 from kgtrace_server.metrics import CONTENT_TYPE, Metrics
 from kgtrace_server.middleware import (
     CLIENT_GONE,
@@ -90,7 +91,7 @@ def create_app(
         yield
         await asyncio.to_thread(backend.close)
 
-    pages, probes, v1, admin = documentation(), _probes(), _v1(), _admin()
+    pages, page, probes, v1, admin = documentation(), dashboard(), _probes(), _v1(), _admin()
     app = _Documented(
         title="kgtrace",
         summary="Which training triples made a knowledge-graph embedding model say this?",
@@ -104,11 +105,12 @@ def create_app(
     app.state.backend = backend
     app.state.metrics = metrics
     app.include_router(pages)
+    app.include_router(page)
     app.include_router(probes)
     keys = _documented_keys()
     app.include_router(v1, dependencies=keys if settings.read_key else [])
     app.include_router(admin, dependencies=keys)
-    app.state.routers = (app.router, pages, probes, v1, admin)
+    app.state.routers = (app.router, pages, page, probes, v1, admin)
     app.add_exception_handler(KgtraceError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_status)
@@ -249,13 +251,28 @@ def _v1() -> APIRouter:
         response_model=wire.Aggregate,
         responses={**_example(wire.EXAMPLE_AGGREGATE), **_problems(400, 401, 413, 415, 422, 429, 503, 504)},
     )
-    async def aggregate(request: Request, body: wire.AggregateRequest, service: _Ready) -> Response:
-        backend: Backend = request.app.state.backend
+    async def post_aggregate(request: Request, body: wire.AggregateRequest, service: _Ready) -> Response:
+        return await _summed(request, service, _grouping(body))
 
-        def sum_up(questions: Sequence[Grouping]) -> list[wire.Aggregate]:
-            return [service.aggregate(question, backend.worker.wanted) for question in questions]
-
-        return await _answered(request, sum_up, _grouping(body), object())  # nothing is gained by company
+    @router.get(
+        "/aggregate",
+        summary="Sum influence by relation, head or tail",
+        response_model=wire.Aggregate,
+        responses={**_example(wire.EXAMPLE_AGGREGATE), **_problems(401, 422, 429, 503, 504)},
+    )
+    async def get_aggregate(
+        request: Request, query: Annotated[wire.AggregateQuery, Query()], service: _Ready
+    ) -> Response:
+        question = Grouping(
+            service.refs_from_text(query.head, query.relation, query.tail),
+            query.by,
+            top_k=query.top_k,
+            order=query.order,
+            exact=query.exact,
+            within_hops=query.within_hops,
+            direction=query.direction,
+        )
+        return await _summed(request, service, question)
 
     @router.post(
         "/self-influence",
@@ -365,6 +382,16 @@ async def _explained(request: Request, service: Service, question: Question) -> 
 async def _predicted(request: Request, service: Service, question: Incomplete) -> Response:
     """Predict in the worker's thread, together with questions that are alike."""
     return await _answered(request, service.predictions_together, question, (service, Incomplete, question.alike))
+
+
+async def _summed(request: Request, service: Service, question: Grouping) -> Response:
+    """Sum up in the worker's thread, alone: nothing is gained by company."""
+    backend: Backend = request.app.state.backend
+
+    def sum_up(questions: Sequence[Grouping]) -> list[wire.Aggregate]:
+        return [service.aggregate(question, backend.worker.wanted) for question in questions]
+
+    return await _answered(request, sum_up, question, object())
 
 
 async def _answered(

@@ -267,7 +267,7 @@ def serve(args: argparse.Namespace) -> int:
     app = create_app(serving.loader(settings), settings, tracing.provider_from(os.environ))
     with serving.listen(settings) as listening:
         at = serving.address(listening)
-        sys.stdout.write(f"kgtrace serves {settings.index} at {at} (documentation: {at}/docs)\n")
+        sys.stdout.write(f"kgtrace serves {settings.index} at {at}\ndashboard: {at}/\ndocumentation: {at}/docs\n")
         sys.stdout.flush()
         serving.serve(app, settings, listening)
     return 0

@@ -48,7 +48,7 @@ def run(*, once: bool) -> None:
     with Progress("triples") as progress:
         report = build(root, read_model(model), vocabulary, triples, BuildConfig(), progress=progress)
     _say(f"   generation {report.generation}: {report.triples:,} triples, {report.bytes / 1e6:.1f} MB")
-    settings, listening = _listen()
+    settings, listening = _listen(root)
     server = serving.server(create_app(Service(open_attributor(root)), settings), settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -57,7 +57,7 @@ def run(*, once: bool) -> None:
         _say(f"3. Serving at {address}; asking POST /v1/influences why {' '.join(TRIPLE)}\n")
         _say(render.influences(_ask(address)))
         if not once:
-            _say(f"Try it: {address}/docs    Stop with Ctrl-C.")
+            _say(f"dashboard: {address}/\ndocumentation: {address}/docs\nStop with Ctrl-C.")
             thread.join()
     except KeyboardInterrupt:
         pass
@@ -72,15 +72,15 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _listen() -> tuple[Settings, Any]:
-    """Listen on the usual port, or on any free one where that is taken."""
+def _listen(root: Path) -> tuple[Settings, Any]:
+    """Listen on the usual port, or on any free one where that is taken, to serve an index root."""
     from kgtrace_server import serving
 
     try:
-        settings = Settings(log_level="warning")
+        settings = Settings(index=root, log_level="warning")
         return settings, serving.listen(settings)
     except serving.CannotListen:
-        settings = Settings(port=0, log_level="warning")
+        settings = Settings(index=root, port=0, log_level="warning")
         return settings, serving.listen(settings)
 
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 REQUEST_ID = "X-Request-Id"
 GENERATION = "X-Kgtrace-Generation"
 
-PUBLIC = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
-"""Paths that need no key, and `PUBLIC_FOLDER`. Any other does, so that a new route is never open by oversight."""
+PUBLIC = frozenset({"/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
+"""Paths that need no key, and `PUBLIC_FOLDERS`. Any other does, so that a new route is never open by oversight."""
 
-PUBLIC_FOLDER = "/docs/"
-"""What the documentation's page is made of."""
+PUBLIC_FOLDERS = ("/docs/", "/dashboard/")
+"""What the documentation's page and the dashboard are made of."""
 
 ADMIN = "/v1/admin/"
 """Paths below need the admin key."""
@@ -150,7 +150,7 @@ class RequireKey:
 
     def _refusal(self, scope: Scope) -> Response | None:
         path: str = scope["path"]
-        if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
+        if path in PUBLIC or path.startswith(PUBLIC_FOLDERS):
             return None
         sent = _sent_key(Headers(scope=scope))
         # Both are always compared, so that the time taken tells nothing.

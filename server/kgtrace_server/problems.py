@@ -18,7 +18,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from kgtrace_store.errors import Abandoned, InputError, KgtraceError, MissingInverseRelations
+from kgtrace_store.errors import Abandoned, InputError, KgtraceError, MissingInverseRelations, UnknownLabel
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -82,7 +82,14 @@ def error_response(error: KgtraceError) -> Response:
     """Return the problem document of an error that the caller may see."""
     status = status_of(error)
     headers = {"Retry-After": RETRY_AFTER} if isinstance(error, QueueFull | NotReady) else {}
-    return problem(status, str(error), title=_words(type(error)), headers=headers)
+    return problem(status, str(error), title=_words(type(error)), headers=headers, members=_members(error))
+
+
+def _members(error: KgtraceError) -> Mapping[str, Any]:
+    """Return what programs may want to know of an error without reading its detail."""
+    if not isinstance(error, UnknownLabel) or not error.nearest:
+        return {}
+    return {"unknown": error.label, "nearest": [{"label": label, "name": name} for label, name in error.nearest]}
 
 
 def type_of(kind: type[KgtraceError]) -> str:
@@ -91,14 +98,23 @@ def type_of(kind: type[KgtraceError]) -> str:
 
 
 def problem(
-    status: int, detail: str, *, title: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    detail: str,
+    *,
+    title: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Return a problem document; without a ``title`` it is of the type that says no more than its status."""
+    """Return a problem document; without a ``title`` it is of the type that says no more than its status.
+
+    ``members`` are those that the type adds to the standard's.
+    """
     body = {
         "type": "about:blank" if title is None else _type(title),
         "title": HTTPStatus(status).phrase if title is None else title,
         "status": int(status),
         "detail": detail,
+        **(members or {}),
     }
     # ASCII only: a detail may repeat half of a surrogate pair, which UTF-8 cannot hold.
     return Response(json.dumps(body), status, headers, media_type=MEDIA_TYPE)

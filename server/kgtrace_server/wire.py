@@ -302,6 +302,29 @@ class AggregateRequest(_Request):
     """Explain the tail, or the head."""
 
 
+class AggregateQuery(_Query):
+    """One test triple in the address, and by what to sum."""
+
+    head: str
+    """Label, or id where no label is the same."""
+    relation: str
+    """Label, or id where no label is the same."""
+    tail: str
+    """Label, or id where no label is the same."""
+    by: Group
+    """What the training triples of a group have in common."""
+    top_k: TopK = 10
+    """How many groups to name."""
+    order: Order = "proponents"
+    """Largest sum first, most negative first, or largest magnitude first."""
+    exact: bool = False
+    """Compute the influence of every training triple: slow."""
+    within_hops: Hops | None = None
+    """Count only training triples so near to the test triple."""
+    direction: Direction = "tail"
+    """Explain the tail, or the head."""
+
+
 class SearchQuery(_Query):
     """A look-up by label or name."""
 
@@ -647,6 +670,13 @@ class Ready(TypedDict):
     """The last attempt to load a generation, where the service follows an index root."""
 
 
+class Nearest(TypedDict):
+    """An entity or relation whose label or name is like one that is unknown."""
+
+    label: str
+    name: str | None
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 words it."""
 
@@ -660,6 +690,10 @@ class Problem(BaseModel):
     """The HTTP status."""
     detail: str
     """What is wrong here, and what can be done about it."""
+    unknown: str = ""
+    """The label that names no entity or relation, where others are like it."""
+    nearest: list[Nearest] = []
+    """What it may have been meant to be, most alike first."""
 
 
 def _named(id_: int, label: str, name: str | None = None) -> Named:

@@ -37,6 +37,8 @@ Each is also the builtin that fits, so ``except FileNotFoundError`` works as exp
 found and the value wanted. They are turned into exit codes and HTTP statuses only at the outermost edge.
 """
 
+from collections.abc import Sequence
+
 
 class KgtraceError(Exception):
     """Root of all errors kgtrace raises on purpose."""
@@ -64,6 +66,13 @@ class EmptyInput(InputError):
 
 class UnknownLabel(InputError, LookupError):
     """An entity or relation that the vocabulary lacks."""
+
+    def __init__(self, message: str, label: str = "", nearest: Sequence[tuple[str, str | None]] = ()) -> None:
+        super().__init__(message)
+        self.label = label
+        """What was asked for."""
+        self.nearest = tuple(nearest)
+        """Label and name, where there is one, of what the vocabulary has instead; most alike first."""
 
 
 class UnknownEntity(UnknownLabel):

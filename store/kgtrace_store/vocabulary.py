@@ -123,7 +123,9 @@ class _Table:
     def id(self, label: str) -> int:
         found = self._ids.get(label)
         if found is None:
-            raise self.unknown(f"unknown {self.noun} {_quote(label)}; {self._suggestion(label)}")
+            nearest = self._nearest(label)
+            message = f"unknown {self.noun} {_quote(label)}; {self._suggestion(nearest)}"
+            raise self.unknown(message, label, [(self.labels[i], self.names.get(i)) for i in nearest])
         return found
 
     def resolve(self, ref: str | int) -> int:
@@ -198,11 +200,13 @@ class _Table:
             yield line // 2
             at = self._text.find(pattern, int(self._breaks[line + 1]))
 
-    def _suggestion(self, label: str) -> str:
+    def _nearest(self, label: str) -> list[int]:
         by_label = process.extract(label, self.labels, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_NEAREST_CUTOFF)
         by_name = process.extract(label, self.names, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_NEAREST_CUTOFF)
         hits = sorted([(-score, i) for _, score, i in (*by_label, *by_name)])
-        nearest = list(dict.fromkeys(i for _, i in hits))[:_NEAREST]
+        return list(dict.fromkeys(i for _, i in hits))[:_NEAREST]
+
+    def _suggestion(self, nearest: Sequence[int]) -> str:
         if not nearest:
             return f"none of the {len(self.labels)} {self.plural} is similar"
         return "nearest: " + ", ".join(self._describe(i) for i in nearest)

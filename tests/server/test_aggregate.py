@@ -113,3 +113,22 @@ def test_estimates_of_a_real_index_hold_the_exact_sums(umls_index: Path, monkeyp
             assert abs(found[part] - group[part]) <= found["error"]
     monkeypatch.setattr(attributor, "_retrieval", None)
     assert service.aggregate(Grouping((3, 5, 9), "relation", top_k=100)) == exact
+
+
+def test_one_triple_can_be_asked_about_in_the_address(client: Client) -> None:
+    """A GET answers what the same POST does; everything in an address is text."""
+    head, relation, tail = TRIPLE
+    options = {"by": "tail", "top_k": 3, "order": "absolute", "exact": True, "within_hops": 2, "direction": "tail"}
+    asked = {"head": head, "relation": relation, "tail": tail, **options}
+    assert client.get(PATH, params=asked).json() == client.post(PATH, {"triple": TRIPLE, **options}).json()
+    assert client.get(PATH, params={**asked, "head": "0"}).json()["triple"]["head"]["label"] == head
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"by": "entity"}, "by"), ({"by": None}, "by"), ({"tail": "headach"}, "'headache'"), ({"x": "1"}, "x: unknown")],
+)
+def test_wrong_parameters_are_named(client: Client, assert_problem: Check, change: dict[str, Any], words: str) -> None:
+    """422, and which one."""
+    asked = {"head": "aspirin", "relation": "treats", "tail": "headache", "by": "relation", **change}
+    assert_problem(client.get(PATH, params={k: v for k, v in asked.items() if v is not None}), 422, words)

@@ -243,7 +243,7 @@ def test_no_body_is_our_fault(client: Client, body: Any) -> None:
     assert response.status_code == 200 or response.json()["detail"]
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/influences/", "/", "/%FF", "//v1/index"])
+@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/influences/", "/dashboard/", "/%FF", "//v1/index"])
 def test_unknown_routes(client: Client, assert_problem: Check, path: str) -> None:
     """404 as a problem document."""
     assert_problem(client.get("http://kgtrace.test" + path), 404, "no route")
@@ -251,7 +251,12 @@ def test_unknown_routes(client: Client, assert_problem: Check, path: str) -> Non
 
 def test_wrong_methods(client: Client, assert_problem: Check) -> None:
     """405 says which methods there are."""
-    for path, methods in (("/v1/index", "GET"), ("/v1/aggregate", "POST"), ("/v1/influences", "GET, POST")):
+    for path, methods in (
+        ("/v1/index", "GET"),
+        ("/v1/aggregate", "GET, POST"),
+        ("/", "GET"),
+        ("/v1/influences", "GET, POST"),
+    ):
         response = client.send("DELETE", path)
         assert_problem(response, 405, f"use {methods}")
         assert response.headers["Allow"] == methods

@@ -7,6 +7,7 @@ import pytest
 
 import kgtrace_server.app
 import kgtrace_server.client
+import kgtrace_server.dashboard
 import kgtrace_server.reload
 import kgtrace_server.serving
 from kgtrace_server import problems
@@ -17,6 +18,7 @@ OURS = (
     errors.StoreError,
     errors.MissingExtra,
     kgtrace_server.client.ServiceError,
+    kgtrace_server.dashboard.NoChartLibrary,
     kgtrace_server.reload.NotEnoughMemory,
     kgtrace_server.serving.CannotListen,
 )

@@ -17,7 +17,16 @@ from .conftest import Client
 
 Check = Callable[..., dict[str, Any]]
 
-OPEN = {"/livez", "/readyz", "/metrics", "/docs", "/docs/{name}", "/openapi.json"}
+OPEN = {
+    "/",
+    "/dashboard/{version}/{path:path}",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/docs",
+    "/docs/{name}",
+    "/openapi.json",
+}
 KEYS = {"none": {}, "wrong": "wrong", "read": "r3ad", "admin": "adm1n"}
 
 
@@ -40,7 +49,10 @@ def _flat(found: Any) -> list[Any]:
 
 def ask(app: Any, method: str, path: str, key: object) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return Client(app).send(method, path.replace("{name}", "start.js"), headers=headers)
+    path = path.replace("{name}", "start.js")
+    if path.startswith("/dashboard/"):
+        path = re.findall(r'"(dashboard/[^"]+)"', Client(app).get("/").text)[0]
+    return Client(app).send(method, path, headers=headers)
 
 
 def test_every_route_is_open_to_those_it_is_for(service: Service, root: Path) -> None:

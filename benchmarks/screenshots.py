@@ -1,0 +1,106 @@
+"""Pictures of the dashboard for the documentation, and what its page costs: ``python -m benchmarks.screenshots``.
+
+Trains the demo's model, indexes it on three nights, serves it, and looks at it in Chromium. Figures are those of the
+prediction that the demo explains, loaded with an empty cache.
+"""
+
+import json
+import tempfile
+import threading
+from pathlib import Path
+from statistics import median
+
+from playwright.sync_api import Browser, Page, sync_playwright
+from tests.dashboard.chromium import launched
+
+from kgtrace_indexer import BuildConfig, build, read_model, read_training_folder
+from kgtrace_server import serving
+from kgtrace_server.app import create_app
+from kgtrace_server.demo import TRIPLE, train_umls
+from kgtrace_server.settings import Settings
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+PREDICTION = "?head={}&relation={}&tail={}".format(*TRIPLE)
+SHOTS = (
+    ("light", PREDICTION, "light", 1200, 820),
+    ("dark", PREDICTION, "dark", 1200, 820),
+    ("phone", PREDICTION, "light", 360, 1280),
+    ("graph", PREDICTION, "light", 1280, 900),
+    ("index", "?view=index", "light", 1280, 900),
+)
+RUNS = 5
+QUIET = "() => document.querySelector('main .panel') && !document.querySelector('[aria-busy]')"
+
+_MEASURE = """() => {
+    const loaded = [performance.getEntriesByType('navigation')[0], ...performance.getEntriesByType('resource')];
+    const files = loaded.filter(({name}) => !name.includes('/v1/'));
+    const kilobytes = (entries, size) => entries.reduce((sum, entry) => sum + entry[size], 0) / 1000;
+    return {
+        requests: files.length,
+        calls: loaded.length - files.length,
+        transferred: kilobytes(files, 'transferSize'),
+        unpacked: kilobytes(files, 'decodedBodySize'),
+        answers: kilobytes(loaded.filter((entry) => !files.includes(entry)), 'transferSize'),
+        paint: performance.getEntriesByName('first-contentful-paint')[0].startTime,
+        interactive: loaded[0].domContentLoadedEventEnd,
+        complete: performance.now(),
+    };
+}"""
+"""Modules run before DOMContentLoaded: from its end on, fields and buttons answer."""
+
+
+def main() -> None:
+    """Write the pictures and print the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = _index(Path(folder))
+        settings = Settings(index=root, port=0, log_level="error")
+        server = serving.server(create_app(serving.loader(settings), settings), settings)
+        with serving.listen(settings) as listening, sync_playwright() as playwright:
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+            thread.start()
+            try:
+                with launched(playwright) as browser:
+                    _look(browser, serving.address(listening))
+            finally:
+                server.should_exit = True
+                thread.join()
+
+
+def _index(folder: Path) -> Path:
+    """Build what three nights would leave: the same model, another training, and the first again."""
+    for night, (seed, epochs) in enumerate([(0, 200), (1, 200), (0, 200)]):
+        model = folder / f"model-{seed}"
+        if not model.exists():
+            train_umls(model, seed=seed, epochs=epochs)
+        vocabulary, triples = read_training_folder(model / "training_triples")
+        build(folder / "index", read_model(model), vocabulary, triples, BuildConfig(seed=night))
+    return folder / "index"
+
+
+def _look(browser: Browser, address: str) -> None:
+    warm = browser.new_page()
+    warm.goto(f"{address}/readyz")
+    while "ready" not in warm.content():
+        warm.reload()
+    for name, search, theme, width, height in SHOTS:
+        page = _open(browser, address + search, color_scheme=theme, viewport={"width": width, "height": height})
+        target = IMAGES / f"dashboard-{name}.png"
+        if name == "graph":
+            page.locator("section", has=page.locator(".drawn")).screenshot(path=target)
+        else:
+            page.screenshot(path=target)
+        print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
+    measured = [_open(browser, address + PREDICTION).evaluate(_MEASURE) for _ in range(RUNS)]
+    print(json.dumps({name: round(median(run[name] for run in measured), 1) for name in measured[0]}, indent=1))
+
+
+def _open(browser: Browser, url: str, **options: object) -> Page:
+    """Load a view, with nothing cached, until all it asked for is shown."""
+    page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
+    page.goto(url)
+    page.wait_for_function(QUIET)
+    return page
+
+
+if __name__ == "__main__":
+    main()

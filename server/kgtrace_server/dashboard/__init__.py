@@ -1,0 +1,134 @@
+"""The dashboard: one page at ``/`` and the files it is made of, served from this machine.
+
+The page calls the public API and nothing else. Its files lie below ``/dashboard/VERSION/``, where the version is a
+digest of all of them: they may be cached for ever, and a page never mixes files of two releases. They import one
+another by relative addresses, so that the page works behind a proxy that puts a folder before it, too.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+from kgtrace_store.errors import KgtraceError
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+"""Nothing inline, nothing from elsewhere, and no text that becomes markup, whatever a label holds."""
+
+D3 = "vendor/d3.v7.min.def.js"
+"""The chart library, which the build puts there: see ``hatch_build.py``."""
+
+_PAGE = "index.html"
+
+_CLASSIC = "static/theme.js"
+"""The one script that is no module."""
+
+_MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+"""Of the files that are served; others are not."""
+
+_FOR_EVER = "public, max-age=31536000, immutable"
+
+
+class NoChartLibrary(KgtraceError):
+    """The package was not installed, or not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    content: bytes
+    zipped: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Dashboard:
+    version: str
+    page: _File
+    files: dict[str, _File]
+    """By path below the version's folder."""
+
+
+def dashboard() -> APIRouter:
+    """Return the routes of the page and of what it loads."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    def page(request: Request) -> Response:
+        built = _built()
+        tag = f'W/"{built.version}"'
+        headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "ETag": tag}
+        if tag in request.headers.get("If-None-Match", ""):
+            return Response(status_code=304, headers=headers)
+        return _sent(built.page, request, headers)
+
+    @router.get("/dashboard/{version}/{path:path}")
+    def file(version: str, path: str, request: Request) -> Response:
+        built = _built()
+        found = built.files.get(path)
+        if found is None or version != built.version:
+            raise HTTPException(404)
+        return _sent(found, request, {"Cache-Control": _FOR_EVER})
+
+    return router
+
+
+def _sent(file: _File, request: Request, headers: dict[str, str]) -> Response:
+    headers = {**headers, "Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        return Response(file.zipped, media_type=file.media_type, headers={**headers, "Content-Encoding": "gzip"})
+    return Response(file.content, media_type=file.media_type, headers=headers)
+
+
+@cache
+def _built() -> _Dashboard:
+    """Read all files. Raises `NoChartLibrary`."""
+    content = dict(_read(files(__package__)))
+    if D3 not in content:
+        raise NoChartLibrary(f"{files(__package__) / D3} is missing: install the package again (pip install -e .)")
+    digest = hashlib.sha256()
+    for path in sorted(content):
+        digest.update(f"{path}\n{len(content[path])}\n".encode() + content[path])
+    version = digest.hexdigest()[:12]
+    modules = "\n".join(f'<link rel="modulepreload" href="dashboard/VERSION/{path}">' for path in _modules(content))
+    page = content.pop(f"static/{_PAGE}").decode().replace("<!-- modules -->", modules).replace("VERSION", version)
+    return _Dashboard(version, _file(_PAGE, page.encode()), {path: _file(path, data) for path, data in content.items()})
+
+
+def _modules(paths: Iterable[str]) -> list[str]:
+    """Return the modules, which the page asks for at once: each would be found in another only after that arrived."""
+    return sorted(path for path in paths if path.endswith(".js") and path != _CLASSIC)
+
+
+def _read(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
+    """Return path and content of every file below a folder that is served."""
+    found = []
+    for entry in folder.iterdir():
+        path = prefix + entry.name
+        if entry.is_dir():
+            found += _read(entry, path + "/")
+        elif _suffix(path) in _MEDIA_TYPES:
+            found.append((path, entry.read_bytes()))
+    return found
+
+
+def _file(path: str, content: bytes) -> _File:
+    return _File(content, gzip.compress(content, mtime=0), _MEDIA_TYPES[_suffix(path)])
+
+
+def _suffix(path: str) -> str:
+    return path[path.rfind(".") :]

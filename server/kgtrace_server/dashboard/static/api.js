@@ -1,0 +1,90 @@
+// The public API: addresses, answers, problems, the key, and which generation answers.
+
+/**
+ * @typedef {{id: number, label: string, name: string | null}} Named
+ * @typedef {{head: Named, relation: Named, tail: Named}} Triple
+ * @typedef {Record<string, string | number | boolean | null | undefined>} Parameters
+ */
+
+const KEY = "kgtrace-key";
+
+/** What went wrong, as the service's problem document says it; status 0 where there was no answer. */
+export class Problem extends Error {
+  /** @param {{status: number, title: string, detail: string, unknown?: string, nearest?: {label: string, name: string | null}[]}} document */
+  constructor({ status, title, detail, unknown = "", nearest = [] }) {
+    super(detail);
+    Object.assign(this, { status, title, detail, unknown, nearest });
+  }
+}
+
+/** Tells of `unauthorized`, and of a `generation` other than the one that the page shows. */
+export const events = new EventTarget();
+
+/** The generation that the page shows, once there was an answer. */
+let shown = null;
+
+/** Forget which generation the page shows: it is about to be drawn anew. */
+export function forgetGeneration() {
+  shown = null;
+}
+
+/** @param {string} key Kept for as long as the tab is open, and sent in a header alone. */
+export function setKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+/** Whether requests carry a key, so that a plain link to one would be refused. */
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+/**
+ * The address of a call, relative to the page. Parameters that are empty are left out.
+ * @param {string} route @param {Parameters} [parameters]
+ */
+export function address(route, parameters = {}) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  return `v1/${route}${query && "?"}${query}`;
+}
+
+/**
+ * Call the API.
+ * @param {string} path From `address`. @param {AbortSignal} [signal]
+ * @returns {Promise<any>} The answer. Rejects with `Problem`, or with what the signal says.
+ */
+export async function get(path, signal) {
+  const response = await fetched(path, signal);
+  follow(response.headers.get("X-Kgtrace-Generation"));
+  const document = await read(response, signal);
+  if (response.ok) return document;
+  if (response.status === 401) events.dispatchEvent(new Event("unauthorized"));
+  throw new Problem(document);
+}
+
+async function fetched(path, signal) {
+  const key = sessionStorage.getItem(KEY);
+  try {
+    return await fetch(path, { headers: key === null ? {} : { Authorization: `Bearer ${key}` }, signal });
+  } catch (error) {
+    signal?.throwIfAborted();
+    const detail = "The service does not answer. Is it running, and is this machine still connected to it?";
+    throw new Problem({ status: 0, title: "No connection", detail });
+  }
+}
+
+async function read(response, signal) {
+  try {
+    return await response.json();
+  } catch (error) {
+    signal?.throwIfAborted();
+    const detail = `What came back is not the service's answer (status ${response.status}).`;
+    throw new Problem({ status: response.status, title: "Not an answer", detail });
+  }
+}
+
+function follow(generation) {
+  if (!generation || generation === "none") return;
+  shown ??= generation;
+  if (generation !== shown) events.dispatchEvent(new CustomEvent("generation", { detail: { shown, generation } }));
+}

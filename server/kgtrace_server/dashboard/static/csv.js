@@ -1,0 +1,89 @@
+// CSV files in the columns of the command line's.
+
+/** @param {string} prefix @param {import("./api.js").Named} thing */
+function namedColumns(prefix, thing) {
+  return { [prefix]: thing.id, [`${prefix}_label`]: thing.label, [`${prefix}_name`]: thing.name };
+}
+
+/** Ids, labels and names of a triple by column. @param {string} prefix @param {import("./api.js").Triple} triple */
+function tripleColumns(prefix, triple) {
+  return Object.assign({}, ...["head", "relation", "tail"].map((field) => namedColumns(prefix + field, triple[field])));
+}
+
+/** Rows of an answer to `influences`. */
+export function influenceRows({ results }) {
+  return results.flatMap((result, test_index) =>
+    result.influences.map(({ train_index, triple, influence, cosine }, i) => ({
+      test_index,
+      ...tripleColumns("test_", result.triple),
+      certified: result.certified,
+      position: i + 1,
+      train_index,
+      ...tripleColumns("train_", triple),
+      influence,
+      cosine,
+    })),
+  );
+}
+
+/** Rows of an answer to `predictions`. */
+export function predictionRows({ predictions }) {
+  return predictions.map(({ triple, score, rank, in_training }, i) => ({
+    position: i + 1,
+    ...tripleColumns("", triple),
+    score,
+    rank,
+    in_training,
+  }));
+}
+
+/** Rows of an answer to `aggregate`. */
+export function sumRows({ groups }) {
+  return groups.map(({ group, count, sum, positive, negative, error }, i) => ({
+    position: i + 1,
+    ...namedColumns("group", group),
+    count,
+    sum,
+    positive,
+    negative,
+    error,
+  }));
+}
+
+/** Rows of an answer to `self-influence`. */
+export function selfInfluenceRows({ self_influences }) {
+  return self_influences.map(({ train_index, triple, self_influence }, i) => ({
+    position: i + 1,
+    train_index,
+    ...tripleColumns("", triple),
+    self_influence,
+  }));
+}
+
+/** Rows of an answer to `generations`. */
+export function generationRows({ generations }) {
+  return generations.map(({ id, live, built_at, model, counts, bytes, agreement, problem }) => ({
+    id,
+    live,
+    built_at,
+    model,
+    triples: counts?.triples,
+    entities: counts?.entities,
+    relations: counts?.relations,
+    bytes,
+    agreement_with: agreement?.generation,
+    agreement: agreement?.overlap,
+    problem,
+  }));
+}
+
+/** A file of RFC 4180. @param {Record<string, any>[]} rows */
+export function csv(rows) {
+  const columns = Object.keys(rows[0] ?? {});
+  return [columns, ...rows.map((row) => columns.map((column) => row[column]))].map((line) => line.map(cell).join(",") + "\n").join("");
+}
+
+function cell(value) {
+  const text = value === null || value === undefined ? "" : String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}

@@ -1,0 +1,46 @@
+// Numbers and times for people.
+
+const MINUS = "−";
+
+/** @param {number | null} value Null where it is not finite. */
+export function number(value) {
+  return value === null ? "not finite" : shorter(value).replace("-", MINUS);
+}
+
+/** A number that shows its sign. @param {number | null} value */
+export function signed(value) {
+  return value !== null && value > 0 ? `+${number(value)}` : number(value);
+}
+
+function shorter(value) {
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
+  return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(4);
+}
+
+/** @param {number} value */
+export function count(value) {
+  return value.toLocaleString("en");
+}
+
+/** @param {number} share */
+export function percent(share) {
+  return `${Math.round(share * 100)} %`;
+}
+
+/** @param {number} bytes */
+export function megabytes(bytes) {
+  return `${Number((bytes / 1e6).toPrecision(3)).toLocaleString("en")} MB`;
+}
+
+/** How long ago. @param {number} seconds */
+export function ago(seconds) {
+  const [unit, size] = [["day", 86400], ["hour", 3600], ["minute", 60]].find(([, size]) => seconds >= size) ?? ["second", 1];
+  const whole = Math.floor(seconds / size);
+  return `${whole} ${unit}${whole === 1 ? "" : "s"} ago`;
+}
+
+/** @param {string} rfc3339 */
+export function moment(rfc3339) {
+  return new Date(rfc3339).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+}

@@ -1,0 +1,155 @@
+// The page: which view an address means, moving between views, the key, the theme, and news of another generation.
+
+import { address, events, forgetGeneration, get, Problem, setKey } from "./api.js";
+import { announce, el } from "./dom.js";
+import { ago, count } from "./format.js";
+import { explainView } from "./views/explain.js";
+import { indexView } from "./views/index.js";
+import { rankingView } from "./views/ranking.js";
+
+/**
+ * What views need of the page.
+ * @typedef {object} Page
+ * @property {number} epoch Grows when everything is to be asked anew.
+ * @property {(asked: Record<string, string>) => void} go Show another view.
+ * @property {(asked: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLAnchorElement} link To another view.
+ * @property {() => void} refresh Ask everything anew.
+ */
+
+const VIEWS = { explain: explainView, "self-influence": rankingView, index: indexView };
+const LOOK = 60_000; // milliseconds between looks at which generation answers
+
+const main = document.getElementById("main");
+const notice = document.getElementById("notice");
+const served = document.getElementById("served");
+
+/** @type {Page} */
+const page = { epoch: 0, go, link, refresh };
+const views = {};
+let drawnSearch = null;
+
+/** @param {Record<string, string>} asked */
+function search(asked) {
+  const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
+  return `?${query}`;
+}
+
+function link(asked, ...children) {
+  return el("a", { href: search(asked) }, children);
+}
+
+function go(asked) {
+  const target = search(asked);
+  if (target !== location.search) history.pushState(null, "", target);
+  draw(true);
+}
+
+function refresh() {
+  page.epoch += 1;
+  forgetGeneration();
+  notice.replaceChildren();
+  draw(false);
+  about();
+}
+
+/** Draw what the address means. @param {boolean} moved Whether the reader came from another view. */
+async function draw(moved) {
+  drawnSearch = location.search;
+  const asked = Object.fromEntries(new URLSearchParams(location.search));
+  const name = asked.view in VIEWS ? asked.view : "explain";
+  const view = (views[name] ??= VIEWS[name](page));
+  for (const tab of document.querySelectorAll("nav a")) {
+    if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
+  }
+  const changed = !main.contains(view.element);
+  if (changed) main.replaceChildren(view.element);
+  const { title, focus } = view.update(asked);
+  document.title = title ? `${title} – kgtrace` : "kgtrace";
+  if (!moved) return;
+  if (changed) scrollTo(0, 0);
+  await focus.done;
+  if (drawnSearch === location.search) (focus.element.querySelector("h2") ?? main).focus();
+}
+
+/** Say in the header what is served. */
+async function about() {
+  try {
+    const { model, counts, age_seconds, generation } = await get(address("index"));
+    served.replaceChildren(`${model ?? "a model"}, ${count(counts.triples)} triples, built ${ago(age_seconds)}`);
+    served.title = `generation ${generation}`;
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    served.replaceChildren(error.status === 401 ? "a key is needed" : error.title.toLowerCase());
+  }
+}
+
+events.addEventListener("generation", ({ detail: { shown, generation } }) => {
+  if (notice.dataset.generation === generation && notice.hasChildNodes()) return;
+  notice.dataset.generation = generation;
+  notice.replaceChildren(
+    el("p", {}, "Another generation of the index answers now: ", el("code", {}, generation), ". This view shows ", el("code", {}, shown), "."),
+    el("button", { type: "button", click: refresh }, "Reload the view"),
+  );
+});
+
+const keyField = el("input", { id: "key", type: "password", required: true, autocomplete: "off", spellcheck: "false" });
+const keyDialog = el(
+  "dialog",
+  { "aria-labelledby": "key-title" },
+  el(
+    "form",
+    {
+      submit(event) {
+        event.preventDefault();
+        setKey(keyField.value);
+        keyField.value = "";
+        keyDialog.close();
+        refresh();
+      },
+    },
+    el("h2", { id: "key-title" }, "This service asks for a key"),
+    el("p", {}, "Whoever runs it has the read key (", el("code", {}, "KGTRACE_READ_KEY"), "). It is kept in this tab until you close it, and is never part of an address."),
+    el("label", { for: "key" }, "Key"),
+    keyField,
+    el("div", { class: "buttons" }, el("button", {}, "Use this key"), el("button", { type: "button", class: "quiet", click: () => keyDialog.close() }, "Not now")),
+  ),
+);
+document.body.append(keyDialog);
+events.addEventListener("unauthorized", () => {
+  if (!keyDialog.open) keyDialog.showModal();
+});
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const themeButton = document.getElementById("theme");
+function currentTheme() {
+  return document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+}
+function labelTheme() {
+  themeButton.textContent = currentTheme() === "dark" ? "Light" : "Dark";
+  themeButton.setAttribute("aria-label", `Use the ${currentTheme() === "dark" ? "light" : "dark"} theme`);
+}
+themeButton.addEventListener("click", () => {
+  const other = currentTheme() === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = other;
+  localStorage.setItem("kgtrace-theme", other);
+  labelTheme();
+});
+dark.addEventListener("change", labelTheme);
+labelTheme();
+
+addEventListener("click", (event) => {
+  const anchor = event.target.closest?.("a[href^='?']");
+  if (!anchor || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  if (anchor.search !== location.search) history.pushState(null, "", anchor.getAttribute("href"));
+  draw(true);
+});
+addEventListener("popstate", () => {
+  if (location.search !== drawnSearch) draw(true);
+});
+setInterval(() => document.hidden || about(), LOOK);
+addEventListener("visibilitychange", () => document.hidden || about());
+
+draw(false);
+about();

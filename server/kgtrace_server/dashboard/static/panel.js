@@ -1,0 +1,111 @@
+// A part of the page that shows what a call answers, that it is loading, or why there is nothing to show.
+
+import { Problem, address, get, hasKey } from "./api.js";
+import { csv } from "./csv.js";
+import { announce, el } from "./dom.js";
+
+export class Panel {
+  /** @param {string} waiting What is said while the answer is computed. @param {() => void} again What "Try again" does. */
+  constructor(waiting, again) {
+    this.element = el("div", { class: "panel" });
+    /** Whether what was to be shown is shown. */
+    this.done = Promise.resolve(false);
+    this._waiting = waiting;
+    this._again = again;
+    this._key = null;
+    this._loading = new AbortController();
+  }
+
+  /**
+   * Show what `load` resolves to, unless it is what the panel shows already.
+   * @param {string} key Names what is to be shown.
+   * @param {(signal: AbortSignal) => Promise<Node[]>} load Rejects with `Problem`.
+   * @param {(problem: Problem) => Node[]} [advice] What can be done about a problem.
+   */
+  show(key, load, advice = () => []) {
+    if (key === this._key) return;
+    this._key = key;
+    this._loading.abort();
+    this._loading = new AbortController();
+    this.element.setAttribute("aria-busy", "true");
+    if (!this.element.hasChildNodes()) this.element.append(el("p", { class: "loading" }, this._waiting));
+    this.done = this._load(load, advice, this._loading.signal);
+  }
+
+  async _load(load, advice, signal) {
+    let content;
+    let problem = null;
+    try {
+      content = await load(signal);
+    } catch (error) {
+      if (signal.aborted) return false;
+      if (!(error instanceof Problem)) throw error;
+      problem = error;
+      content = [problemBox(problem, advice(problem), this._again)];
+      announce(`${problem.title}: ${problem.detail}`);
+    }
+    if (signal.aborted) return false;
+    this.element.replaceChildren(...content);
+    this.element.removeAttribute("aria-busy");
+    return problem === null;
+  }
+}
+
+/** @param {Problem} problem @param {Node[]} advice @param {() => void} again */
+function problemBox(problem, advice, again) {
+  return el(
+    "div",
+    { class: "problem" },
+    el("p", { class: "title" }, problem.title),
+    el("p", {}, problem.detail),
+    advice,
+    problem.status !== 422 && el("button", { type: "button", click: again }, "Try again"),
+  );
+}
+
+/**
+ * A section with a heading and links to the call behind it.
+ * @param {number} level @param {string} title
+ * @param {{route: string, parameters: import("./api.js").Parameters, rows: Record<string, any>[], file: string} | null} source
+ * @param {...import("./dom.js").Child} children
+ */
+export function section(level, title, source, ...children) {
+  const heading = el(`h${level}`, { tabindex: "-1" }, title);
+  return el("section", { class: "card" }, el("div", { class: "head" }, heading, source && downloads(title, source)), children);
+}
+
+function downloads(title, { route, parameters, rows, file }) {
+  const path = address(route, parameters);
+  const keyed = async (event) => {
+    if (!hasKey()) return;
+    event.preventDefault(); // the browser would ask without the key
+    save(`${file}.json`, "application/json", JSON.stringify(await get(path), null, 1));
+  };
+  return el(
+    "span",
+    { class: "downloads" },
+    el("a", { href: path, click: keyed, "aria-label": `JSON of ${title}` }, "JSON"),
+    el("button", { type: "button", click: () => save(`${file}.csv`, "text/csv", csv(rows)), "aria-label": `CSV of ${title}` }, "CSV"),
+  );
+}
+
+function save(name, type, content) {
+  const href = URL.createObjectURL(new Blob([content], { type }));
+  el("a", { href, download: name }).click();
+  URL.revokeObjectURL(href);
+}
+
+/**
+ * A picture that is drawn once its width is known, and again when that changes much.
+ * @param {(width: number) => Element} draw
+ */
+export function drawn(draw) {
+  const box = el("div", { class: "drawn" });
+  let width = 0;
+  new ResizeObserver(() => {
+    if (!box.clientWidth || Math.abs(box.clientWidth - width) < 24) return;
+    width = box.clientWidth;
+    box.replaceChildren(draw(width));
+  }).observe(box);
+  return box;
+}

@@ -1,0 +1,69 @@
+// A head and a relation, the model's best tails, and why one of them.
+
+import { Combobox } from "../combobox.js";
+import { el, named } from "../dom.js";
+import { Panel } from "../panel.js";
+import { explanation } from "./explanation.js";
+import { examples, predictions } from "./predictions.js";
+import { sums } from "./sums.js";
+
+/** @param {import("../main.js").Page} page */
+export function explainView(page) {
+  const fields = {
+    head: new Combobox("Head", "entities", { required: true, hint: "an entity" }),
+    relation: new Combobox("Relation", "relations", { required: true, hint: "a relation" }),
+    tail: new Combobox("Tail (optional)", "entities", { hint: "predicted where empty" }),
+  };
+  const tails = new Panel("Asking the model…", page.refresh);
+  const why = new Panel("Searching the training triples…", page.refresh);
+  const summed = new Panel("Summing over all training triples…", page.refresh);
+
+  async function submit(event) {
+    event.preventDefault();
+    const [head, relation, tail] = await Promise.all(Object.values(fields).map((field) => field.resolve()));
+    page.go({ head, relation, tail });
+  }
+
+  /** Write into the fields what the service calls them. */
+  function hold(triple, names) {
+    for (const name of names) fields[name].set(triple[name]);
+  }
+
+  /** @param {Record<string, string>} asked */
+  function update(asked) {
+    const { head, relation, tail } = asked;
+    for (const [name, field] of Object.entries(fields)) field.hold(asked[name] ?? "");
+    columns.classList.toggle("first", !head || !relation);
+    const what = [page.epoch, head, relation];
+    tails.show(JSON.stringify([...what, tail, asked.tails]), async (signal) => {
+      if (!head || !relation) return examples(page, signal);
+      const { content, triple } = await predictions(page, asked, signal);
+      hold(triple, ["head", "relation"]);
+      return content;
+    }, (problem) => advice(page, asked, problem));
+    why.show(JSON.stringify([...what, tail, asked.top_k, asked.exact]), async (signal) => {
+      if (!head || !relation || !(await tails.done)) return [];
+      if (!tail) return [el("p", { class: "empty" }, "Choose a tail to read why the model ranks it there.")];
+      const { content, triple } = await explanation(page, asked, signal);
+      hold(triple, Object.keys(fields));
+      return content;
+    }, (problem) => advice(page, asked, problem));
+    summed.show(JSON.stringify([...what, tail, asked.exact, asked.by]), async (signal) =>
+      tail && (await tails.done) && (await why.done) ? sums(page, asked, signal) : [],
+    );
+    return { title: [head, relation, tail].filter(Boolean).join(" "), focus: tail ? why : tails };
+  }
+
+  const form = el("form", { class: "ask", submit }, Object.values(fields).map(({ element }) => element), el("button", {}, "Explain"));
+  const columns = el("div", { class: "columns" }, tails.element, el("div", { class: "stack" }, why.element, summed.element));
+  const element = el("div", {}, el("h1", { tabindex: "-1" }, "Why does the model say this?"), form, columns);
+  return { element, update };
+}
+
+/** What an unknown label may have been meant to be, as links that put it in its place. */
+function advice(page, asked, { unknown, nearest }) {
+  const field = ["head", "relation", "tail"].find((name) => unknown && asked[name] === unknown);
+  if (!field || !nearest.length) return [];
+  const links = nearest.map((thing) => el("li", {}, page.link({ ...asked, [field]: thing.label }, named(thing))));
+  return [el("p", {}, "Did you mean:"), el("ul", { class: "choices" }, links)];
+}

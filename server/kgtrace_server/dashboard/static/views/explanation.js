@@ -1,0 +1,120 @@
+// Why one triple: the training triples that speak for it and against it, as tables and as a graph.
+
+import { address, get } from "../api.js";
+import { bar, barScale } from "../charts.js";
+import { influenceRows } from "../csv.js";
+import { announce, el, tripleNames, tripleString, tripleText } from "../dom.js";
+import { count, number, signed } from "../format.js";
+import { graph, legend, most } from "../graph.js";
+import { drawn, section } from "../panel.js";
+
+const FEW = 10;
+const MANY = 50;
+
+/** @param {import("../main.js").Page} page @param {Record<string, string>} asked @param {AbortSignal} signal */
+export async function explanation(page, asked, signal) {
+  const { head, relation, tail, exact } = asked;
+  const many = asked.top_k === String(MANY);
+  const parameters = { head, relation, tail, top_k: many ? MANY : FEW, exact };
+  const side = async (order) => {
+    const given = { ...parameters, order };
+    const answer = await get(address("influences", given), signal);
+    return { answer, result: answer.results[0], source: { route: "influences", parameters: given, rows: influenceRows(answer), file: order } };
+  };
+  const [proponents, opponents] = await Promise.all([side("proponents"), side("opponents")]);
+  const { triple, rank, score, loss, in_training } = proponents.result;
+  const scale = barScale([proponents, opponents].flatMap(({ result }) => result.influences.map(({ influence }) => influence)));
+  announce(`${tripleString(triple)}: ${proponents.result.influences.length} training triples for it and ${opponents.result.influences.length} against it`);
+  const content = [
+    section(
+      2,
+      tripleText(triple),
+      null,
+      el(
+        "dl",
+        { class: "facts" },
+        fact("Filtered rank", count(rank)),
+        fact("Score", number(score)),
+        fact("Loss", number(loss)),
+        fact("In the training data", in_training ? "yes, a known fact" : "no, a prediction"),
+      ),
+    ),
+    el(
+      "div",
+      { class: "sides" },
+      list(page, asked, "Speaks for it", "proponents", proponents, scale),
+      list(page, asked, "Speaks against it", "opponents", opponents, scale),
+    ),
+    el("p", { class: "note" }, "Entities and relations that the prediction has, too, are bold. ", page.link({ ...asked, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`)),
+    neighbourhood(triple, proponents.result.influences, opponents.result.influences),
+  ];
+  return { content, triple };
+}
+
+function fact(term, ...description) {
+  return el("div", {}, el("dt", {}, term), el("dd", {}, description));
+}
+
+/** One side of the explanation as a table. */
+function list(page, asked, title, order, { result, source }, scale) {
+  const row = ({ triple, influence, cosine, train_index }, i) =>
+    el(
+      "tr",
+      {},
+      el("td", { class: "number" }, i + 1),
+      el("th", { scope: "row" }, page.link(labels(triple), tripleNames(triple, result.triple)), el("small", { class: "row" }, `row ${count(train_index)}, cosine ${number(cosine)}`)),
+      el("td", { class: "influence" }, el("span", { class: "number" }, signed(influence)), influence !== null && bar(influence, scale)),
+    );
+  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
+  return section(
+    3,
+    title,
+    source,
+    certificate(page, asked, result, order),
+    el(
+      "table",
+      { class: "influences" },
+      el("thead", {}, el("tr", {}, column("#", "number"), column("Training triple"), column("Influence", "influence"))),
+      el("tbody", {}, result.influences.map(row)),
+    ),
+  );
+}
+
+/** @param {import("../api.js").Triple} triple */
+function labels({ head, relation, tail }) {
+  return { head: head.label, relation: relation.label, tail: tail.label };
+}
+
+/** Whether the list is proved to be the right one; if not, what may be missing, and how to find out. */
+function certificate(page, asked, { certified, bound_gap, influences }, order) {
+  const many = influences.length;
+  if (certified) {
+    return el("p", { class: "certificate" }, el("span", { class: "badge certified" }, "✓ certified"), ` Proved: no other indexed training triple belongs among these ${many}.`);
+  }
+  const gap = bound_gap === null
+    ? "Nothing is known about the training triples that were not looked at."
+    : `A training triple that was not looked at could have up to ${number(bound_gap)} more influence than the last of these ${order}.`;
+  return el(
+    "p",
+    { class: "certificate" },
+    el("span", { class: "badge uncertified" }, "≈ not certified"),
+    ` ${gap} `,
+    !asked.exact && page.link({ ...asked, exact: "true" }, "Compute exactly"),
+  );
+}
+
+function neighbourhood(triple, proponents, opponents) {
+  const ranked = (influences, sign) => influences.map((found, i) => ({ ...found, rank: `${sign}${i + 1}` })).filter(({ influence }) => influence !== null);
+  const [best, worst] = [ranked(proponents, "+"), ranked(opponents, "−")];
+  const strongest = (width) => [...best.slice(0, most(width)), ...worst.slice(0, most(width))];
+  const picture = drawn((width) => graph(triple, strongest(width), width));
+  const line = (found) => el("li", {}, tripleNames(found.triple), `: ${signed(found.influence)}`);
+  return section(
+    3,
+    "The neighbourhood",
+    null,
+    legend(),
+    picture,
+    el("details", {}, el("summary", {}, "The graph in words"), el("p", {}, "The prediction: ", tripleNames(triple), ". Its strongest influences:"), el("ul", {}, strongest(Infinity).map(line))),
+  );
+}

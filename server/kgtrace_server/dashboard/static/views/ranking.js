@@ -1,0 +1,88 @@
+// Training triples by self-influence: where the model strains, and where errors in the data are worth looking for.
+
+import { address, get } from "../api.js";
+import { bar, barScale } from "../charts.js";
+import { Combobox } from "../combobox.js";
+import { selfInfluenceRows } from "../csv.js";
+import { announce, el, tripleNames } from "../dom.js";
+import { count, number } from "../format.js";
+import { Panel, section } from "../panel.js";
+
+const ROWS = 25;
+const MORE = 100;
+
+/** @param {import("../main.js").Page} page */
+export function rankingView(page) {
+  const relation = new Combobox("Relation (optional)", "relations", { hint: "any" });
+  const order = el(
+    "select",
+    { id: "ranking-order" },
+    el("option", { value: "" }, "Largest first"),
+    el("option", { value: "ascending" }, "Smallest first"),
+  );
+  const panel = new Panel("Ranking…", page.refresh);
+
+  async function submit(event) {
+    event.preventDefault();
+    page.go({ view: "self-influence", relation: await relation.resolve(), order: order.value });
+  }
+
+  async function ranking(asked, signal) {
+    const many = asked.top_k === String(MORE);
+    const parameters = { top_k: many ? MORE : ROWS, order: asked.order, relation: asked.relation };
+    const answer = await get(address("self-influence", parameters), signal);
+    const found = answer.self_influences;
+    if (asked.relation && found.length) relation.set(found[0].triple.relation);
+    const scale = barScale(found.map(({ self_influence }) => self_influence));
+    announce(`${found.length} training triples`);
+    const row = ({ train_index, triple, self_influence }, i) =>
+      el(
+        "tr",
+        {},
+        el("td", { class: "number" }, i + 1),
+        el(
+          "th",
+          { scope: "row" },
+          page.link({ head: triple.head.label, relation: triple.relation.label, tail: triple.tail.label }, tripleNames(triple)),
+          el("small", { class: "row" }, `row ${count(train_index)}`),
+        ),
+        el("td", { class: "influence" }, el("span", { class: "number" }, number(self_influence)), self_influence !== null && bar(self_influence, scale)),
+      );
+    return [
+      section(
+        2,
+        asked.order === "ascending" ? "Smallest self-influence" : "Largest self-influence",
+        { route: "self-influence", parameters, rows: selfInfluenceRows(answer), file: "self-influence" },
+        found.length
+          ? el(
+              "table",
+              { class: "influences wide" },
+              el("thead", {}, el("tr", {}, ...["#", "Training triple", "Self-influence"].map((text, i) => el("th", { scope: "col", class: ["number", null, "influence"][i] }, text)))),
+              el("tbody", {}, found.map(row)),
+            )
+          : el("p", { class: "empty" }, "No training triple has this relation."),
+        el("p", { class: "note" }, page.link({ ...asked, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`)),
+      ),
+    ];
+  }
+
+  const element = el(
+    "div",
+    {},
+    el("h1", { tabindex: "-1" }, "Suspicious training triples"),
+    el("p", { class: "lead" }, "The model strains most to hold these: their gradients are the longest. Rare facts, and wrong ones, come first."),
+    el("form", { class: "ask", submit }, relation.element, el("div", { class: "field" }, el("label", { for: "ranking-order" }, "Order"), order), el("button", {}, "Rank")),
+    panel.element,
+  );
+  return {
+    element,
+    update(asked) {
+      relation.hold(asked.relation ?? "");
+      order.value = asked.order === "ascending" ? "ascending" : "";
+      panel.show(JSON.stringify([page.epoch, asked.relation, asked.order, asked.top_k]), (signal) => ranking(asked, signal), (problem) =>
+        problem.nearest.map((thing) => el("p", {}, page.link({ ...asked, relation: thing.label }, thing.label))),
+      );
+      return { title: "Suspicious triples", focus: panel };
+    },
+  };
+}

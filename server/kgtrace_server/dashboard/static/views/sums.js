@@ -1,0 +1,64 @@
+// Influence summed over all training triples, by relation, head or tail.
+
+import { address, get } from "../api.js";
+import { sumBar, sumScale } from "../charts.js";
+import { sumRows } from "../csv.js";
+import { el, named } from "../dom.js";
+import { count, number, signed } from "../format.js";
+import { section } from "../panel.js";
+
+const GROUPS = 10;
+const BY = ["relation", "head", "tail"];
+
+/** @param {import("../main.js").Page} page @param {Record<string, string>} asked @param {AbortSignal} signal */
+export async function sums(page, asked, signal) {
+  const { head, relation, tail, exact } = asked;
+  const by = BY.includes(asked.by) ? asked.by : BY[0];
+  const parameters = { head, relation, tail, by, order: "absolute", top_k: GROUPS, exact };
+  const answer = await get(address("aggregate", parameters), signal);
+  const finite = answer.groups.filter(({ sum, error }) => sum !== null && error !== null);
+  const scale = sumScale(finite);
+  const choice = (other) => {
+    const link = page.link({ ...asked, by: other }, `by ${other}`);
+    if (other === by) link.setAttribute("aria-current", "true");
+    return el("li", {}, link);
+  };
+  const row = (group) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, named(group.group), el("small", { class: "row" }, `${count(group.count)} training triples`)),
+      el(
+        "td",
+        { class: "influence" },
+        el("span", { class: "number" }, signed(group.sum), !answer.exact && el("small", {}, ` ± ${number(group.error)}`)),
+        finite.includes(group) && sumBar(group, scale),
+      ),
+    );
+  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
+  return [
+    section(
+      3,
+      `Influence summed by ${by}`,
+      { route: "aggregate", parameters, rows: sumRows(answer), file: `sums-by-${by}` },
+      el("ul", { class: "tabs", "aria-label": "Sum by" }, BY.map(choice)),
+      certificate(page, asked, answer),
+      el(
+        "table",
+        { class: "sums" },
+        el("thead", {}, el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Sum, for and against", "influence"))),
+        el("tbody", {}, answer.groups.map(row)),
+      ),
+    ),
+  ];
+}
+
+function certificate(page, asked, { exact, certified, total, groups }) {
+  const order = certified
+    ? el("span", { class: "badge certified" }, "✓ order certified")
+    : el("span", { class: "badge uncertified" }, "≈ order not certified");
+  const all = `${count(total.count)} training triples`;
+  if (exact) return el("p", { class: "certificate" }, order, ` Exact sums over all ${all}.`);
+  const text = ` Estimates over all ${all}: each sum is within its ± error, the thin line in the picture; ${certified ? "no error changes" : "errors may change"} which ${groups.length} come first.`;
+  return el("p", { class: "certificate" }, order, text, " ", page.link({ ...asked, exact: "true" }, "Compute exactly"));
+}
