@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-slow lint types audit bench screenshots clean
+.PHONY: demo test test-slow lint types audit bench docs dist-check screenshots clean
 
 demo: $(INSTALLED)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -35,13 +35,24 @@ types: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fb15k237 $(ARGS)
 
+# The documentation as a site, in site/. Fails on links that lead nowhere.
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+# Wheel and source distribution in dist/, looked at, and installed in a clean environment. Needs a package index.
+dist-check: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	KGTRACE_DIST=dist $(BIN)/pytest -m slow tests/end_to_end/test_distribution.py $(ARGS)
+
 screenshots: $(INSTALLED)
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
 
 $(INSTALLED): pyproject.toml hatch_build.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,dev,docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) kgtrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) kgtrace-demo site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,7 +11,8 @@ from kgtrace_server.cli import parser
 from kgtrace_store import layout
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "store").glob("*.md")])
+FOLDERS = ("", "docs", "docs/reference", "examples", "store")
+PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
 
 VERBS = next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))

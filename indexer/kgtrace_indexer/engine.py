@@ -185,6 +185,8 @@ class Attributor:
     ) -> Aggregation:
         """Return a test triple's influences, summed over the training triples of a relation, head or tail.
 
+        What is not listed here, and what is raised, is as in `query`.
+
         Parameters
         ----------
         triple
@@ -193,8 +195,6 @@ class Attributor:
             What the training triples of a group have in common.
         exact
             Compute every training triple's influence; else sums are estimates with bounds on their errors.
-
-        The others are those of `query`, and so is what is raised.
         """
         _require_positive("top_k", top_k)
         triple = self._checked(np.asarray(triple)[None])

@@ -589,12 +589,13 @@ _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
 
 
 class _Documented(FastAPI):
-    """Adds to the OpenAPI document the schema that all problem responses refer to."""
+    """Adds to the OpenAPI document the schema that all problem responses refer to, and those that it refers to."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         document = super().openapi()
-        document["components"]["schemas"]["Problem"] = wire.Problem.model_json_schema()
+        schema = wire.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= schema.pop("$defs", {}) | {"Problem": schema}
         return document
 
 

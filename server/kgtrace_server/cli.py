@@ -22,6 +22,7 @@ RANKINGS = ("descending", "ascending")
 STRATA = ("relation", "head", "tail")
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall", "margin", "nssa", "softplus")
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
+SHELLS = ("bash", "zsh", "fish")
 PRESETS = ("baseline", "standard", "fast", "very-fast", "ultra-fast", "extreme")
 """Written out, for they live in a package that takes a second to import; a test compares them."""
 
@@ -93,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     _json(verify)
     listing = verb("list", commands.list_generations, "list the generations of an index root; * marks the live one")
     publish = verb("publish", commands.publish, "make a generation live")
-    publish.add_argument("generation", metavar="ID")
+    publish.add_argument("generation", metavar="ID", help="as `kgtrace list` shows it")
     rollback = verb("rollback", commands.rollback, "make the generation before the live one live")
     prune = verb("prune", commands.prune, "remove old generations; the live one stays")
     prune.add_argument("--keep", type=_integer(1), default=3, metavar="N", help="newest to keep (default: %(default)s)")
@@ -102,6 +103,9 @@ def parser() -> argparse.ArgumentParser:
         _json(over_generations)
     demo = verb("demo", commands.demo, "train a small model, index it, serve it and ask it")
     demo.add_argument("--once", action="store_true", help="stop after the first answer")
+    completion = verb("completion", commands.completion, "print what lets a shell complete verbs, flags and file names")
+    completion.add_argument("shell", choices=SHELLS, help="that is to read it")
+    completion.set_defaults(command_line=root)
     return root
 
 
@@ -356,8 +360,12 @@ def _filters(to: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     """Arguments that say which training triples may be named."""
     restrict = to.add_argument_group("which training triples may be named (labels or ids)")
     for name in ("head", "relation", "tail"):
-        restrict.add_argument(f"--{name}", dest=f"must_{name}", nargs="+", metavar="LABEL")
-        restrict.add_argument(f"--not-{name}", dest=f"must_not_{name}", nargs="+", metavar="LABEL")
+        restrict.add_argument(
+            f"--{name}", dest=f"must_{name}", nargs="+", metavar="LABEL", help=f"those whose {name} is one of these"
+        )
+        restrict.add_argument(
+            f"--not-{name}", dest=f"must_not_{name}", nargs="+", metavar="LABEL", help="those whose is none of these"
+        )
     return restrict
 
 
@@ -462,7 +470,7 @@ def _json(to: "argparse._ActionsContainer") -> None:
 def _state_dict(to: argparse.ArgumentParser) -> None:
     group = to.add_argument_group("facts that a bare state dict does not tell")
     group.add_argument("--interaction", metavar="NAME", help="as PyKEEN calls it: ConvE")
-    group.add_argument("--embedding-dim", type=_integer(1), metavar="D")
+    group.add_argument("--embedding-dim", type=_integer(1), metavar="D", help="numbers in an entity's row")
 
 
 def _integer(least: int) -> Callable[[str], int]:
@@ -507,4 +515,5 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"kgtrace {version('kgtrace')}\n")
+        sys.stdout.write(f"kgtrace {version('kgtrace')}\n")
+        parser.exit()

@@ -347,6 +347,14 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def completion(args: argparse.Namespace) -> int:
+    """Print a program for a shell."""
+    from kgtrace_server.completion import script
+
+    sys.stdout.write(script(args.command_line, args.shell) + "\n")
+    return 0
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """Measure configurations against the exact answer."""
     if args.fresh and args.output is None:

@@ -1,7 +1,7 @@
 """The service's settings, one table: flags, environment variables and the README are derived from it."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,7 +22,12 @@ LOG_FORMATS = ("json", "text")
 
 def _about(meaning: str, parse: Callable[[str], Any], *, metavar: str, unset: str = "") -> dict[str, Any]:
     """Describe a setting: ``parse`` raises `BadRequest`, ``unset`` says what an empty default means."""
-    return {"meaning": meaning, "parse": parse, "metavar": metavar, "unset": unset}
+    return {"meaning": meaning, "parse": parse, "metavar": metavar, "unset": unset, "choices": None}
+
+
+def _one_of(choices: Sequence[str], meaning: str, *, metavar: str) -> dict[str, Any]:
+    """Describe a setting that has one of a few values."""
+    return {**_about(meaning, _choice(*choices), metavar=metavar), "choices": choices}
 
 
 def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
@@ -85,9 +90,7 @@ class Settings:
     )
     device: str = field(
         default="auto",
-        metadata=_about(
-            "Where test gradients are computed: `auto`, `cpu` or `cuda`.", _choice(*DEVICES), metavar="DEVICE"
-        ),
+        metadata=_one_of(DEVICES, "Where test gradients are computed: `auto`, `cpu` or `cuda`.", metavar="DEVICE"),
     )
     threads: int | None = field(
         default=None,
@@ -149,12 +152,12 @@ class Settings:
     )
     log_level: str = field(
         default="info",
-        metadata=_about("`debug`, `info`, `warning` or `error`.", _choice(*LOG_LEVELS), metavar="LEVEL"),
+        metadata=_one_of(LOG_LEVELS, "`debug`, `info`, `warning` or `error`.", metavar="LEVEL"),
     )
     log_format: str = field(
         default="json",
-        metadata=_about(
-            "`json`: an object a line, one for each request; `text`: for people.", _choice(*LOG_FORMATS), metavar="NAME"
+        metadata=_one_of(
+            LOG_FORMATS, "`json`: an object a line, one for each request; `text`: for people.", metavar="NAME"
         ),
     )
 
@@ -211,6 +214,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             dest=setting.name,
             metavar=setting.metadata["metavar"],
             type=_for_argparse(setting.metadata["parse"]),
+            choices=setting.metadata["choices"],
             help=meaning.replace("`", "").replace("%", "%%"),
         )
 

@@ -24,7 +24,7 @@ KUBERNETES = "1.30"
 HARDENED = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 SERVICE_KEYS = {
     *("build", "restart", "read_only", "tmpfs", "cap_drop", "security_opt", "stop_grace_period", "environment"),
-    *("ports", "volumes", "profiles", "entrypoint", "command"),
+    *("ports", "volumes", "profiles", "entrypoint", "command", "image"),
 }
 """Those of the Compose specification that are used; any other is a slip of the pen."""
 
@@ -116,16 +116,34 @@ def test_compose_asks_for_what_there_is(compose: dict[str, Any]) -> None:
     known = {f"KGTRACE_{setting.name.upper()}" for setting in dataclasses.fields(Settings)}
     for service in compose["services"].values():
         assert set(service) <= SERVICE_KEYS
+        assert service["cap_drop"] == ["ALL"]
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or source.startswith("${") or (FOLDER / source).exists()
+    for service in (compose["services"][name] for name in ("server", "nightly")):
         assert f"FROM base AS {service['build']['target']}\n" in dockerfile
         assert (FOLDER / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
         assert service["read_only"]
-        assert service["cap_drop"] == ["ALL"]
         assert service["tmpfs"] == ["/tmp"]
         assert set(service.get("environment", ())) <= known
-        for volume in service["volumes"]:
-            source = volume.split(":")[0]
-            assert source in compose["volumes"] or source.startswith("${") or (FOLDER / source).is_file()
     assert compose["services"]["nightly"]["entrypoint"] == ["sh", "/nightly.sh"]
+
+
+def test_monitoring_watches_the_service(compose: dict[str, Any]) -> None:
+    """Prometheus asks the port that the service publishes, Grafana asks Prometheus, and finds the dashboard."""
+    services = compose["services"]
+    scraped = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]
+    (published,) = services["server"]["ports"]
+    assert scraped["targets"] == [f"server:{published.rpartition(':')[2]}"]
+    provisioning = FOLDER / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (boards,) = yaml.safe_load((provisioning / "dashboards" / "kgtrace.yml").read_text())["providers"]
+    assert f"./grafana/kgtrace.json:{boards['options']['path']}/kgtrace.json:ro" in services["grafana"]["volumes"]
+    assert {service for service in services if services[service].get("profiles") == ["monitoring"]} == {
+        "prometheus",
+        "grafana",
+    }
 
 
 def test_systemd_understands_every_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -615,5 +616,5 @@ def test_the_documentation_is_complete(client: Client) -> None:
                 assert media_type == (fine if status == "200" else "application/problem+json")
                 if path.startswith("/v1"):
                     assert "example" in response["content"][media_type]
-    references = json.dumps(document).split('"$ref": "#/components/schemas/')[1:]
-    assert {reference.split('"')[0] for reference in references} <= set(schemas)
+    references = re.findall(r'"\$ref": "([^"]*)"', json.dumps(document))
+    assert set(references) <= {f"#/components/schemas/{name}" for name in schemas}

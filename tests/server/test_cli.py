@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ VERBS = (
     "rollback",
     "prune",
     "demo",
+    "completion",
 )
 
 
@@ -111,31 +113,21 @@ def test_the_index_may_come_from_the_environment(
     assert len(json.loads(out)["generations"]) == 2
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "build",
-        "append",
-        "convert",
-        "query",
-        "tracin",
-        "self-influence",
-        "evaluate",
-        "serve",
-        "verify",
-        "list",
-        "publish",
-        "rollback",
-        "prune",
-        "demo",
-    ],
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Exit 0, with every argument explained."""
     with pytest.raises(SystemExit) as raised:
         cli.main([verb, "--help"])
     assert raised.value.code == 0
     assert f"usage: kgtrace {verb}" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard output, for scripts to read."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"kgtrace {version('kgtrace')}\n"
 
 
 def test_help_does_not_wait_for_heavy_libraries() -> None:
