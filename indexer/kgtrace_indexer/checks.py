@@ -16,8 +16,6 @@ _PROBES = 1024
 _TOP_K = 10
 _TOLERANCE = 1e-3
 """Relative: float32 in another batch, or on another device."""
-_BLOCK = 1 << 22
-"""Elements looked at together for NaN and infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +53,10 @@ def _counts(attributor: Attributor) -> Check:
 
 
 def _finite(attributor: Attributor) -> Check:
-    wrong = [
-        name
-        for name, array in attributor.rows().items()
-        if array.dtype.kind == "f" and not all(np.isfinite(block).all() for block in _blocks(array))
-    ]
-    return Check("finite", not wrong, f"NaN or infinity in {wrong}" if wrong else "no NaN or infinity")
-
-
-def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
-    step = max(1, _BLOCK // max(1, array[:1].size))
-    return (array[start : start + step] for start in range(0, len(array), step))
+    wrong = {
+        name for name, block in attributor.stored_blocks() if block.dtype.kind == "f" and not np.isfinite(block).all()
+    }
+    return Check("finite", not wrong, f"NaN or infinity in {sorted(wrong)}" if wrong else "no NaN or infinity")
 
 
 def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:

@@ -34,7 +34,7 @@ from kgtrace_indexer.terms import Terms, squared_norms
 from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
-from kgtrace_store.arrays import open_arrays
+from kgtrace_store.arrays import open_arrays, read_blocks
 from kgtrace_store.errors import Abandoned, BadRequest, CorruptGeneration, IdOutOfRange
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
@@ -267,6 +267,10 @@ class Attributor:
     def rows(self) -> dict[str, np.ndarray]:
         """Return the stored arrays with one row for each training triple."""
         return {name: tensor.cpu().numpy() for name, tensor in self._codes.arrays.items()}
+
+    def stored_blocks(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield everything in ``gradients.h5`` in bounded blocks, with the name of the array that each belongs to."""
+        return read_blocks(self._generation.path / layout.GRADIENTS)
 
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""

@@ -139,6 +139,18 @@ def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
         return MappingProxyType({name: _map(path, name, _own_dataset(path, f, name)) for name in f})
 
 
+def read_blocks(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Every array of a file in bounded blocks with its name, read rather than mapped.
+
+    What is read through a map counts as memory of the process for as long as the map lives: a pass over a whole file
+    should not. Raises :class:`CorruptGeneration`.
+    """
+    with _open(path) as f:
+        for name in f:
+            for block in _blocks(_own_dataset(path, f, name)):
+                yield name, block
+
+
 def _own_dataset(path: Path, f: h5py.File, name: str) -> h5py.Dataset:
     """Look up an array of numbers, without following a link to another file."""
     dataset = f[name] if f.get(name, getclass=True, getlink=True) is h5py.HardLink else None
