@@ -2,8 +2,8 @@
 
     python -m benchmarks.targets             # about 8 minutes on two cores
 
-Reads models and data sets from the folder in KGTRACE_SHARED. Writes ``benchmarks/results/targets-cpu.json`` and prints a
-table. What is compared with a query or a build is measured beside it, in turns, for machines slow down and speed up.
+Reads models and data sets from the folder in KGTRACE_SHARED. Writes ``benchmarks/results/targets-cpu.json`` and the table
+in ``docs/speed.md``. What is compared with a query or a build is measured beside it, in turns, for machines slow down and speed up.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, TOP_K, machine, post, serving, spread
+from benchmarks.pages import replace
 from kgtrace_indexer import open_attributor, read_model, read_training_folder
 from kgtrace_indexer.conve import ConvE
 from kgtrace_indexer.triples import read_triples
@@ -45,9 +46,10 @@ def main() -> None:
             "memory": measure_memory(folder),
             "query": measure_queries(folder / "all", queries, args.queries),
         }
-        found["query"]["bytes_in_memory"] = (folder / "all").stat().st_size and searched_bytes(folder / "all")
+        found["query"]["bytes_in_memory"] = searched_bytes(folder / "all", found["build"]["triples"])
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "targets-cpu.json").write_text(json.dumps(found, indent=2) + "\n")
+    replace(Path(__file__).parents[1] / "docs" / "speed.md", "targets", report(found))
     print(report(found))
 
 
@@ -110,7 +112,6 @@ def measure_queries(root: Path, queries: np.ndarray, count: int) -> dict[str, An
     """Time queries in process and over HTTP, a forward and backward pass, the plain loop, and a batch, in turns."""
     attributor = open_attributor(root, device="cpu", verify=False)
     model = torch.load(FOLDER / "trained_model.pkl", weights_only=False).eval()
-    parameters = list(model.parameters())
 
     def backward(triple: np.ndarray) -> None:
         model.zero_grad(set_to_none=True)
@@ -145,7 +146,6 @@ def measure_queries(root: Path, queries: np.ndarray, count: int) -> dict[str, An
         answers = attributor.query(queries[:BATCH], top_k=TOP_K).attributions
         batches.append(1e3 * (time.perf_counter() - start) / BATCH)
     loop_hours = float(np.median(times["loop"])) * len(attributor) / 3.6e6
-    assert len(parameters) == len(target)
     return {
         "milliseconds": {name: spread(values) for name, values in times.items()},
         "batch_milliseconds_a_triple": float(np.median(batches)),
@@ -164,11 +164,10 @@ def _with_gradients(
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.grad is not None]
 
 
-def searched_bytes(root: Path) -> float:
+def searched_bytes(root: Path, triples: int) -> float:
     """Return the bytes of the search index for each training triple."""
     generation = (root / "CURRENT").read_text().strip()
-    attributor = open_attributor(root, device="cpu", verify=False)
-    return (root / "generations" / generation / "search.faiss").stat().st_size / len(attributor)
+    return (root / "generations" / generation / "search.faiss").stat().st_size / triples
 
 
 def report(found: dict[str, Any]) -> str:
