@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-slow lint types audit bench clean
+.PHONY: demo test test-slow lint types audit bench bench-quick clean
 
 demo: $(INSTALLED)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -32,8 +32,13 @@ audit: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# kgtrace alone, and then beside its peers, each in an environment of its own in .bench (made once, over the network).
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.fb15k237 $(ARGS)
+	$(BIN)/python -m benchmarks.fb15k237
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-quick: $(INSTALLED)
+	$(BIN)/python -m benchmarks.peers --quick $(ARGS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,4 +46,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) kgtrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench kgtrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

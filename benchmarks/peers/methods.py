@@ -56,13 +56,16 @@ class Row:
     """Whether its influences must equal ours."""
 
 
+OURS = {
+    "linear": {"layers": ["interaction.hr1d.0"], "loss": "bce"},
+    "output": {"layers": ["last:1"], "loss": "ce-1vsall"},
+}
+"""The same layers and losses by our own names."""
 ROWS = (
+    Row("kgtrace", "**kgtrace**", "ours", by_task=OURS),
     Row(
-        "kgtrace", "**kgtrace**", "ours",
-        by_task={
-            "linear": {"layers": ["interaction.hr1d.0"], "loss": "bce"},
-            "output": {"layers": ["last:1"], "loss": "ce-1vsall"},
-        },
+        "kgtrace-budget", "**kgtrace**, `max_candidates` 1,000", "ours", {"max_candidates": 1_000}, by_task=OURS,
+        quick_triples=0,
     ),
     Row(
         "loop", "plain loop, this layer", "loop", {"method": "layer"},

@@ -9,6 +9,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
 MARK = "<!-- measured -->"
+PEERS = ("captum", "traker", "dattri", "bergson")
 HEADINGS = {
     "linear": "The inner linear layer: 10,368 → 200, loss `bce`",
     "output": "The output layer: 200 → all entities, loss `ce-1vsall`",
@@ -42,7 +43,9 @@ def compare(exact: np.ndarray, ids: np.ndarray, influences: np.ndarray | None) -
 
 def table(found: Mapping[str, Any]) -> str:
     """Return the rows of a task as Markdown."""
-    sizes = sorted({int(size) for row in found["rows"].values() for size in row.get("query", {}).get("batch_seconds", {})})
+    sizes = sorted(
+        {int(size) for row in found["rows"].values() for size in row.get("query", {}).get("batch_seconds", {})}
+    )
     header = [
         "", "triples/s", "on", "batch", "B a triple", "peak memory", "one query", *(f"each of {size}" for size in sizes),
         "recall of top 10", "certified",
@@ -68,8 +71,15 @@ def cells(row: Mapping[str, Any], sizes: list[int]) -> list[str]:
         duration(query["single_seconds"]) + mark,
         *(duration(query["batch_seconds"][str(s)]) + mark if str(s) in query["batch_seconds"] else "" for s in sizes),
         accuracy(recall) if recall else "other parameters",
-        f"{row['certified']:.0%}" if "certified" in row else "no",
+        proof(row),
     ]
+
+
+def proof(row: Mapping[str, Any]) -> str:
+    """Return which answers are known to be right."""
+    if "certified" in row:
+        return f"{row['certified']:.0%}"
+    return "no" if row["build"]["bytes_a_triple"] else "full scan"
 
 
 def accuracy(recall: Mapping[str, Any]) -> str:
@@ -108,7 +118,7 @@ def section(task: str, found: Mapping[str, Any]) -> str:
     forward = problem["train"] / problem["forward_seconds"][task]
     return f"""### {HEADINGS[task]}
 
-{problem["train"]:,} training triples of {problem["size"]["dataset"]} drawn at random, with {problem["pairs"]:,} distinct (h, r), {problem["test"]} test triples; {machine["cores"]} cores ({machine["cpu"]}), torch {machine["torch"]}. A forward pass alone, one for each distinct (h, r), takes {problem["forward_seconds"][task]:.0f} s: {forward:,.0f} triples/s; kgtrace's time holds its own, the peers start behind it. Measured by
+{problem["train"]:,} training triples of {problem["size"]["dataset"]} drawn at random, with {problem["pairs"]:,} distinct (h, r), {problem["test"]} test triples; {machine["cores"]} cores ({machine["cpu"]}), torch {machine["torch"]}, {versions(found)}. A forward pass alone, one for each distinct (h, r), takes {problem["forward_seconds"][task]:.0f} s: {forward:,.0f} triples/s; kgtrace's time holds its own, the peers start behind it. Measured by
 
 ```
 python -m benchmarks.peers --task {task}
@@ -122,13 +132,19 @@ python -m benchmarks.peers --task {task}
 """
 
 
+def versions(found: Mapping[str, Any]) -> str:
+    """Return the version of each peer that ran."""
+    pairs = {pair for row in found["rows"].values() for pair in row.get("versions", {}).items()}
+    return ", ".join(f"{name} {version}" for name, version in sorted(pairs) if name in PEERS)
+
+
 def ratios(found: Mapping[str, Any]) -> str:
     """Return how kgtrace stands to the best of the others, in this run."""
     rows = {name: row for name, row in found["rows"].items() if "error" not in row}
     if "kgtrace" not in rows:
         return ""
     own = rows["kgtrace"]
-    peers = {name: row for name, row in rows.items() if name != "kgtrace" and not name.startswith("loop")}
+    peers = {name: row for name, row in rows.items() if not name.startswith(("kgtrace", "loop"))}
     rate = {name: row["build"]["triples"] / row["build"]["seconds"] for name, row in rows.items()}
     lines = []
     if peers:

@@ -10,7 +10,7 @@ import torch
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import report
 from benchmarks.peers.environments import REQUIREMENTS
-from benchmarks.peers.methods import FULL, ROWS, TOP_K
+from benchmarks.peers.methods import FULL, OURS, ROWS, TOP_K
 from benchmarks.peers.problem import draw, table_of, write_problem
 from benchmarks.peers.protocol import TASKS, Problem, Request
 from benchmarks.peers.runners.loop import choose
@@ -38,8 +38,9 @@ def test_the_loop_over_the_problem_computes_our_influences(
     task: str, problem: Path, umls: tuple[ModelFile, Vocabulary, TripleTable], tmp_path: Path
 ) -> None:
     """Plain autograd on the layer that peers are given, and our exact query on the model, agree on every influence."""
-    ours = next(row for row in ROWS if row.runner == "ours").by_task[task]
-    config = BuildConfig(layers=tuple(ours["layers"]), loss=ours["loss"], directions="forward", projection="none")
+    config = BuildConfig(
+        layers=tuple(OURS[task]["layers"]), loss=OURS[task]["loss"], directions="forward", projection="none"
+    )
     build(tmp_path / "index", umls[0], umls[1], table_of(problem), config)
     test = np.load(problem / "test.npy")
     answers = open_attributor(tmp_path / "index").query(test, top_k=TRAIN, exact=True).attributions
@@ -54,8 +55,8 @@ def test_the_loop_over_the_problem_computes_our_influences(
 def asked(problem: Path, folder: Path, task: str, options: dict[str, Any]) -> Request:
     """Return a request for everything that the small problem has."""
     return Request(
-        problem=problem, folder=folder, model=folder, task=task, options=options, tune=False, batch_sizes=[1], tuned_on=0,
-        triples=TRAIN, stored=TRAIN, singles=1, batches=[], compared=TEST, top_k=TOP_K,
+        problem=problem, folder=folder, model=folder, task=task, options=options, tune=False, batch_sizes=[1],
+        tuned_on=0, triples=TRAIN, stored=TRAIN, singles=1, batches=[], compared=TEST, top_k=TOP_K,
     )  # fmt: skip
 
 
@@ -102,4 +103,6 @@ def test_the_page_shows_what_was_measured() -> None:
     found = {task: json.loads(file.read_text()) for task, file in files.items() if file.exists()}
     _, shown, _ = report.PAGE.read_text().split(report.MARK)
     assert shown == f"\n{report.measured(found)}"
-    assert all(row["build"]["triples"] <= FULL.train for f in found.values() for row in f["rows"].values() if "build" in row)
+    assert all(
+        row["build"]["triples"] <= FULL.train for f in found.values() for row in f["rows"].values() if "build" in row
+    )

@@ -127,7 +127,9 @@ class quiet:  # noqa: N801 - used as a statement
 
         self.before: Callable[..., None] = tqdm.__init__
         before = self.before
-        tqdm.__init__ = lambda bar, *args, **kwargs: before(bar, *args, **{**kwargs, "disable": True, "file": sys.stderr})
+        tqdm.__init__ = lambda bar, *args, **kwargs: before(
+            bar, *args, **{**kwargs, "disable": True, "file": sys.stderr}
+        )
 
     def __exit__(self, *_: object) -> None:
         """Set it back."""

@@ -107,7 +107,9 @@ class ModelLoop(Scan):
     def scan(self, test: int, count: int, batch_size: int) -> Tensor:
         """Loop over the training triples once, for all test triples."""
         asked = [self.gradient(triple) for triple in self.test[:test]]
-        return torch.stack([torch.stack([gradient @ q for q in asked]) for gradient in map(self.gradient, self.train[:count])], 1)
+        return torch.stack(
+            [torch.stack([gradient @ q for q in asked]) for gradient in map(self.gradient, self.train[:count])], 1
+        )
 
 
 def choose(request: Request) -> LayerLoop | GaussianLoop | ModelLoop:
