@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.fb15k237 import RESULTS, SHARED, machine
 from benchmarks.peers.environments import ROOT, python_of
-from benchmarks.peers.methods import FULL, QUICK, ROWS, TOP_K, Row, Scale
+from benchmarks.peers.methods import FULL, QUICK, REFERENCE, ROWS, TOP_K, Row, Scale
 from benchmarks.peers.problem import Size, make_problem
 from benchmarks.peers.protocol import FOUND, IDS, INFLUENCES, TASKS
 from benchmarks.peers.report import compare, table, write_page, write_picture
@@ -81,7 +81,7 @@ def measure_task(task: str, kind: str, scale: Scale, facts: dict[str, Any], args
         left_out = args.quick and row.quick_triples == 0
         asked = args.only is None or row.name in args.only
         there = row.name in found["rows"] and not args.fresh and "error" not in found["rows"][row.name]
-        needed = row.name == "kgtrace" and not (problem / f"{task}_exact.npy").exists()
+        needed = row.name == REFERENCE and not (problem / f"{task}_exact.npy").exists()
         if task not in row.tasks or left_out or not ((asked and not there) or needed):
             continue
         print(f"{task}: {row.name} ...", flush=True)
@@ -117,6 +117,8 @@ def measure_row(
             best = max(found["tried"], key=found["tried"].__getitem__)
             request["batch_sizes"] = [int(best)]
         found |= start(python, row, request)
+        if row.name == REFERENCE:
+            shutil.copy(folder / INFLUENCES, problem / f"{task}_exact.npy")
         if row.comparable:
             found["recall"] = compare(
                 np.load(problem / f"{task}_exact.npy")[:, :triples], np.load(folder / IDS),

@@ -1,21 +1,18 @@
-"""kgtrace itself, from triples to an index on disk, through its public interface."""
+"""kgtrace itself, from triples to an index on disk, and without an index, through its public interface."""
 
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.peers.problem import table_of
-from benchmarks.peers.protocol import Request, Stored, folder_bytes, run
+from benchmarks.peers.protocol import Method, Request, Scan, Stored, folder_bytes, run
 from kgtrace_indexer import BuildConfig, build, open_attributor, read_model, read_training_folder
 
-EXACT = "exact.npy"
-"""(q, n) float32: the exact influences of all n training triples, which everybody's answers are compared with."""
 
-
-class Index(Stored):
-    """``kgtrace build`` and ``kgtrace query``: reads the model and the triples, not the activations."""
+class Ours(Method):
+    """Reads the model and the triples, not the activations."""
 
     package = "kgtrace"
 
@@ -27,13 +24,20 @@ class Index(Stored):
         self.test = np.load(self.request.problem / "test.npy")
         self.root = self.request.folder / "index"
 
-    def build(self, count: int, batch_size: int) -> None:
-        """Build an index of all triples of the problem; its batch size is its own affair."""
-        config = BuildConfig(
-            layers=tuple(self.request.options["layers"]), loss=self.request.options["loss"], directions="forward"
-        )
-        build(self.root, self.model, self.vocabulary, self.table, config)
+    def open(self, **config: Any) -> None:
+        """Build an index of all triples of the problem, and open it."""
+        options = self.request.options
+        whole = BuildConfig(layers=tuple(options["layers"]), loss=options["loss"], directions="forward", **config)
+        build(self.root, self.model, self.vocabulary, self.table, whole)
         self.attributor = open_attributor(self.root)
+
+
+class Index(Ours, Stored):
+    """``kgtrace build`` and ``kgtrace query``."""
+
+    def build(self, count: int, batch_size: int) -> None:
+        """Build; the batch size is its own affair."""
+        self.open()
 
     def bytes(self) -> int:
         """Return all that lies on disk, model and vocabulary included."""
@@ -49,24 +53,29 @@ class Index(Stored):
         return ids, answer.seconds.search + answer.seconds.rerank
 
     def facts(self) -> dict[str, Any]:
-        """Say how many of the last answers were certified, and write the exact influences, if they could all be."""
-        certified = float(np.mean(self.certified))
-        if "max_candidates" in self.request.options:
-            return {"certified": certified}
-        queries, count = self.test[: self.request.compared], len(self.attributor)
-        exact = np.zeros((len(queries), count), np.float32)
-        begun = perf_counter()
-        answers = self.attributor.query(queries, top_k=count, exact=True).attributions
-        seconds = perf_counter() - begun
-        for row, attribution in zip(exact, answers, strict=True):
-            row[attribution.train_index] = attribution.influence
-        np.save(Path(self.request.problem) / f"{self.request.task}_{EXACT}", exact)
-        return {"certified": certified, "exact_seconds": seconds / len(queries)}
+        """Say how many of the last answers were certified."""
+        return {"certified": float(np.mean(self.certified))}
 
 
-def choose(request: Request) -> Index:
-    """There is one method."""
-    return Index(request)
+class Exact(Ours, Scan):
+    """``kgtrace query --exact``: every influence is computed, and nothing stored."""
+
+    def prepare(self) -> None:
+        """Take in the triples."""
+        self.open(projection="none")
+
+    def scan(self, test: int, count: int, batch_size: int) -> Tensor:
+        """Ask for all influences."""
+        answers = self.attributor.query(self.test[:test], top_k=count, exact=True).attributions
+        influences = torch.zeros(test, count)
+        for row, answer in zip(influences, answers, strict=True):
+            row[torch.from_numpy(answer.train_index)] = torch.from_numpy(answer.influence)
+        return influences
+
+
+def choose(request: Request) -> Ours:
+    """Return the method asked for."""
+    return {"index": Index, "exact": Exact}[request.options["method"]](request)
 
 
 if __name__ == "__main__":
