@@ -175,26 +175,25 @@ def write_picture(found: Mapping[str, Any], file: Path) -> None:
     mpl.rcParams.update({"svg.hashsalt": "kgtrace", "font.size": 8})
     rows = [row for row in found["rows"].values() if "error" not in row]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.32 * len(rows) + 1.6), layout="constrained")
-    names = [row["title"].replace("*", "") for row in rows]
+    numbers = range(1, len(rows) + 1)
     rates = [row["build"]["triples"] / row["build"]["seconds"] for row in rows]
     own = ["C1" if row["title"].startswith("**") else "C0" for row in rows]
+    names = [f"{row['title'].replace('*', '').replace('`', '')}  {i}" for i, row in zip(numbers, rows, strict=True)]
     left.barh(names, rates, color=own, log=True)
     left.bar_label(left.containers[0], [quantity(rate) for rate in rates], padding=2)
     left.invert_yaxis()
     left.margins(x=0.15)
     left.set_xlabel("triples a second, embedded or scanned")
-    placed = [(row, name, color) for row, name, color in zip(rows, names, own, strict=True) if "recall" in row]
-    for row, name, color in placed:
-        right.plot(row["query"]["single_seconds"], row["recall"]["recall"], "o", color=color)
-        right.annotate(
-            name, (row["query"]["single_seconds"], row["recall"]["recall"]), (4, 3), textcoords="offset points",
-            rotation=20, fontsize=7,
-        )  # fmt: skip
+    for i, row, color in zip(numbers, rows, own, strict=True):
+        if "recall" in row:
+            place = row["query"]["single_seconds"], row["recall"]["recall"]
+            right.plot(*place, "o", color=color)
+            right.annotate(str(i), place, (2, 4 + 8 * (i % 2)), textcoords="offset points")
     right.set_xscale("log")
-    right.set_ylim(-0.05, 1.25)
-    right.margins(x=0.3)
+    right.set_ylim(-0.05, 1.15)
+    right.margins(x=0.1)
     right.set_xlabel(f"seconds for one query among {found['scale']['train']:,} triples")
-    right.set_ylabel("recall of the exact top 10")
+    right.set_ylabel("recall of the exact top 10 among those embedded")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
