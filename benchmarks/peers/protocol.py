@@ -215,9 +215,6 @@ class Stored(Method):
 class Scan(Method):
     """A method that keeps nothing and passes over the training triples for every query."""
 
-    batched = True
-    """Whether queries asked together share a pass."""
-
     @abstractmethod
     def scan(self, test: int, count: int, batch_size: int) -> Tensor:
         """Return the influences (test, count) of the first training triples on the first test triples."""
@@ -319,18 +316,21 @@ def measure_scan(method: Scan) -> dict[str, Any]:
     with Clock() as single:
         method.scan(1, request.triples, size)
     peak = status_bytes("VmHWM") - before
-    influences = method.scan(request.compared, request.triples, size).float().numpy()
-    np.save(request.folder / INFLUENCES, influences)
-    np.save(request.folder / IDS, np.argsort(-influences, 1, kind="stable")[:, : request.top_k])
     scale = request.stored / request.triples
     query: dict[str, Any] = {
         "stored": request.stored, "copies": False, "extrapolated": scale > 1, "batch_seconds": {},
         "single_seconds": single.seconds * scale, "search_seconds": single.seconds * scale,
     }  # fmt: skip
-    for count in request.batches if method.batched else ():
+    influences = torch.empty(0, request.triples)
+    for count in request.batches:
         with Clock() as clock:
-            method.scan(count, request.triples, size)
+            influences = method.scan(count, request.triples, size)
         query["batch_seconds"][str(count)] = clock.seconds * scale / count
+    if len(influences) < request.compared:
+        influences = method.scan(request.compared, request.triples, size)
+    compared = influences[: request.compared].float().numpy()
+    np.save(request.folder / INFLUENCES, compared)
+    np.save(request.folder / IDS, np.argsort(-compared, 1, kind="stable")[:, : request.top_k])
     build = {
         "triples": request.triples, "seconds": single.seconds, "setup_seconds": setup.seconds, "batch_size": size,
         "peak_bytes": peak, "bytes_a_triple": None,
