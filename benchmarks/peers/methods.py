@@ -115,7 +115,7 @@ ROWS = (
         triples=512, quick_triples=0, batch_sizes=(64, 128, 256), tuned_on=64, batches=(), compared=16,
     ),
     Row(
-        "dattri-logra", "dattri LoGra 256", "dattri", {"method": "logra", "dim": 256, "offload": "disk"},
+        "dattri-logra", "dattri LoGra 256", "dattri", {"method": "logra", "dim": 256},
         environment="dattri", batch_sizes=(64, 256, 1024), tuned_on=2_048,
     ),
     Row(

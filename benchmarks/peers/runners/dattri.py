@@ -1,8 +1,8 @@
-"""dattri: TracIn with full gradients or a normal projection, neither of which stores anything, and LoGra, which does."""
+"""dattri: TracIn with full gradients or a normal projection, neither of which stores anything, and LoGra, which does.
 
-import shutil
-import sys
-from collections.abc import Callable
+LoGra's vectors are in memory: its store on disk wants memory pinned for CUDA.
+"""
+
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peers.protocol import Layer, Request, Samples, Scan, Stored, folder_bytes, run, top
+from benchmarks.peers.protocol import Layer, Request, Samples, Scan, Stored, run, top
 
 
 class Whole(Dataset):
@@ -60,8 +60,7 @@ class TracIn(Scan):
         )  # fmt: skip
         train = loader(self.problem.train.first(count), min(batch_size, count))
         asked = loader(self.problem.test.first(test), min(batch_size, test))
-        with quiet():
-            return method.attribute(train, asked).T
+        return method.attribute(train, asked).T
 
 
 class WithLoss(nn.Module):
@@ -77,7 +76,7 @@ class WithLoss(nn.Module):
 
 
 class LoGra(Stored):
-    """``LoGraAttributor`` without a Hessian: TracIn between Kronecker-projected gradients, stored on disk."""
+    """``LoGraAttributor`` without a Hessian: TracIn between Kronecker-projected gradients."""
 
     package = "dattri"
 
@@ -87,24 +86,22 @@ class LoGra(Stored):
 
     def build(self, count: int, batch_size: int) -> None:
         """Cache the projected gradients."""
-        cache = self.request.folder / "cache"
-        shutil.rmtree(cache, ignore_errors=True)
         task = AttributionTask(
             loss_func=lambda network, batch, device: network(**batch).loss, model=self.network,
             checkpoints=self.network.state_dict(),
         )  # fmt: skip
         self.method = LoGraAttributor(
             task, layer_names=["layer.fc"], hessian="Identity", proj_dim=self.request.options["dim"],
-            offload=self.request.options["offload"], cache_dir=str(cache),
+            cache_dir=str(self.request.folder),
         )  # fmt: skip
         self.train = loader(self.problem.train.first(count), batch_size, named=True)
-        with quiet():
-            self.method.cache(self.train)
-            self.method.compute_ifvp()
+        self.method.cache(self.train)
+        self.method.compute_ifvp()
 
     def bytes(self) -> int:
-        """Return the size of the cache."""
-        return folder_bytes(self.request.folder / "cache")
+        """Return the size of what it holds in memory: gradients, and the copies of them that it searches."""
+        kept = self.method.offload_manager
+        return sum(t.nbytes for cache in (kept.cached_gradients, kept.cached_ifvp) for t in cache.values())
 
     def search(self, start: int, count: int, top_k: int) -> tuple[np.ndarray, float]:
         """Ask for all scores and take the best; dattri does not tell gradients from search."""
@@ -113,29 +110,8 @@ class LoGra(Stored):
             Samples(test.inputs, test.group[start : start + count], test.tail[start : start + count]), count, named=True
         )
         begun = perf_counter()
-        with quiet():
-            scores = self.method.attribute(self.train, asked)
+        scores = self.method.attribute(self.train, asked)
         return top(scores.T, top_k), perf_counter() - begun
-
-
-class quiet:  # noqa: N801 - used as a statement
-    """Keep progress bars off the terminal: a line for each batch costs time."""
-
-    def __enter__(self) -> None:
-        """Set tqdm's own switch."""
-        from tqdm import tqdm
-
-        self.before: Callable[..., None] = tqdm.__init__
-        before = self.before
-        tqdm.__init__ = lambda bar, *args, **kwargs: before(
-            bar, *args, **{**kwargs, "disable": True, "file": sys.stderr}
-        )
-
-    def __exit__(self, *_: object) -> None:
-        """Set it back."""
-        from tqdm import tqdm
-
-        tqdm.__init__ = self.before
 
 
 def choose(request: Request) -> TracIn | LoGra:
