@@ -97,7 +97,7 @@ def measure_row(
     row: Row, task: str, triples: int, scale: Scale, problem: Path, model: Path, quick: bool
 ) -> dict[str, Any]:
     """Return a row's figures, or its error. A quick run tries no batch sizes: it takes the middle one."""
-    folder = BENCH / "run"
+    folder = BENCH / f"run-{os.getpid()}"
     command = f"python -m benchmarks.peers --task {task} --only {row.name} --fresh"
     options = {**row.options, **row.by_task.get(task, {})}
     found: dict[str, Any] = {"title": row.title, "command": command, "options": options}

@@ -76,7 +76,7 @@ ROWS = (
     ),
     Row(
         "loop-gaussian", "plain loop, Gaussian 256", "loop", {"method": "gaussian", "dim": 256},
-        tasks=("linear",), triples=400, quick_triples=0,
+        tasks=("linear",), triples=200, quick_triples=0, batches=(64,), compared=16,
     ),
     Row(
         "loop-all", "plain loop, all parameters (the guide)", "loop", {"method": "model", "parameters": "all"},
