@@ -21,7 +21,7 @@ class Scale:
 
 
 FULL = Scale(train=100_000, test=256, singles=12, batches=(64, 256), compared=32)
-QUICK = Scale(train=3_000, test=64, singles=5, batches=(64,), compared=16)
+QUICK = Scale(train=3_000, test=32, singles=3, batches=(32,), compared=8)
 TOP_K = 10
 
 
