@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-slow lint types audit bench docs dist-check screenshots clean
+.PHONY: demo test test-slow lint types audit bench bench-quick docs dist-check screenshots clean
 
 demo: $(INSTALLED)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -32,8 +32,14 @@ audit: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# kgtrace alone, and then beside its peers, each in an environment of its own in .bench (made once, over the network).
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.fb15k237 $(ARGS)
+	$(BIN)/python -m benchmarks.fb15k237
+	$(BIN)/python -m benchmarks.targets
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-quick: $(INSTALLED)
+	$(BIN)/python -m benchmarks.peers --quick $(ARGS)
 
 # The documentation as a site, in site/. Fails on links that lead nowhere.
 docs: $(INSTALLED)
@@ -55,4 +61,4 @@ $(INSTALLED): pyproject.toml hatch_build.py constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) kgtrace-demo site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench kgtrace-demo site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

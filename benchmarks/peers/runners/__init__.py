@@ -1,0 +1,1 @@
+"""One module a library; each runs in that library's own environment."""
