@@ -71,6 +71,8 @@ def draw(count: int, entities: int, seed: int) -> Graph:
 def train(graph: Graph, seed: int) -> dict[str, torch.Tensor]:
     """Train a ConvE on tails, with binary cross-entropy against negatives; return its state."""
     torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # steps of this size wait for one another longer than they compute
     model = ConvE(
         triples_factory=CoreTriplesFactory(
             torch.zeros(1, 3, dtype=torch.int64), num_entities=graph.entities, num_relations=graph.relations
@@ -110,4 +112,5 @@ def train(graph: Graph, seed: int) -> dict[str, torch.Tensor]:
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
+    torch.set_num_threads(threads)
     return model.state_dict()
