@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import guide
 
+from benchmarks import guide
 from kgtrace_server.cli import parser
 from kgtrace_store import layout
 
