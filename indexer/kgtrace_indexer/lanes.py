@@ -27,7 +27,7 @@ class Lanes:
     """
 
     def __init__(self, device: torch.device, *, several: bool) -> None:
-        cores = torch.get_num_threads()
+        self._cores = cores = torch.get_num_threads()
         self._device = device
         self._count = 1 if not several else _GPU_LANES if device.type == "cuda" else cores
         self._threads = 1 if several and device.type == "cpu" else cores
@@ -58,11 +58,12 @@ class Lanes:
     ) -> None:
         self._compute.shutdown(cancel_futures=True)
         self._write.shutdown()
+        torch.set_num_threads(self._cores)  # which threads that begin later take over from whoever set it last
         if kind is None:
             self.wait()
 
     def _begin(self) -> None:
-        torch.set_num_threads(self._threads)  # OpenMP's number is each thread's own
+        torch.set_num_threads(self._threads)  # threads that run already keep theirs
 
     def _in_lane(self, function: Callable[[Item], Result]) -> Callable[[Item], Result]:
         if self._device.type != "cuda":

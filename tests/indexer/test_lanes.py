@@ -1,6 +1,7 @@
 """Batches side by side come out as one after the other, and what goes wrong in a thread is raised."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from kgtrace_store import IndexRoot, Vocabulary
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Other tests compute on as many threads as they did."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -46,6 +55,18 @@ def test_models_that_allow_one_batch_at_a_time_get_one() -> None:
 
     with Lanes(CPU, several=False) as lanes:
         assert all(lanes.map(alone, range(200)))
+
+
+def test_threads_that_begin_later_compute_on_all_cores() -> None:
+    """Lanes of one core each leave no trace."""
+    found: list[int] = []
+    torch.set_num_threads(2)
+    with Lanes(CPU, several=True) as lanes:
+        assert list(lanes.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [2]
 
 
 def test_errors_of_batches_and_of_the_writer_are_raised() -> None:
