@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer.build import BuildReport, Contents, Stages, batch_size_of, check_input, counts, finish, provenance
+from kgtrace_indexer.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
 from kgtrace_indexer.codec import read_codec
 from kgtrace_indexer.featurizer import featurizer_for
 from kgtrace_indexer.model_file import read_model
@@ -88,7 +88,7 @@ def append(
             first = encode(featurizer, codec, added, np.arange(1))
             count = len(added.ids)
             require_space(staging, first, codec, unsampled, new=count, total=total, model=model, vocabulary=vocabulary)
-            share = batch_size_of(featurizer, batch_size)
+            share = featurizer.batch_size(batch_size)
             parts = write_parts(staging, featurizer, codec, added, row=first, batch_size=share, progress=progress)
             stages.lap("gradients")
             _merge(arrays, parts, staging.path / layout.GRADIENTS)

@@ -150,7 +150,7 @@ def build(
         codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
         first = encode(featurizer, codec, indexed, np.arange(1))
-        batch_size = batch_size_of(featurizer, config.batch_size)
+        batch_size = featurizer.batch_size(config.batch_size)
         count = len(indexed.ids)
         require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
         parts = write_parts(staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress)
@@ -232,11 +232,6 @@ def finish(
         agreement=None if verdict.agreement is None else verdict.agreement.overlap,
         seconds=stages.seconds,
     )
-
-
-def batch_size_of(featurizer: Featurizer, asked: int | None) -> int:
-    """Return how many triples are encoded together."""
-    return featurizer.batch_size() if asked is None else featurizer.block(asked, apart=True)
 
 
 def counts(model: ModelFile, triples: int, training_triples: int, skipped: int) -> dict[str, int]:

@@ -149,7 +149,7 @@ class ConvE:
         self.bn1 = _Affine(model, second, self.conv.shape[0], self.device, dtype)
         self.bn2 = _Affine(model, last, self.linear.shape[0], self.device, dtype)
         self._last: tuple[Tensor, _Hidden] | None = None
-        self._step = max(1, _CHUNK_FLOATS.get(self.device.type, 1 << 21) // self.linear.shape[1])
+        self._step = max(1, _CHUNK_FLOATS[self.device.type] // self.linear.shape[1])
         self.conv_bn1 = self.conv * self.bn1.scale[:, None]  # the convolution and bn1 together
         self.conv_bn1[:, -1] += self.bn1.bias - self.bn1.mean * self.bn1.scale
 

@@ -70,7 +70,6 @@ class Attributor:
         vocabulary: Vocabulary,
         featurizer: Featurizer,
         codec: Codec,
-        codes: Codes,
         retrieval: Retrieval | None,
         training: TrainingSet,
     ) -> None:
@@ -79,7 +78,6 @@ class Attributor:
         self.vocabulary = vocabulary
         self._featurizer = featurizer
         self._codec = codec
-        self._codes = codes
         self._retrieval = retrieval
         self.training = training
 
@@ -266,7 +264,8 @@ class Attributor:
 
     def rows(self) -> dict[str, np.ndarray]:
         """Return the stored arrays with one row for each training triple."""
-        return {name: tensor.cpu().numpy() for name, tensor in self._codes.arrays.items()}
+        arrays = open_arrays(self._generation.path / layout.GRADIENTS)
+        return {name: array for name, array in arrays.items() if not name.startswith("basis.")}
 
     def stored_blocks(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield everything in ``gradients.h5`` in bounded blocks, with the name of the array that each belongs to."""
@@ -422,7 +421,7 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
     arrays = open_arrays(opened.path / layout.GRADIENTS)
     postings = open_arrays(opened.path / layout.POSTINGS)
     codec = read_codec(opened.manifest.configuration, arrays, on)
-    codes = Codes.of(arrays, _place(arrays, on))
+    codes = Codes.of(arrays, _place(arrays, on) if isinstance(codec, PrincipalCodec) else torch.device("cpu"))
     training = TrainingSet.of(arrays, postings)
     count = opened.manifest.counts["triples"]
     if missing := [name for name in codec.searched if name not in arrays]:
@@ -442,7 +441,7 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
                 short = ShortCode(postings[COLUMNS]) if COLUMNS in postings else None
                 retrieval = Cascade(bases, codes, index, short, training)
             case RandomCodec(projection):
-                retrieval = Pool(projection, codes.arrays["projected"].cpu(), index, training.self_influence)
+                retrieval = Pool(projection, codes.arrays["projected"], index, training.self_influence)
     return Attributor(
         generation=opened,
         vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
@@ -450,7 +449,6 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
             read_model(opened.path / layout.MODEL), opened.manifest.configuration, on, training.known
         ),
         codec=codec,
-        codes=codes,
         retrieval=retrieval,
         training=training,
     )

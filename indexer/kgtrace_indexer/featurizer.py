@@ -70,10 +70,10 @@ class Featurizer:
         models = [part for _, part in self.model.parts] if isinstance(self.model, Checkpoints) else [self.model]
         return all(isinstance(model, ConvE) for model in models)
 
-    def batch_size(self) -> int:
-        """Return how many triples are best computed together, apart."""
-        closed_form = _BATCH_SIZES.get(self.model.device.type, _BATCH_SIZE)
-        return self.block(closed_form if self.concurrent else _BATCH_SIZE, apart=True)
+    def batch_size(self, asked: int | None) -> int:
+        """Return how many triples are computed together, apart: as asked, or what suits model and device."""
+        suits = _BATCH_SIZES[self.model.device.type] if self.concurrent else _BATCH_SIZE
+        return self.block(asked or suits, apart=True)
 
     def block(self, triples: int, *, apart: bool = False) -> int:
         """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives.
@@ -106,7 +106,8 @@ class Featurizer:
         instances, count = self._loss_terms(triples, self._training_directions)
         source, relation, target = self._columns(instances)
         forward = partial(self.model.influences, source, relation, target, loss=self.loss, selection=self.selection)
-        found = torch.stack([forward(test=tests.triple(i)) for i in range(len(tests))], 1)
+        singles = [tests] if len(tests) == 1 else [tests.triple(i) for i in range(len(tests))]
+        found = torch.stack([forward(test=test) for test in singles], 1)
         return found.view(len(triples), count, len(tests)).sum(1).cpu()
 
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:

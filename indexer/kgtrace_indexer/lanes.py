@@ -7,7 +7,6 @@ lane has a stream of its own, so that one batch is computed while another is cop
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from types import TracebackType
 from typing import TypeVar
 
@@ -41,11 +40,10 @@ class Lanes:
 
     def write(self, function: Callable[[], None]) -> None:
         """Start to write once what was written before is whole; raise here what that raised."""
-        self.wait()
+        self._wait()
         self._writing = self._write.submit(function)
 
-    def wait(self) -> None:
-        """Return when everything is written."""
+    def _wait(self) -> None:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -60,17 +58,17 @@ class Lanes:
         self._write.shutdown()
         torch.set_num_threads(self._cores)  # which threads that begin later take over from whoever set it last
         if kind is None:
-            self.wait()
+            self._wait()
 
     def _begin(self) -> None:
         torch.set_num_threads(self._threads)  # threads that run already keep theirs
 
     def _in_lane(self, function: Callable[[Item], Result]) -> Callable[[Item], Result]:
-        if self._device.type != "cuda":
+        if self._device.type != "cuda" or self._count == 1:
             return function
 
         def in_stream(item: Item) -> Result:
-            with torch.cuda.stream(torch.cuda.Stream(self._device)) if self._count > 1 else nullcontext():
+            with torch.cuda.stream(torch.cuda.Stream(self._device)):
                 return function(item)
 
         return in_stream

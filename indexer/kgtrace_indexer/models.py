@@ -99,7 +99,10 @@ class ForwardModel(Protocol):
         selection: Selection,
         test: Terms,
     ) -> Tensor:
-        """Return ⟨∇ℓ, g'⟩ of m loss terms, as `ScoringModel.terms` has them, and one test triple's gradient, (m,)."""
+        """Return ⟨∇ℓ, g'⟩ of loss terms, as `ScoringModel.terms` has them, and one test triple's gradient g', (m,).
+
+        `head`, `relation` and `tail` are (m,) int64, `test` has length 1.
+        """
 
 
 def one_to_all(model: ScoringModel) -> OneToAllModel:

@@ -69,7 +69,6 @@ def write_parts(
                 done += count
                 progress("gradients", done, len(order))
             lanes.write(partial(staging.write_part, _part_name(part), arrays))
-        lanes.wait()
     return [staging.part_path(_part_name(part)) for part in parts]
 
 

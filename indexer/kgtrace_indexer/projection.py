@@ -46,14 +46,13 @@ FLOOR = 1e-32
 _U_DIMS = 256
 """Coordinates kept of u: all of a layer with up to so many outputs. ⟨u, u'⟩ carries the sign, so it must be good."""
 _V_DIMS = 64
-"""Coordinates kept of v: with 16 instead, its share of the slack is four times as large."""
+"""Coordinates kept of v."""
 _V_LANDMARKS = 1024
 """Inputs looked at for the directions of v, and of wider embedding rows: their Gram matrix is what costs."""
 _PAIR_DIMS = (256, 8)
 """Leading coordinates of u and v whose products span the matrix directions of φ."""
 _ROW_DIMS = 256
-"""Coordinates kept of an embedding row's gradient: all of most. On ConvE and FB15k-237 these and those of v left 12
-training triples for the exact term, where 128 and 16 left 19 (median, top 10)."""
+"""Coordinates kept of an embedding row's gradient: all of rows up to this long, so that only rounding is left."""
 _HEAD = 32
 """Entries kept of the slopes over all entities."""
 _SPREAD_DIMS = 16

@@ -129,18 +129,18 @@ class Cascade:
     def brackets(self, terms: Terms) -> Brackets:
         """Return the factor bound of a test triple."""
         (code,) = encode_queries(terms, self.bases, self.codes.device)
-
-        def bracket(rows: Tensor) -> tuple[Tensor, Tensor]:
-            estimate, slack = self.codes.bracket(code, rows.to(self.codes.device))
-            return estimate.cpu(), slack.cpu()
-
-        return bracket
+        return partial(self._bracket, code)
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""
         (code,) = encode_queries(terms, self.bases, self.codes.device)
-        estimate, slack = self.brackets(terms)(rows)
+        estimate, slack = self._bracket(code, rows)
         return self.codes.index_upper(code, 1, rows.to(self.codes.device)).cpu(), estimate - slack, estimate + slack
+
+    def _bracket(self, query: QueryCode, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factor bound's estimates and slacks of training triples, (m,) each; all on the CPU."""
+        estimate, slack = self.codes.bracket(query, rows.to(self.codes.device))
+        return estimate.cpu(), slack.cpu()
 
 
 @dataclass(frozen=True, slots=True)
