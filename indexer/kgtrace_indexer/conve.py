@@ -238,11 +238,15 @@ class ConvE:
         """
         pair, group = self._distinct(head, relation)
         change = _Change(test, selection)
-        convolved = self._convolve(*pair)
-        a_change = self._a_change(convolved, *pair, change)  # (g, q)
-        both = torch.cat([convolved.v[:, :-1], a_change]) @ self.linear.T  # reads the weight once
-        z2, z2_change = both.split(len(a_change))  # (g, d) each
-        hidden = self._activated(convolved, z2)
+        if self._reaches_input(selection):
+            convolved = self._convolve(*pair)
+            a_change = self._a_change(convolved, *pair, change)  # (g, q)
+            both = torch.cat([convolved.v[:, :-1], a_change]) @ self.linear.T  # reads the weight once
+            z2, z2_change = both.split(len(a_change))  # (g, d) each
+            hidden = self._activated(convolved, z2)
+        else:
+            hidden = self._computed(*pair)
+            z2_change = torch.zeros_like(hidden.x)
         x_change = self._x_change(hidden, z2_change, change).index_select(0, group)  # (m, d)
 
         x, e = hidden.x.index_select(0, group), self.entities.index_select(0, tail)
@@ -286,6 +290,11 @@ class ConvE:
         pairs, group = torch.unique(head * len(self.relations) + relation, return_inverse=True)
         return (pairs // len(self.relations), pairs % len(self.relations)), group
 
+    def _reaches_input(self, selection: Selection) -> bool:
+        """Return whether anything before the linear layer is asked for."""
+        deeper = {*self.depths[2], *self.depths[3]}
+        return bool(deeper & selection.parameters) or (ENTITY in selection and selection.head_use)
+
     def _output(self, x: Tensor, selection: Selection) -> Tensor:
         """Return the score's gradient with respect to the tail's row and bias, (m, d + 1), for x (m, d)."""
         return torch.cat([x * (ENTITY in selection), torch.full_like(x[:, :1], float(BIAS in selection))], 1)
@@ -310,8 +319,7 @@ class ConvE:
         _keep(
             flat, selection, {self.bn2.weight_name: dy2 * hidden.normal.index_select(0, group), self.bn2.bias_name: dy2}
         )
-        deeper = {*self.depths[2], *self.depths[3]}
-        if deeper & selection.parameters or (ENTITY in selection and selection.head_use):
+        if self._reaches_input(selection):
             small, head_grad, relation_grad = self._backward(hidden, group, delta)
             _keep(flat, selection, small)
             if RELATION in selection:
