@@ -1,0 +1,123 @@
+"""Error detection: which of the training triples were made up?
+
+    python -m benchmarks.truth.errors                       # UMLS, Kinships and CoDEx-S; minutes on two cores
+    python -m benchmarks.truth.errors --graphs UMLS --seeds 1
+
+One training triple in twenty gets another head or tail, such that the result is in no part of the graph. A model is trained on
+them; every method then ranks all training triples by how suspicious they are. Self-influence and the model's score need the
+training triples alone; opponents are those that speak against triples known to be right, here the test triples.
+
+Writes ``benchmarks/results/errors-GRAPH-cpu.json`` and the table in ``docs/truth.md``.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from benchmarks.fb15k237 import RESULTS, machine
+from benchmarks.pages import DOCS
+from benchmarks.pages import replace as replace_page
+from benchmarks.truth.graphs import GRAPHS, Graph, read_graph
+from benchmarks.truth.retraining import outcome
+from benchmarks.truth.whole import Explained, Whole
+
+SHARE = 0.05
+VALIDATION = 500
+"""Triples known to be right."""
+LOSSES = ("bce", "removal", "bce-1vsall", "ce-1vsall")
+MEASURES = ("AUC", "average precision", "precision")
+"""Area under the ROC curve; of precision over recall; precision among as many as there are errors."""
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write-only", action="store_true")
+    args = parser.parse_args()
+    for name in args.graphs if not args.write_only else ():
+        runs = [measure(name, read_graph(name), seed) for seed in range(args.seeds)]
+        found = {
+            "machine": machine(),
+            "share": SHARE,
+            "seeds": args.seeds,
+            "rows": {title: summary(runs, title) for title in runs[0]},
+        }
+        (RESULTS / f"errors-{name.lower()}-cpu.json").write_text(json.dumps(found, indent=2) + "\n")
+    files = {name: RESULTS / f"errors-{name.lower()}-cpu.json" for name in GRAPHS}
+    shown = table({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()})
+    print(shown)
+    replace_page(DOCS / "truth.md", "errors", shown)
+
+
+def measure(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
+    """Corrupt, train and rank: the measures of each method."""
+    graph, wrong = corrupted(graph, seed)
+    whole = Whole(name, graph, seed, folder=f"errors-{seed}")
+    sure = np.random.default_rng([seed, 2]).permutation(graph.test)[:VALIDATION]
+    validation, itself = Explained(whole, sure), Explained(whole, graph.train[:1])
+    logit, log_probability, _ = outcome(whole.module, graph, graph.train)
+    found = {
+        "model score (logit)": -logit,
+        "model score (log-probability)": -log_probability,
+        "random": np.random.default_rng([seed, 3]).random(len(wrong)),
+    }
+    for loss in LOSSES:
+        for directions in ("forward", "both"):
+            found[f"self-influence, {loss}, {directions}"] = itself.influences(
+                loss, directions=directions
+            ).self_influence
+        found[f"opponents of validation triples, {loss}"] = -validation.influences(loss).of.sum(1)
+        found[f"opponents of validation triples, {loss}, cosine"] = -validation.influences(loss).cosine().sum(1)
+    return {title: judged(wrong, suspicion) for title, suspicion in found.items()}
+
+
+def corrupted(graph: Graph, seed: int) -> tuple[Graph, np.ndarray]:
+    """Return the graph with some training triples made up, and which these are, (n,) bool."""
+    rng = np.random.default_rng([seed, 1])
+    true = {tuple(triple) for part in (graph.train, graph.test) for triple in part.tolist()}
+    train, wrong = graph.train.copy(), np.zeros(len(graph.train), bool)
+    wrong[rng.choice(len(train), round(SHARE * len(train)), replace=False)] = True
+    for row in np.flatnonzero(wrong):
+        while tuple(train[row].tolist()) in true:
+            train[row] = graph.train[row]
+            train[row, rng.choice([0, 2])] = rng.integers(len(graph.vocabulary.entities))
+        true.add(tuple(train[row].tolist()))
+    return replace(graph, train=train), wrong
+
+
+def judged(wrong: np.ndarray, suspicion: np.ndarray) -> dict[str, float]:
+    """Return how well suspicion (n,) finds what is wrong (n,)."""
+    most = np.argsort(-suspicion, kind="stable")[: wrong.sum()]
+    values = (roc_auc_score(wrong, suspicion), average_precision_score(wrong, suspicion), wrong[most].mean())
+    return dict(zip(MEASURES, map(float, values), strict=True))
+
+
+def summary(runs: list[dict[str, dict[str, float]]], title: str) -> dict[str, dict[str, float]]:
+    """Return mean, least and largest of each measure over the seeds."""
+    values = {measure: [run[title][measure] for run in runs] for measure in MEASURES}
+    return {
+        measure: {"mean": float(np.mean(each)), "low": min(each), "high": max(each)} for measure, each in values.items()
+    }
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a row for each method; AUC and average precision for each graph."""
+    titles = list(dict.fromkeys(title for each in found.values() for title in each["rows"]))
+    head = [f"{name}, {measure}" for name in found for measure in MEASURES[:2]]
+    lines = [f"| | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
+    for title in titles:
+        values = [each["rows"][title][measure] for each in found.values() for measure in MEASURES[:2]]
+        cells = [f"{value['mean']:.2f} ({value['low']:.2f}…{value['high']:.2f})" for value in values]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Training again without some triples, side by side, each result kept on disk so that an interrupted run goes on."""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pykeen.models import ConvE
+
+from benchmarks.peers.environments import ROOT
+from benchmarks.truth.graphs import Graph
+from benchmarks.truth.training import Recipe, tail_scores, train
+
+FOLDER = ROOT / ".bench" / "truth"
+OUTCOMES = ("logit", "log-probability", "rank")
+"""What is kept of each prediction: its score, the log of its softmax over all tails, and its filtered rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training run."""
+
+    graph: Graph
+    recipe: Recipe
+    kept: np.ndarray
+    """(n,) bool: the training triples trained on."""
+    seed: int
+    predictions: np.ndarray
+    """(q, 3): looked at afterwards."""
+    file: Path
+    """Where the outcome goes, (3, q)."""
+
+
+def retrain(jobs: Sequence[Job]) -> list[np.ndarray]:
+    """Return the outcomes (3, q) of all jobs; one process a core works on those that are not done."""
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        pool.map(_run, [job for job in jobs if not job.file.exists()], chunksize=1)
+    return [np.load(job.file) for job in jobs]
+
+
+def _run(job: Job) -> None:
+    torch.set_num_threads(1)
+    model = train(job.graph, job.graph.train[job.kept], job.recipe, job.seed).model
+    job.file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = job.file.with_name(f"{os.getpid()}.npy")
+    np.save(scratch, outcome(model, job.graph, job.predictions))
+    scratch.replace(job.file)
+
+
+def outcome(model: ConvE, graph: Graph, predictions: np.ndarray) -> np.ndarray:
+    """Return what a model says of predicted tails (q, 3), (3, q)."""
+    head, relation, tail = torch.from_numpy(predictions).T
+    with torch.inference_mode():
+        scores = tail_scores(model, head, 2 * relation)
+    own = scores.gather(1, tail[:, None])
+    better = (scores > own) & ~torch.from_numpy(_known(graph, predictions))
+    rows = [own[:, 0], own[:, 0] - scores.logsumexp(1), better.sum(1) + 1.0]
+    return torch.stack(rows).numpy()
+
+
+def _known(graph: Graph, predictions: np.ndarray) -> np.ndarray:
+    """Return which tails make a triple of the graph, (q, E) bool."""
+    found = np.zeros((len(predictions), len(graph.vocabulary.entities)), bool)
+    for triples in (graph.train, graph.test):
+        for known, (head, relation, _) in zip(found, predictions, strict=True):
+            known[triples[(triples[:, 0] == head) & (triples[:, 1] == relation), 2]] = True
+    return found

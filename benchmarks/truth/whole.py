@@ -1,0 +1,95 @@
+"""The model of all training triples, which every method looks at."""
+
+import json
+import subprocess
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from pykeen.models import ConvE
+
+from benchmarks.peers.environments import ROOT, python_of
+from benchmarks.truth.graphs import Graph
+from benchmarks.truth.preconditioned import Blocks, Fisher
+from benchmarks.truth.retraining import FOLDER, outcome
+from benchmarks.truth.scores import Influences, influences
+from benchmarks.truth.training import Recipe, train
+from kgtrace_indexer import ModelFile, read_model
+from kgtrace_indexer.model_file import with_checkpoints
+
+RECIPES = {
+    "UMLS": Recipe(checkpoints=(25, 50, 75, 100)),
+    "Kinships": Recipe(checkpoints=(25, 50, 75, 100)),
+    "CoDEx-S": Recipe(epochs=60, batch=256, checkpoints=(15, 30, 45, 60)),
+}
+SEED = 1000
+"""Of the model that is explained; no model that it is compared with has it."""
+
+
+class Whole:
+    """A trained model, and its files."""
+
+    def __init__(self, name: str, graph: Graph, seed: int = SEED, folder: str = ".") -> None:
+        """Train it on a graph, as graphs of that name are trained on."""
+        self.graph = graph
+        self.recipe = RECIPES[name]
+        self.folder = FOLDER / name / folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        trained = train(graph, graph.train, self.recipe, seed)
+        self.module: ConvE = trained.model
+        self.model = self._saved(self.module, "model.pkl")
+        states = []
+        for i, state in enumerate(trained.checkpoints):
+            states.append(self.folder / f"checkpoint-{i}.pt")
+            torch.save(state, states[-1])
+        self.checkpoints = with_checkpoints(self.model, states, [1.0])
+
+    def _saved(self, module: ConvE, name: str) -> ModelFile:
+        torch.save(module, self.folder / name)
+        return read_model(self.folder / name)
+
+    def mrr(self) -> float:
+        """Return the filtered mean reciprocal rank of the test triples' tails."""
+        return float((1 / outcome(self.module, self.graph, self.graph.test)[2]).mean())
+
+
+class Explained:
+    """What the methods say of some test triples."""
+
+    def __init__(self, whole: Whole, test: np.ndarray) -> None:
+        """Explain the tails of test triples (q, 3)."""
+        self.whole, self.graph, self.test = whole, whole.graph, test
+
+    def influences(self, loss: str, model: ModelFile | None = None, **how: Any) -> Influences:
+        """Return the influence of all training triples on the test triples."""
+        return influences(model or self.whole.model, self.graph, self.test, loss=loss, **how)
+
+    @cached_property
+    def removal(self) -> Influences:
+        """Influences on the logit itself, forward."""
+        return self.influences("removal")
+
+    @cached_property
+    def fisher(self) -> Fisher:
+        """The second moment of the logit's gradients."""
+        return Fisher.of(influences(self.whole.model, self.graph, self.graph.train, loss="removal").of)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The same, block by block."""
+        return Blocks.of(self.whole.model, self.graph, self.test)
+
+    def trak(self, dim: int) -> np.ndarray:
+        """Return TRAK's scores (n, q), by traker in its own environment."""
+        folder = self.whole.folder / "trak"
+        folder.mkdir(exist_ok=True)
+        torch.save(self.whole.module.state_dict(), folder / "model.pt")
+        for part, triples in (("train", self.graph.train), ("test", self.test)):
+            np.save(folder / f"{part}.npy", triples * [1, 2, 1])
+        recipe = self.whole.recipe
+        (folder / "asked.json").write_text(json.dumps({"dim": dim, "height": recipe.height, "width": recipe.width}))
+        python = python_of("traker", ROOT / ".bench")
+        subprocess.run([python, "-m", "benchmarks.truth.runners.trak", folder], check=True, cwd=ROOT)
+        found: np.ndarray = np.load(folder / "scores.npy")
+        return found

@@ -1,0 +1,176 @@
+"""The parts of the retraining benchmark that can be wrong without anybody noticing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.truth import deletion, errors, whole
+from benchmarks.truth.graphs import Graph
+from benchmarks.truth.preconditioned import Blocks, Fisher
+from benchmarks.truth.scores import influences, same_pair, shared_entities
+from benchmarks.truth.statistics import mean, spearman
+from benchmarks.truth.training import Recipe, known_tails, tail_scores, train
+from scipy.stats import spearmanr
+
+from kgtrace_indexer import ModelFile, read_model
+from kgtrace_store import Vocabulary
+
+RECIPE = Recipe(height=3, width=4, channels=3, epochs=80, batch=16, rate=0.01)
+ENTITIES, RELATIONS = 12, 3
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    rng = np.random.default_rng(0)
+    keys = rng.choice(ENTITIES * RELATIONS * ENTITIES, 80, replace=False)
+    triples = np.stack(np.unravel_index(keys, (ENTITIES, RELATIONS, ENTITIES)), 1)
+    vocabulary = Vocabulary([f"e{i}" for i in range(ENTITIES)], [f"r{i}" for i in range(RELATIONS)])
+    return Graph(triples[:60], triples[60:], vocabulary)
+
+
+@pytest.fixture(scope="module")
+def model(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
+    file = tmp_path_factory.mktemp("truth") / "model.pkl"
+    torch.save(train(graph, graph.train, RECIPE, seed=0).model, file)
+    return read_model(file)
+
+
+def test_spearman_is_scipys_column_by_column() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (40, 6)), rng.standard_normal((40, 6))  # x has ties
+    wanted = [spearmanr(x[:, i], y[:, i]).statistic for i in range(6)]
+    np.testing.assert_allclose(spearman(x, y), wanted, atol=1e-12)
+
+
+def test_a_method_that_makes_no_difference_has_no_correlation() -> None:
+    np.testing.assert_array_equal(spearman(np.ones((5, 2)), np.random.default_rng(0).random((5, 2))), 0)
+
+
+def test_the_interval_of_a_mean_holds_it() -> None:
+    found = mean(np.random.default_rng(0).standard_normal(200))
+    assert found.low < found.mean < found.high
+
+
+def test_training_learns_the_triples_and_the_same_seed_learns_the_same(graph: Graph) -> None:
+    trained, same = (train(graph, graph.train, RECIPE, seed=3).model for _ in range(2))
+    head, relation, tail = torch.from_numpy(graph.train).T
+    with torch.inference_mode():
+        scores = tail_scores(trained, head, 2 * relation)
+        again = tail_scores(same, head, 2 * relation)
+    assert scores.gather(1, tail[:, None]).mean() > scores.mean() + 0.5
+    torch.testing.assert_close(scores, again, rtol=0, atol=0)
+
+
+def test_scores_are_pykeens(graph: Graph) -> None:
+    trained = train(graph, graph.train, RECIPE, seed=0).model
+    head, relation, _ = torch.from_numpy(graph.test).T
+    with torch.inference_mode():
+        wanted = trained.score_t(torch.stack([head, 2 * relation], 1))
+        torch.testing.assert_close(tail_scores(trained, head, 2 * relation), wanted)
+
+
+def test_known_tails_hold_each_triple_in_both_directions() -> None:
+    pairs, labels = known_tails(np.array([[0, 1, 2], [0, 1, 3], [2, 0, 0]]), 4)
+    found = {
+        tuple(pair): set(row.nonzero().flatten().tolist()) for pair, row in zip(pairs.tolist(), labels, strict=True)
+    }
+    assert found == {(0, 2): {2, 3}, (2, 3): {0}, (3, 3): {0}, (2, 0): {0}, (0, 1): {2}}
+
+
+def test_influences_are_by_row_of_the_training_triples(graph: Graph, model: ModelFile) -> None:
+    found = influences(model, graph, graph.train)
+    np.testing.assert_allclose(found.of.diagonal(), found.self_influence, rtol=1e-4)
+    np.testing.assert_allclose(found.of, found.of.T, rtol=1e-3, atol=1e-5 * abs(found.of).max())
+
+
+@pytest.mark.parametrize("damping", [0.1, 3.0])
+def test_fisher_is_the_dense_formula(damping: float) -> None:
+    gradients, tests = np.random.default_rng(0).standard_normal((2, 20, 30))
+    fisher = Fisher.of(gradients @ gradients.T)
+    sigma = damping * (gradients**2).sum(1).mean()
+    inverse = np.linalg.inv(gradients.T @ gradients + sigma * np.eye(30))
+    found = fisher.scores(gradients @ tests.T, damping)
+    np.testing.assert_allclose(found, sigma * gradients @ inverse @ tests.T, atol=1e-8)
+
+
+def test_fisher_of_some_directions_is_the_dense_formula_of_what_they_hold() -> None:
+    gradients, tests = np.random.default_rng(0).standard_normal((2, 20, 30))
+    values, vectors = np.linalg.eigh(gradients.T @ gradients)
+    leading = (vectors[:, -4:] * values[-4:]) @ vectors[:, -4:].T
+    sigma = (gradients**2).sum(1).mean()
+    wanted = sigma * gradients @ np.linalg.inv(leading + sigma * np.eye(30)) @ tests.T
+    found = Fisher.of(gradients @ gradients.T).scores(gradients @ tests.T, 1.0, rank=4)
+    np.testing.assert_allclose(found, wanted, atol=1e-8)
+
+
+def test_blocks_with_much_damping_are_plain_influences(graph: Graph, model: ModelFile) -> None:
+    plain = influences(model, graph, graph.test)
+    damping = 1e7
+    found = Blocks.of(model, graph, graph.test).scores(damping, dense=True) * damping * plain.self_influence.mean()
+    np.testing.assert_allclose(found, plain.of, rtol=1e-2, atol=1e-3 * abs(plain.of).max())
+
+
+def test_blocks_precondition_each_embedding_row_by_its_own_gradients(graph: Graph, model: ModelFile) -> None:
+    blocks = Blocks.of(model, graph, graph.test[:1])
+    sigma = float(influences(model, graph, graph.test[:1]).self_influence.mean())
+    wanted = np.zeros(len(graph.train))
+    for table, uses in blocks.training.rows.items():
+        for other in blocks.test.rows[table]:
+            i, asked = int(other.index[0]), other.grad[0].double().numpy()
+            parts = [(each.grad * (each.index == i)[:, None]).double().numpy() for each in uses]
+            moment = sum(part.T @ part for part in parts)
+            wanted += sum(parts) @ np.linalg.inv(moment + sigma * np.eye(len(asked))) @ asked
+    np.testing.assert_allclose(blocks.scores(1.0, dense=False)[:, 0], wanted, rtol=1e-3, atol=1e-5 * abs(wanted).max())
+
+
+def test_rules_count_what_is_shared(graph: Graph) -> None:
+    small = Graph(np.array([[0, 0, 1], [0, 0, 2], [3, 0, 1], [1, 1, 0], [4, 0, 4]]), graph.test, graph.vocabulary)
+    test = np.array([[0, 0, 1]])
+    assert same_pair(small, test)[:, 0].tolist() == [2, 1, 1, 0, 0]
+    assert shared_entities(small, test)[:, 0].tolist() == [2, 1, 1, 2, 0]
+
+
+def test_errors_are_made_up_and_few(graph: Graph) -> None:
+    found, wrong = errors.corrupted(graph, seed=0)
+    true = {tuple(triple) for part in (graph.train, graph.test) for triple in part.tolist()}
+    assert wrong.sum() == round(errors.SHARE * len(graph.train))
+    assert all((tuple(triple) not in true) == bad for triple, bad in zip(found.train.tolist(), wrong, strict=True))
+
+
+def test_whoever_suspects_the_errors_alone_is_right() -> None:
+    wrong = np.array([True, False, False, True])
+    assert set(errors.judged(wrong, wrong.astype(float)).values()) == {1.0}
+    assert errors.judged(wrong, -wrong.astype(float))["AUC"] == 0
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A name for the graph, with a recipe, whose files go away."""
+    monkeypatch.setitem(whole.RECIPES, "toy", RECIPE)
+    monkeypatch.setattr(whole, "FOLDER", tmp_path)
+    return "toy"
+
+
+def test_errors_are_ranked_by_every_method(graph: Graph, toy: str) -> None:
+    found = errors.measure(toy, graph, seed=0)
+    assert all(0 <= value <= 1 for row in found.values() for value in row.values())
+
+
+@pytest.mark.slow
+def test_deletion_compares_with_models_that_were_trained_on_everything(graph: Graph, toy: str) -> None:
+    graph = replace(graph, test=graph.train[:20])  # of which some are ranked first
+    found = deletion.measure(toy, graph, seeds=2, count=3)
+    assert found["detectable"] > 0
+    for row in found["rows"].values():
+        assert row["deleted"] <= row["k"] * found["predictions"]
+        assert row["logit"]["low"] <= row["logit"]["mean"] <= row["logit"]["high"]
+    again = deletion.measure(toy, graph, seeds=2, count=3)  # nothing is trained again
+    assert again["rows"] == found["rows"]
+
+
+def test_nothing_deleted_has_no_effect() -> None:
+    control = np.random.default_rng(0).random((3, 3, 10)) + 1
+    found = deletion.effect(control, control)
+    assert {value for each in found.values() for value in each.values()} == {0.0}
