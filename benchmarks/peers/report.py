@@ -166,11 +166,11 @@ def ratios(found: Mapping[str, Any]) -> str:
         fast = min(exact, key=lambda name: exact[name]["query"]["single_seconds"])
         times = exact[fast]["query"]["single_seconds"] / own["query"]["single_seconds"]
         lines.append(f"the fastest exact one, {exact[fast]['title']}, {quantity(times)} ×")
-        batches, ours = exact[fast]["query"]["batch_seconds"], rows.get("kgtrace-exact", own)["query"]["batch_seconds"]
+        scan = rows["kgtrace-exact"]["query"]["batch_seconds"] if "kgtrace-exact" in rows else {}
         lines += [
-            f"and {quantity(seconds / ours[size])} × that of kgtrace's own full scan for each of {size}"
-            for size, seconds in batches.items()
-            if size in ours
+            f"and {quantity(seconds / scan[size])} × that of kgtrace's own full scan for each of {size}"
+            for size, seconds in exact[fast]["query"]["batch_seconds"].items()
+            if size in scan
         ]
     return "; ".join(lines) + "." if lines else ""
 

@@ -13,20 +13,14 @@ What was trained is kept in ``.bench/truth``, so that an interrupted run goes on
 ``benchmarks/results/deletion-GRAPH-cpu.json`` and the tables in ``docs/truth.md``.
 """
 
-import argparse
-import json
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.fb15k237 import RESULTS, machine
-from benchmarks.pages import DOCS, replace
-from benchmarks.truth.graphs import GRAPHS, Graph, read_graph
+from benchmarks.truth.command import cell, run
+from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import Job, outcome, retrain
 from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddings
 from benchmarks.truth.statistics import mean
@@ -37,57 +31,37 @@ COUNTS = (1, 4)
 """Facts deleted for each prediction: one, and about as many as Kelpie's explanations have."""
 DETECTABLE = 1.96 + 0.84
 """Standard errors that an effect must have to be found in four of five experiments at the 5 % level."""
-DAMPING = 3.0
+_DAMPING = 1.0
+"""σ² of the preconditioned method, in units of the mean ‖g‖²."""
 _POISON = 1.0
 """Length of the step that Data Poisoning moves the head's embedding."""
 
 Method = Callable[[Explained], np.ndarray]
 
 
-def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--predictions", type=int, default=100)
-    parser.add_argument("--write-only", action="store_true")
-    args = parser.parse_args()
-    for name in args.graphs if not args.write_only else ():
-        found = measure(name, read_graph(name), args.seeds, args.predictions)
-        (RESULTS / f"deletion-{name.lower()}-cpu.json").write_text(json.dumps(found, indent=2) + "\n")
-    files = {name: RESULTS / f"deletion-{name.lower()}-cpu.json" for name in GRAPHS}
-    shown = "\n\n".join(table(name, json.loads(file.read_text())) for name, file in files.items() if file.exists())
-    print(shown)
-    replace(DOCS / "truth.md", "deletion", shown)
-
-
-def measure(name: str, graph: Graph, seeds: int, count: int) -> dict[str, Any]:
+def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[str, Any]:
     """Delete, train again, and compare."""
-    start = time.perf_counter()
     whole = Whole(name, graph)
     first = np.flatnonzero(outcome(whole.module, graph, graph.test)[2] == 1)
     if not len(first):
         raise ValueError(f"{name}: the model ranks no test triple's tail first: there is nothing to delete for")
-    predictions = graph.test[np.random.default_rng(0).permutation(first)[:count]]
+    explained = Explained(whole, graph.test[np.random.default_rng(0).permutation(first)[:predictions]])
 
-    def jobs(title: str, deleted: np.ndarray) -> list[Job]:
+    def jobs(deleted: np.ndarray) -> list[Job]:
         kept = np.ones(len(graph.train), bool)
         kept[deleted] = False
-        folder = whole.folder / "deletion" / re.sub(r"\W+", "-", title)
-        return [Job(graph, whole.recipe, kept, seed, predictions, folder / f"{seed}.npy") for seed in range(seeds)]
+        folder = whole.folder / "deletion"
+        return [Job(graph, whole.recipe, kept, seed, explained.test, folder) for seed in range(seeds)]
 
-    control = np.stack(retrain(jobs("nothing", np.empty(0, np.int64))))
+    control = np.stack(retrain(jobs(np.empty(0, np.int64))))
     print(f"{name}: changes of the logit beyond ±{detectable(control):.3f} would be found", flush=True)
-    rows = {
-        f"{row['method']}, {row['restricted']}, {row['k']}": row for row in deletions(Explained(whole, predictions))
-    }
-    happened = np.stack(retrain([job for title, row in rows.items() for job in jobs(title, row["deleted"])]))
-    for row, outcomes in zip(rows.values(), happened.reshape(len(rows), seeds, *control.shape[1:]), strict=True):
+    rows = list(deletions(explained))
+    happened = np.stack(retrain([job for row in rows for job in jobs(row["deleted"])]))
+    for row, outcomes in zip(rows, happened.reshape(len(rows), seeds, *control.shape[1:]), strict=True):
         row |= effect(outcomes, control) | {"deleted": len(row["deleted"])}
     return {
-        "machine": machine(), "seeds": seeds, "predictions": len(predictions), "triples": len(graph.train),
-        "control": measures(control), "detectable": detectable(control), "rows": rows,
-        "seconds": time.perf_counter() - start,
+        "predictions": len(explained.test), "triples": len(graph.train), "control": measures(control),
+        "detectable": detectable(control), "rows": rows,
     }  # fmt: skip
 
 
@@ -125,7 +99,7 @@ def effect(outcomes: np.ndarray, control: np.ndarray) -> dict[str, Any]:
         "mrr": 1 / outcomes[:, 2] - 1 / control[:, 2],
         "hits@1": (outcomes[:, 2] == 1).astype(float) - (control[:, 2] == 1),
     }
-    return {name: asdict(mean(change.mean(0))) for name, change in changes.items()}
+    return {name: mean(change.mean(0)) for name, change in changes.items()}
 
 
 def methods() -> dict[str, Method]:
@@ -133,10 +107,10 @@ def methods() -> dict[str, Method]:
     return {
         "bce, forward": lambda e: e.influences("bce").of,
         "bce, both": lambda e: e.influences("bce", directions="both").of,
-        "removal, forward": lambda e: e.removal.of,
+        "removal, forward": lambda e: e.influences("removal").of,
         "removal, both": lambda e: e.influences("removal", directions="both").of,
-        "removal, forward, cosine": lambda e: e.removal.cosine(),
-        "Fisher by blocks": lambda e: e.blocks.scores(DAMPING, dense=True),
+        "removal, forward, cosine": lambda e: e.influences("removal").cosine(),
+        "Fisher of embedding rows alone": lambda e: e.blocks.scores(_DAMPING, dense=False),
         "Data Poisoning": poisoning,
         "embeddings alike": lambda e: similar_embeddings(e.whole.model, e.graph, e.test),
         "same (h, r) or (r, t)": lambda e: same_pair(e.graph, e.test) + _coin(e, 1e-3),
@@ -152,7 +126,7 @@ def _coin(explained: Explained, size: float) -> np.ndarray:
 
 
 def poisoning(explained: Explained) -> np.ndarray:
-    """Return the rule of Zhang et al. (2019, https://arxiv.org/abs/1904.12052), in the form Kelpie's authors give it.
+    """Return a rule after Zhang et al. (2019, https://arxiv.org/abs/1904.12052).
 
     The head's embedding is moved against the gradient of the prediction's score, a step of length 1; the fact of the head
     that loses most of its score is the one to delete. Other facts score nothing.
@@ -182,28 +156,27 @@ def _scores(explained: Explained, rows: np.ndarray) -> torch.Tensor:
         return tail_scores(explained.whole.module, head, 2 * relation).gather(1, tail[:, None])[:, 0]
 
 
+def shown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a table for each graph."""
+    return "\n\n".join(table(name, each) for name, each in found.items())
+
+
 def table(name: str, found: Mapping[str, Any]) -> str:
     """Return the effects on one graph."""
     control = found["control"]
     lines = [
-        f"**{name}**: {found['predictions']} predictions, {found['seeds']} seeds. Controls: MRR {control['mrr']:.3f}, Hits@1 "
-        f"{control['hits@1']:.2f}. Changes of the logit beyond ±{found['detectable']:.2f} would be found.",
+        f"**{name}**: {found['predictions']} predictions, {found['seeds']} seeds. Controls: MRR {control['mrr']:.3f}, "
+        f"Hits@1 {control['hits@1']:.2f}. Changes of the logit beyond ±{found['detectable']:.2f} would be found.",
         "",
         "| deleted for each prediction | candidates | facts in all | logit | MRR | Hits@1 |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['k']} by {row['method']} | {'of its head' if row['restricted'] else 'all'} | {row['deleted']} "
-        f"| {cell(row['logit'])} | {cell(row['mrr'])} | {cell(row['hits@1'])} |"
-        for row in found["rows"].values()
-    ]
+    for row in found["rows"]:
+        cells = [f"{row['k']} by {row['method']}", "of its head" if row["restricted"] else "all", str(row["deleted"])]
+        cells += [cell(row[measure], "+") for measure in ("logit", "mrr", "hits@1")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def cell(found: Mapping[str, float]) -> str:
-    """Return a change with its interval."""
-    return f"{found['mean']:+.2f} ({found['low']:+.2f}…{found['high']:+.2f})"
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "deletion", measure, shown, seeds=3, predictions=100)

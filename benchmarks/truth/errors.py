@@ -10,19 +10,15 @@ training triples alone; opponents are those that speak against triples known to 
 Writes ``benchmarks/results/errors-GRAPH-cpu.json`` and the table in ``docs/truth.md``.
 """
 
-import argparse
-import json
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.fb15k237 import RESULTS, machine
-from benchmarks.pages import DOCS
-from benchmarks.pages import replace as replace_page
-from benchmarks.truth.graphs import GRAPHS, Graph, read_graph
+from benchmarks.truth.command import rows, run
+from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import outcome
 from benchmarks.truth.whole import Explained, Whole
 
@@ -34,29 +30,13 @@ MEASURES = ("AUC", "average precision", "precision")
 """Area under the ROC curve; of precision over recall; precision among as many as there are errors."""
 
 
-def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--write-only", action="store_true")
-    args = parser.parse_args()
-    for name in args.graphs if not args.write_only else ():
-        runs = [measure(name, read_graph(name), seed) for seed in range(args.seeds)]
-        found = {
-            "machine": machine(),
-            "share": SHARE,
-            "seeds": args.seeds,
-            "rows": {title: summary(runs, title) for title in runs[0]},
-        }
-        (RESULTS / f"errors-{name.lower()}-cpu.json").write_text(json.dumps(found, indent=2) + "\n")
-    files = {name: RESULTS / f"errors-{name.lower()}-cpu.json" for name in GRAPHS}
-    shown = table({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()})
-    print(shown)
-    replace_page(DOCS / "truth.md", "errors", shown)
+def measure(name: str, graph: Graph, *, seeds: int) -> dict[str, Any]:
+    """Corrupt, train and rank, with several seeds."""
+    runs = [ranked(name, graph, seed) for seed in range(seeds)]
+    return {"share": SHARE, "rows": {title: summary(runs, title) for title in runs[0]}}
 
 
-def measure(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
+def ranked(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
     """Corrupt, train and rank: the measures of each method."""
     graph, wrong = corrupted(graph, seed)
     whole = Whole(name, graph, seed, folder=f"errors-{seed}")
@@ -73,8 +53,9 @@ def measure(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
             found[f"self-influence, {loss}, {directions}"] = itself.influences(
                 loss, directions=directions
             ).self_influence
-        found[f"opponents of validation triples, {loss}"] = -validation.influences(loss).of.sum(1)
-        found[f"opponents of validation triples, {loss}, cosine"] = -validation.influences(loss).cosine().sum(1)
+        influences = validation.influences(loss)
+        found[f"opponents of validation triples, {loss}"] = -influences.of.sum(1)
+        found[f"opponents of validation triples, {loss}, cosine"] = -influences.cosine().sum(1)
     return {title: judged(wrong, suspicion) for title, suspicion in found.items()}
 
 
@@ -107,17 +88,5 @@ def summary(runs: list[dict[str, dict[str, float]]], title: str) -> dict[str, di
     }
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a row for each method; AUC and average precision for each graph."""
-    titles = list(dict.fromkeys(title for each in found.values() for title in each["rows"]))
-    head = [f"{name}, {measure}" for name in found for measure in MEASURES[:2]]
-    lines = [f"| | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
-    for title in titles:
-        values = [each["rows"][title][measure] for each in found.values() for measure in MEASURES[:2]]
-        cells = [f"{value['mean']:.2f} ({value['low']:.2f}…{value['high']:.2f})" for value in values]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "errors", measure, partial(rows, columns=MEASURES[:2]), seeds=3)

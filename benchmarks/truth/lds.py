@@ -14,19 +14,17 @@ What was trained is kept in ``.bench/truth``, so that an interrupted run goes on
 ``benchmarks/results/lds-GRAPH-cpu.json``, the table in ``docs/truth.md`` and its picture.
 """
 
-import argparse
-import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.fb15k237 import RESULTS, machine
-from benchmarks.pages import DOCS, replace
-from benchmarks.truth.graphs import GRAPHS, Graph, read_graph
+from benchmarks.pages import DOCS
+from benchmarks.truth.command import rows, run, titles
+from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import OUTCOMES, Job, retrain
 from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddings
 from benchmarks.truth.statistics import mean, spearman
@@ -36,51 +34,22 @@ COMPARED = OUTCOMES[:2]
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall")
 DAMPINGS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """σ² in units of the mean ‖g‖²."""
+DENSE = 10_000
+"""Training triples up to which the second moment is taken whole: its cost is cubic."""
 RANKS = (64, 256)
 TRAK_DIMS = (512, 2048)
 COUNT = "same (h, r) or (r, t)"
 
 
-def main() -> None:
-    """Train what is missing, score, and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
-    parser.add_argument("--halves", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--tests", type=int, default=100)
-    parser.add_argument("--write-only", action="store_true")
-    args = parser.parse_args()
-    for name in args.graphs if not args.write_only else ():
-        found = measure(name, args.halves, args.seeds, args.tests)
-        result(name).write_text(json.dumps(found, indent=2) + "\n")
-    all_found = {name: json.loads(result(name).read_text()) for name in GRAPHS if result(name).exists()}
-    print(table(all_found))
-    replace(DOCS / "truth.md", "lds", table(all_found))
-    draw(all_found, DOCS / "images" / "lds.svg")
-
-
-def result(name: str) -> Path:
-    """Return where a graph's figures are."""
-    return RESULTS / f"lds-{name.lower()}-cpu.json"
-
-
-def measure(name: str, halves: int, seeds: int, tests: int) -> dict[str, Any]:
+def measure(name: str, graph: Graph, *, halves: int, seeds: int, tests: int) -> dict[str, Any]:
     """Train on halves of a graph, and correlate."""
-    graph = read_graph(name)
     whole = Whole(name, graph)
     test = np.random.default_rng(0).permutation(graph.test)[:tests]
     masks = np.stack([half_of(graph, half) for half in range(halves)])  # (m, n)
-    start = time.perf_counter()
     jobs = [
-        Job(graph, whole.recipe, mask, seed, test, whole.folder / f"half-{half}-seed-{seed}.npy")
-        for seed in range(seeds)
-        for half, mask in enumerate(masks)
+        Job(graph, whole.recipe, mask, seed, test, whole.folder / "halves") for seed in range(seeds) for mask in masks
     ]
     happened = np.stack(retrain(jobs)).reshape(seeds, halves, -1, len(test))
-    found: dict[str, Any] = {
-        "machine": machine(), "recipe": asdict(whole.recipe), "triples": len(graph.train), "halves": halves,
-        "seeds": seeds, "tests": len(test), "mrr": whole.mrr(), "training_seconds": time.perf_counter() - start,
-    }  # fmt: skip
     average = happened.mean(0)  # (m, 3, q)
     correlations = {
         title: [spearman(masks.astype(np.float64) @ score(), average[:, i]) for i in range(len(COMPARED))]
@@ -92,14 +61,14 @@ def measure(name: str, halves: int, seeds: int, tests: int) -> dict[str, Any]:
             np.mean([spearman(a[:, i], b[:, i]) for a, b in zip(happened, others, strict=True)], 0)
             for i in range(len(COMPARED))
         ]
-    found["rows"] = {
+    compared = {
         title: {
-            outcome: {**asdict(mean(each)), "beyond_count": asdict(mean(each - count))}
+            outcome: {**mean(each), "beyond_count": mean(each - count)}
             for outcome, each, count in zip(COMPARED, row, correlations[COUNT], strict=True)
         }
         for title, row in correlations.items()
     }
-    return found
+    return {"recipe": asdict(whole.recipe), "triples": len(graph.train), "mrr": whole.mrr(), "rows": compared}
 
 
 def half_of(graph: Graph, half: int) -> np.ndarray:
@@ -110,61 +79,49 @@ def half_of(graph: Graph, half: int) -> np.ndarray:
 
 def methods(explained: Explained) -> dict[str, Callable[[], np.ndarray]]:
     """Return all methods by title."""
-    found: dict[str, Callable[[], np.ndarray]] = {}
-    for loss in LOSSES:
-        for directions in ("forward", "both"):
-            found[f"{loss}, {directions}"] = lambda loss=loss, directions=directions: (
-                explained.influences(loss, directions=directions).of
-            )
-    found["removal, forward, test sides both"] = lambda: (
-        explained.influences("removal", directions="both", sides=("tail", "head")).of
-    )
-    for loss in ("bce", "removal"):
-        found[f"{loss}, forward, cosine"] = lambda loss=loss: explained.influences(loss).cosine()
-    for layers in ("last:1", "last:2"):
-        found[f"removal, forward, {layers}"] = lambda layers=layers: (
-            explained.influences("removal", layers=(layers,)).of
-        )
-    found["removal, forward, 4 checkpoints"] = lambda: explained.influences("removal", explained.whole.checkpoints).of
-    for damping in DAMPINGS:
-        found[f"Fisher, σ² = {damping:g}"] = lambda damping=damping: explained.fisher.scores(
-            explained.removal.of, damping
-        )
-    for rank in RANKS:
-        for damping in DAMPINGS:
-            found[f"Fisher, {rank} directions, σ² = {damping:g}"] = lambda rank=rank, damping=damping: (
-                explained.fisher.scores(explained.removal.of, damping, rank)
-            )
+    whole, graph, test = explained.whole, explained.graph, explained.test
+    asked: dict[str, dict[str, Any]] = {
+        f"{loss}, {directions}": {"loss": loss, "directions": directions}
+        for loss in LOSSES
+        for directions in ("forward", "both")
+    }
+    asked["removal, forward, test sides both"] = {"loss": "removal", "directions": "both", "sides": ("tail", "head")}
+    asked |= {f"removal, forward, {layers}": {"loss": "removal", "layers": layers} for layers in ("last:1", "last:2")}
+    asked["removal, forward, 4 checkpoints"] = {"loss": "removal", "checkpoints": True}
+    found: dict[str, Callable[[], np.ndarray]] = {
+        title: partial(_influence, explained, **how) for title, how in asked.items()
+    }
+    found |= {f"{loss}, forward, cosine": partial(_cosine, explained, loss) for loss in ("bce", "removal")}
+    if len(graph.train) <= DENSE:
+        for rank in (None, *RANKS):
+            title = "Fisher" if rank is None else f"Fisher, {rank} directions"
+            found |= {f"{title}, σ² = {d:g}": partial(_fisher, explained, d, rank) for d in DAMPINGS}
     for dense, title in ((True, "Fisher by blocks"), (False, "Fisher of embedding rows alone")):
-        for damping in DAMPINGS:
-            found[f"{title}, σ² = {damping:g}"] = lambda damping=damping, dense=dense: explained.blocks.scores(
-                damping, dense=dense
-            )
-    for dim in TRAK_DIMS:
-        found[f"TRAK (traker), {dim}"] = lambda dim=dim: explained.trak(dim)
-    found["embeddings alike"] = lambda: similar_embeddings(explained.whole.model, explained.graph, explained.test)
-    found["shared entities"] = lambda: shared_entities(explained.graph, explained.test)
-    found[COUNT] = lambda: same_pair(explained.graph, explained.test)
-    found["random"] = lambda: np.random.default_rng(2).standard_normal(
-        (len(explained.graph.train), len(explained.test))
-    )
+        found |= {f"{title}, σ² = {d:g}": partial(explained.blocks.scores, d, dense=dense) for d in DAMPINGS}
+    found |= {f"TRAK (traker), {dim}": partial(explained.trak, dim) for dim in TRAK_DIMS}
+    found["embeddings alike"] = partial(similar_embeddings, whole.model, graph, test)
+    found["shared entities"] = partial(shared_entities, graph, test)
+    found[COUNT] = partial(same_pair, graph, test)
+    found["random"] = partial(np.random.default_rng(2).standard_normal, (len(graph.train), len(test)))
     return found
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a row for each method, a column for each graph and outcome."""
-    titles = list(dict.fromkeys(title for each in found.values() for title in each["rows"]))
-    head = [f"{name}, {outcome}" for name in found for outcome in COMPARED]
-    lines = [f"| | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
-    for title in titles:
-        cells = [cell(each["rows"].get(title, {}).get(outcome)) for each in found.values() for outcome in COMPARED]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _influence(explained: Explained, **how: Any) -> np.ndarray:
+    return explained.influences(**how).of
 
 
-def cell(found: Mapping[str, float] | None) -> str:
-    """Return a mean with its interval."""
-    return "" if found is None else f"{found['mean']:.2f} ({found['low']:.2f}…{found['high']:.2f})"
+def _cosine(explained: Explained, loss: str) -> np.ndarray:
+    return explained.influences(loss).cosine()
+
+
+def _fisher(explained: Explained, damping: float, rank: int | None) -> np.ndarray:
+    return explained.fisher.scores(explained.influences("removal").of, damping, rank)
+
+
+def shown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Draw the correlations with the logit, and return a table of all."""
+    draw(found, DOCS / "images" / "lds.svg")
+    return rows(found, COMPARED)
 
 
 def draw(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
@@ -173,11 +130,11 @@ def draw(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     mpl.rcParams.update({"svg.hashsalt": "kgtrace", "font.size": 8})
-    titles = list(dict.fromkeys(title for each in found.values() for title in each["rows"]))
+    names = titles(found)
     figure, axes = plt.subplots(1, len(found), sharey=True, squeeze=False, layout="constrained",
-                                figsize=(3.4 * len(found) + 2, 0.2 * len(titles) + 1))  # fmt: skip
+                                figsize=(3.4 * len(found) + 2, 0.2 * len(names) + 1))  # fmt: skip
     for axis, (name, each) in zip(axes[0], found.items(), strict=True):
-        for place, title in enumerate(titles):
+        for place, title in enumerate(names):
             if (row := each["rows"].get(title)) is not None:
                 value = row["logit"]
                 error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]]
@@ -186,7 +143,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         axis.axvline(each["rows"][COUNT]["logit"]["mean"], color="C1", linewidth=0.6)
         axis.set_title(name)
         axis.set_xlabel("Spearman, logit")
-    axes[0][0].set_yticks(range(len(titles)), titles)
+    axes[0][0].set_yticks(range(len(names)), names)
     axes[0][0].invert_yaxis()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None})
@@ -194,4 +151,4 @@ def draw(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, "lds", measure, shown, halves=100, seeds=2, tests=100)

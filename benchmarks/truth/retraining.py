@@ -1,5 +1,6 @@
 """Training again without some triples, side by side, each result kept on disk so that an interrupted run goes on."""
 
+import hashlib
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -30,22 +31,30 @@ class Job:
     seed: int
     predictions: np.ndarray
     """(q, 3): looked at afterwards."""
-    file: Path
-    """Where the outcome goes, (3, q)."""
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """Where the outcome goes, (3, q): named after all that it depends on."""
+        asked = hashlib.sha256(f"{self.recipe} {self.seed}".encode())
+        for each in (self.kept, self.graph.train, self.graph.test, self.predictions):
+            asked.update(np.ascontiguousarray(each))
+        return self.folder / f"{asked.hexdigest()[:24]}.npy"
 
 
 def retrain(jobs: Sequence[Job]) -> list[np.ndarray]:
     """Return the outcomes (3, q) of all jobs; one process a core works on those that are not done."""
+    open_jobs = {job.file: job for job in jobs if not job.file.exists()}
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        pool.map(_run, [job for job in jobs if not job.file.exists()], chunksize=1)
+        pool.map(_run, open_jobs.values(), chunksize=1)
     return [np.load(job.file) for job in jobs]
 
 
 def _run(job: Job) -> None:
     torch.set_num_threads(1)
     model = train(job.graph, job.graph.train[job.kept], job.recipe, job.seed).model
-    job.file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = job.file.with_name(f"{os.getpid()}.npy")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    scratch = job.folder / f"{os.getpid()}.npy"
     np.save(scratch, outcome(model, job.graph, job.predictions))
     scratch.replace(job.file)
 

@@ -1,20 +1,9 @@
 """Rank correlations of test triples, and how sure they are."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.stats import rankdata
 
 _RESAMPLES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """A mean over test triples with its 95 % interval, from a bootstrap of these."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def spearman(expected: np.ndarray, happened: np.ndarray) -> np.ndarray:
@@ -25,8 +14,8 @@ def spearman(expected: np.ndarray, happened: np.ndarray) -> np.ndarray:
     return np.divide((x * y).sum(0), size, out=np.zeros_like(size), where=size > 0)
 
 
-def mean(values: np.ndarray) -> Mean:
-    """Return the mean of values (q,) with its interval."""
+def mean(values: np.ndarray) -> dict[str, float]:
+    """Return the mean of values (q,) with its 95 % interval, ``low`` to ``high``, from a bootstrap of these."""
     drawn = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
-    return Mean(float(values.mean()), float(low), float(high))
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}

@@ -1,7 +1,8 @@
 """PyKEEN's ConvE, trained 1-N as its LCWA loop does, but without a float for each triple of pair, entity and dimension.
 
 Every distinct (h, r), inverse relations included, is one sample with all its known tails; the loss is the mean binary
-cross-entropy over all entities, with label smoothing (Dettmers et al., 2018, https://arxiv.org/abs/1707.01476).
+cross-entropy over all entities, with label smoothing y (1 − ε) + ε/E (Dettmers et al., 2018, https://arxiv.org/abs/1707.01476;
+PyKEEN's spreads ε over the other E − 1).
 """
 
 from collections.abc import Iterator

@@ -2,8 +2,8 @@
 
 import json
 import subprocess
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from benchmarks.truth.preconditioned import Blocks, Fisher
 from benchmarks.truth.retraining import FOLDER, outcome
 from benchmarks.truth.scores import Influences, influences
 from benchmarks.truth.training import Recipe, train
-from kgtrace_indexer import ModelFile, read_model
+from kgtrace_indexer import Direction, read_model
 from kgtrace_indexer.model_file import with_checkpoints
 
 RECIPES = {
@@ -23,14 +23,14 @@ RECIPES = {
     "Kinships": Recipe(checkpoints=(25, 50, 75, 100)),
     "CoDEx-S": Recipe(epochs=60, batch=256, checkpoints=(15, 30, 45, 60)),
 }
-SEED = 1000
+_SEED = 1000
 """Of the model that is explained; no model that it is compared with has it."""
 
 
 class Whole:
     """A trained model, and its files."""
 
-    def __init__(self, name: str, graph: Graph, seed: int = SEED, folder: str = ".") -> None:
+    def __init__(self, name: str, graph: Graph, seed: int = _SEED, folder: str = ".") -> None:
         """Train it on a graph, as graphs of that name are trained on."""
         self.graph = graph
         self.recipe = RECIPES[name]
@@ -38,16 +38,13 @@ class Whole:
         self.folder.mkdir(parents=True, exist_ok=True)
         trained = train(graph, graph.train, self.recipe, seed)
         self.module: ConvE = trained.model
-        self.model = self._saved(self.module, "model.pkl")
+        torch.save(self.module, self.folder / "model.pkl")
+        self.model = read_model(self.folder / "model.pkl")
         states = []
         for i, state in enumerate(trained.checkpoints):
             states.append(self.folder / f"checkpoint-{i}.pt")
             torch.save(state, states[-1])
         self.checkpoints = with_checkpoints(self.model, states, [1.0])
-
-    def _saved(self, module: ConvE, name: str) -> ModelFile:
-        torch.save(module, self.folder / name)
-        return read_model(self.folder / name)
 
     def mrr(self) -> float:
         """Return the filtered mean reciprocal rank of the test triples' tails."""
@@ -60,15 +57,20 @@ class Explained:
     def __init__(self, whole: Whole, test: np.ndarray) -> None:
         """Explain the tails of test triples (q, 3)."""
         self.whole, self.graph, self.test = whole, whole.graph, test
+        self.influences = cache(self._influences)
 
-    def influences(self, loss: str, model: ModelFile | None = None, **how: Any) -> Influences:
-        """Return the influence of all training triples on the test triples."""
-        return influences(model or self.whole.model, self.graph, self.test, loss=loss, **how)
-
-    @cached_property
-    def removal(self) -> Influences:
-        """Influences on the logit itself, forward."""
-        return self.influences("removal")
+    def _influences(
+        self,
+        loss: str,
+        *,
+        layers: str = "all",
+        directions: str = "forward",
+        sides: Sequence[Direction] = ("tail",),
+        checkpoints: bool = False,
+    ) -> Influences:
+        """Return the influence of all training triples on the test triples; each is computed once."""
+        model = self.whole.checkpoints if checkpoints else self.whole.model
+        return influences(model, self.graph, self.test, loss=loss, layers=(layers,), directions=directions, sides=sides)
 
     @cached_property
     def fisher(self) -> Fisher:

@@ -50,7 +50,7 @@ def test_a_method_that_makes_no_difference_has_no_correlation() -> None:
 
 def test_the_interval_of_a_mean_holds_it() -> None:
     found = mean(np.random.default_rng(0).standard_normal(200))
-    assert found.low < found.mean < found.high
+    assert found["low"] < found["mean"] < found["high"]
 
 
 def test_training_learns_the_triples_and_the_same_seed_learns_the_same(graph: Graph) -> None:
@@ -154,19 +154,19 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 def test_errors_are_ranked_by_every_method(graph: Graph, toy: str) -> None:
-    found = errors.measure(toy, graph, seed=0)
+    found = errors.ranked(toy, graph, seed=0)
     assert all(0 <= value <= 1 for row in found.values() for value in row.values())
 
 
 @pytest.mark.slow
 def test_deletion_compares_with_models_that_were_trained_on_everything(graph: Graph, toy: str) -> None:
     graph = replace(graph, test=graph.train[:20])  # of which some are ranked first
-    found = deletion.measure(toy, graph, seeds=2, count=3)
+    found = deletion.measure(toy, graph, seeds=2, predictions=3)
     assert found["detectable"] > 0
-    for row in found["rows"].values():
+    for row in found["rows"]:
         assert row["deleted"] <= row["k"] * found["predictions"]
         assert row["logit"]["low"] <= row["logit"]["mean"] <= row["logit"]["high"]
-    again = deletion.measure(toy, graph, seeds=2, count=3)  # nothing is trained again
+    again = deletion.measure(toy, graph, seeds=2, predictions=3)  # nothing is trained again
     assert again["rows"] == found["rows"]
 
 

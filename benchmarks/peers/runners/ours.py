@@ -65,7 +65,7 @@ class Exact(Ours, Scan):
         self.open(projection="none")
 
     def scan(self, test: int, count: int, batch_size: int) -> Tensor:
-        """Ask for all influences."""
+        """Compute all influences, as ``--exact`` does before it picks the largest."""
         order = self.attributor.training.train_index
         influences = torch.zeros(test, count)
         influences[:, torch.from_numpy(np.asarray(order))] = torch.from_numpy(
