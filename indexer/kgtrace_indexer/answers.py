@@ -9,6 +9,9 @@ import numpy as np
 Order = Literal["proponents", "opponents", "absolute"]
 """Largest influence first, most negative first, or largest magnitude first."""
 
+Score = Literal["tracin", "preconditioned"]
+"""Inner products of gradients, or of embedding rows with P between; see `kgtrace_indexer.preconditioner`."""
+
 Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""
 
@@ -47,7 +50,7 @@ class Attribution:
     loss: float
     """ℓ of the direction explained."""
     self_influence: float
-    """‖∇ℓ‖² of the direction explained."""
+    """‖∇ℓ‖² of the direction explained, or ∇ℓᵀP∇ℓ."""
     certified: bool
     """Whether no indexed training triple that was not named can have more influence than the last one named."""
     bound_gap: float
@@ -61,9 +64,9 @@ class Attribution:
     triples: np.ndarray
     """(k, 3) int32."""
     influence: np.ndarray
-    """(k,) float32: ⟨∇ℓ, ∇ℓ'⟩."""
+    """(k,) float32: ⟨∇ℓ, ∇ℓ'⟩, or ⟨∇ℓ, P∇ℓ'⟩."""
     cosine: np.ndarray
-    """(k,) float32: the same over ‖∇ℓ‖‖∇ℓ'‖; 0 where a gradient is zero."""
+    """(k,) float32: the same over the norms of both sides; 0 where one is zero."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.projection import FLOAT32, FLOOR, ROUNDING, Bases, KronBasis, index_code, rest_norm
+from kgtrace_indexer.projection import FLOAT32, FLOOR, ROUNDING, Bases, KronBasis, index_code, no_dense_code, rest_norm
 from kgtrace_indexer.terms import Spread, Terms
 
 
@@ -80,7 +80,7 @@ class QueryCode:
 
 def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> list[QueryCode]:
     """Encode the gradients of test triples, for stored codes that are on a device, wherever the model is."""
-    code = index_code([terms], bases)
+    code = index_code([terms], bases) if terms.dense else no_dense_code(terms, bases)
     phi, residual = code.phi.to(device), code.residual.to(device)
     norms = (code.squared_norm + FLOOR).sqrt().tolist()
     factors = partial(_factors, device=device)
@@ -222,6 +222,20 @@ class Codes:
             estimate += product
             slack += error
         return estimate, slack * related
+
+    def row_gradients(self, table: str, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of one row of a table as training triples (m,) have them, as far as they are stored.
+
+        Returns their coordinates, (m, c) float32, and the sum of squares of what these leave out, ().
+        """
+        found = torch.zeros(len(rows), self.arrays[f"{table}.0.code"].shape[2], device=self.device)
+        left = torch.zeros((), device=self.device)
+        for i in range(self.uses[table]):
+            place, direction = torch.nonzero(self._rows(f"{table}.{i}.index", rows) == index, as_tuple=True)
+            stored = self._stored(f"{table}.{i}", rows[place], direction)
+            found.index_add_(0, place, stored.direction * stored.norm[:, None])
+            left += stored.rest.square().sum()
+        return found, left
 
     def _spread_bracket(
         self, table: str, slopes: Sequence[_Slopes], query: QueryCode, rows: Tensor, rounding: Tensor

@@ -29,6 +29,7 @@ from kgtrace_indexer.losses import check_loss, resolve_negatives
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.parts import Progress, encode, require_space, write_files, write_parts
+from kgtrace_indexer.preconditioner import SCORES, check_damping, check_rows
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.sampling import Stratum, check_sampling, sample_table
 from kgtrace_indexer.triples import TripleTable, out_of_range
@@ -67,6 +68,11 @@ class BuildConfig:
     """``relation``, ``head`` or ``tail``: draw that share from the triples of each, and at least one."""
     seed: int = 0
     """Fixes the choice of landmarks, random projections, the sample and negatives."""
+    precondition: str = "none"
+    """What queries are answered with unless they ask otherwise: ``none``, TracIn itself, or ``fisher``, the
+    preconditioned score."""
+    damping: float | None = None
+    """σ² of the latter, in units of the mean ‖g‖² of the gradients of embedding rows; None chooses."""
     dtype: str = "float16"
     """Stored type of factor codes; float16 halves the disk and adds to the factor bound's slack."""
     batch_size: int | None = None
@@ -79,9 +85,14 @@ class BuildConfig:
         for name, least in (("dim", 1), ("landmarks", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise BadRequest(f"{name} is {getattr(self, name)}, must be at least {least}")
-        for name, known in (("dtype", DTYPES), ("projection", PROJECTIONS)):
+        for name, known in (
+            ("dtype", DTYPES),
+            ("projection", PROJECTIONS),
+            ("precondition", SCORES),
+        ):
             if getattr(self, name) not in known:
                 raise BadRequest(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        check_damping(self.damping)
         check_loss(self.loss, self.label_smoothing, self.negatives)
         check_sampling(self.sample_rate, self.stratify_by, self.seed)
 
@@ -150,6 +161,8 @@ def build(
         codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
         first = encode(featurizer, codec, indexed, np.arange(1))
+        if SCORES[config.precondition] == "preconditioned":
+            check_rows(first)
         batch_size = featurizer.batch_size(config.batch_size)
         count = len(indexed.ids)
         require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)

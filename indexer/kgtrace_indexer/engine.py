@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from kgtrace_indexer.answers import (
     Group,
     Order,
     Restriction,
+    Score,
     Seconds,
 )
 from kgtrace_indexer.bounds import Codes
@@ -28,9 +30,10 @@ from kgtrace_indexer.device_search import TorchSearch
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
+from kgtrace_indexer.preconditioner import SCORES, Preconditioner, check_damping
 from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
 from kgtrace_indexer.short_code import COLUMNS, ShortCode
-from kgtrace_indexer.terms import Terms, squared_norms
+from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
@@ -105,6 +108,8 @@ class Attributor:
         max_candidates: int | None = None,
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
+        score: Score = "tracin",
+        damping: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Return the most influential training triples of each test triple.
@@ -125,6 +130,10 @@ class Attributor:
             Which training triples may be named.
         direction
             Explain the tail, or the head.
+        score
+            Plain influence, or preconditioned; see `kgtrace_indexer.preconditioner`.
+        damping
+            σ² of the latter in units of the mean ‖g‖²; None for that of the index.
         wanted
             Asked between the blocks of an exact scan, which may take minutes: whether anybody still waits for it.
 
@@ -135,7 +144,8 @@ class Attributor:
         IdOutOfRange
             An id beyond the model's tables.
         BadRequest
-            `top_k`, `max_candidates` or `within_hops` out of range, or arrays of another shape.
+            `top_k`, `max_candidates`, `within_hops` or `damping` out of range, arrays of another shape, or a
+            preconditioned score of an index that has none.
         MissingInverseRelations
             Direction ``head`` on a model without inverse relations.
         """
@@ -147,23 +157,28 @@ class Attributor:
             clock = _Clock()
             terms = self._featurizer.test_terms(triples, direction)
             scores = self._featurizer.candidate_scores(triples, direction)
-            losses, norms = terms.losses(), squared_norms(terms).total
+            losses = terms.losses()
+            asked = self._asked(terms, score, damping)
+            norms = squared_norms(asked).total
+            own = norms if asked is terms else inner(terms, asked).diagonal()
             clock.lap("gradient")
             mask, near = self.training.allowed(restriction), self._near(triples, restriction)
             if exact or self._retrieval is None:
-                found = self._scan(terms, top_k, order, mask, near, wanted)
+                found = self._scan(asked, top_k, order, mask, near, wanted)
                 clock.lap("rerank")
             else:
                 among = [self._among(mask, entities) for entities in near]
                 rows = [None if allowed is None else self._rows(allowed) for allowed in among]
                 asks = [
-                    Ask(top_k, order, max_candidates, some, self._exactly(terms.triple(i), clock))
+                    Ask(top_k, order, max_candidates, some, self._exactly(asked.triple(i), clock))
                     for i, some in enumerate(rows)
                 ]
-                found = self._retrieval.find(terms, asks)
+                found = self._retrieval.find(asked, asks)
                 clock.lap("search")
             attributions = [
-                self._attribution(triples[i], scores[i], float(losses[i]), float(norms[i]), found[i], direction)
+                self._attribution(
+                    triples[i], scores[i], float(losses[i]), float(own[i]), float(norms[i]), found[i], direction
+                )
                 for i in range(len(triples))
             ]
             clock.lap("gradient")
@@ -179,6 +194,8 @@ class Attributor:
         exact: bool = False,
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
+        score: Score = "tracin",
+        damping: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
         """Return a test triple's influences, summed over the training triples of a relation, head or tail.
@@ -199,7 +216,7 @@ class Attributor:
         sums = GroupSums(len(self.vocabulary.relations if by == "relation" else self.vocabulary.entities))
         column = ("head", "relation", "tail").index(by)
         with torch.inference_mode():
-            terms = self._featurizer.test_terms(triple, direction)
+            terms = self._asked(self._featurizer.test_terms(triple, direction), score, damping)
             brackets = None if exact or self._retrieval is None else self._retrieval.brackets(terms)
             (near,) = self._near(triple, restriction)
             rows = self._rows(self._among(self.training.allowed(restriction), near))
@@ -231,10 +248,21 @@ class Attributor:
                 for triple, row in zip(triples, scores, strict=True)
             ]
 
-    def exact_influences(self, triples: np.ndarray, rows: np.ndarray, direction: Direction = "tail") -> np.ndarray:
-        """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32."""
+    def exact_influences(
+        self,
+        triples: np.ndarray,
+        rows: np.ndarray,
+        direction: Direction = "tail",
+        *,
+        score: Score = "tracin",
+        damping: float | None = None,
+    ) -> np.ndarray:
+        """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32.
+
+        `score` and `damping` are those of `query`.
+        """
         with torch.inference_mode():
-            terms = self._featurizer.test_terms(self._checked(triples), direction)
+            terms = self._asked(self._featurizer.test_terms(self._checked(triples), direction), score, damping)
             blocks = torch.as_tensor(rows).split(self._featurizer.block(_SCAN_BLOCK))
             return torch.cat([self._influences(block, terms) for block in blocks]).numpy()
 
@@ -258,6 +286,11 @@ class Attributor:
         return self._retrieval is None or self._retrieval.certifies
 
     @property
+    def score(self) -> Score:
+        """What the index was built to answer with, unless asked otherwise."""
+        return SCORES[self.manifest.configuration.get("precondition", "none")]
+
+    @property
     def searches(self) -> bool:
         """Whether there is an index; without one every query is an exact scan."""
         return self._retrieval is not None
@@ -275,6 +308,21 @@ class Attributor:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
             return self._codec.checked(self._featurizer.training_terms_apart(self.training.triples[rows]))
+
+    @cached_property
+    def _preconditioner(self) -> Preconditioner:
+        if not isinstance(self._retrieval, Cascade):
+            raise BadRequest("the preconditioned score needs an index that was built with projection pca")
+        return Preconditioner(self._retrieval.codes, self._retrieval.bases, self.training)
+
+    def _asked(self, terms: Terms, score: Score, damping: float | None) -> Terms:
+        """Return what the gradients of training triples are multiplied with."""
+        check_damping(damping)
+        if score == "tracin":
+            if damping is not None:
+                raise BadRequest("damping is of the preconditioned score: ask for that, too")
+            return terms
+        return self._preconditioner(terms, self.manifest.configuration.get("damping") if damping is None else damping)
 
     def _checked(self, triples: np.ndarray) -> np.ndarray:
         triples = np.asarray(triples)
@@ -350,6 +398,7 @@ class Attributor:
         triple: np.ndarray,
         scores: Tensor,
         loss: float,
+        self_influence: float,
         squared_norm: float,
         found: Found,
         direction: Direction,
@@ -369,7 +418,7 @@ class Attributor:
             rank=1 + int(better.sum()),
             in_training=bool(np.isin(target, known)),
             loss=loss,
-            self_influence=squared_norm,
+            self_influence=self_influence,
             certified=found.certified,
             bound_gap=found.bound_gap,
             candidates=found.candidates,

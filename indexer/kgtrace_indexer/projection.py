@@ -239,6 +239,13 @@ class IndexCode:
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
 
 
+def no_dense_code(terms: Terms, bases: Bases) -> IndexCode:
+    """Return the index code of n triples all of whose dense blocks are zero."""
+    norms = squared_norms(terms).total
+    dims = bases.flat.shape[1] + sum(block.pairs.shape[1] for block in bases.kron.values())
+    return IndexCode(norms.new_zeros(len(terms), dims), norms.new_zeros(len(terms), 1 + len(bases.kron)), norms)
+
+
 @dataclass(frozen=True, slots=True)
 class _BlockCodes:
     """What one `Terms` contributes to an index code."""

@@ -161,6 +161,11 @@ class Terms:
         """Return n, the number of triples."""
         return self.loss.shape[0] // self.directions
 
+    @property
+    def dense(self) -> bool:
+        """Whether there are blocks that all triples share."""
+        return bool(self.kron or self.flat or self.spread)
+
     def triple(self, i: int) -> "Terms":
         """Return the gradient of triple i alone."""
         part = slice(i * self.directions, (i + 1) * self.directions)
@@ -188,10 +193,10 @@ class Terms:
 
 
 def inner(a: Terms, b: Terms) -> Tensor:
-    """Return the exact inner products of the gradients of all pairs of triples, (n, n')."""
+    """Return the exact inner products of the gradients of all pairs of triples, (n, n'); what b lacks is zero."""
     total = a.loss.new_zeros(len(a.loss), len(b.loss))
-    for name, block in a.kron.items():
-        total += block.inner(b.kron[name])
+    for name, block in b.kron.items():
+        total += a.kron[name].inner(block)
     for table, uses in a.rows.items():
         for use in uses:
             for other in b.rows.get(table, ()):
@@ -203,7 +208,7 @@ def inner(a: Terms, b: Terms) -> Tensor:
         for use in a.rows.get(table, ()):
             total += b.spread[table].inner_rows(use).T
     summed = total.view(len(a), a.directions, len(b), b.directions).sum((1, 3))
-    return summed + a.flat_sum() @ b.flat_sum().T
+    return summed + a.flat_sum() @ b.flat_sum().T if b.flat else summed
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,8 @@ def _v1() -> APIRouter:
             max_candidates=query.max_candidates,
             within_hops=query.within_hops,
             direction=query.direction,
+            score=query.score,
+            damping=query.damping,
         )
         return await _explained(request, service, question)
 
@@ -271,6 +273,8 @@ def _v1() -> APIRouter:
             exact=query.exact,
             within_hops=query.within_hops,
             direction=query.direction,
+            score=query.score,
+            damping=query.damping,
         )
         return await _summed(request, service, question)
 
@@ -462,6 +466,8 @@ def _question(body: wire.InfluenceRequest) -> Question:
         must_not=_condition(asked.must_not),
         within_hops=body.within_hops,
         direction=body.direction,
+        score=body.score,
+        damping=body.damping,
     )
 
 
@@ -477,6 +483,8 @@ def _grouping(body: wire.AggregateRequest) -> Grouping:
         must_not=_condition(asked.must_not),
         within_hops=body.within_hops,
         direction=body.direction,
+        score=body.score,
+        damping=body.damping,
     )
 
 

@@ -78,6 +78,8 @@ class Bulk:
             "must_not": restriction[1],
             "within_hops": options.within_hops,
             "direction": options.direction,
+            "score": options.score,
+            "damping": options.damping,
         }
 
 

@@ -22,6 +22,7 @@ RANKINGS = ("descending", "ascending")
 STRATA = ("relation", "head", "tail")
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall", "margin", "nssa", "softplus")
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
+PRECONDITIONERS = ("none", "fisher")
 SHELLS = ("bash", "zsh", "fish")
 PRESETS = ("baseline", "standard", "fast", "very-fast", "ultra-fast", "extreme")
 """Written out, for they live in a package that takes a second to import; a test compares them."""
@@ -148,6 +149,14 @@ def _build(build: argparse.ArgumentParser) -> None:
         "--stratify-by", choices=STRATA, help="draw that share from the triples of each, and at least one"
     )
     what.add_argument(
+        "--precondition",
+        choices=PRECONDITIONERS,
+        default="none",
+        help="what queries are answered with by default: none is plain TracIn, fisher turns down what all gradients of "
+        "an embedding row have in common (default: %(default)s)",
+    )
+    what.add_argument("--damping", type=_damping, metavar="X|auto", help="of fisher (default: auto)")
+    what.add_argument(
         "--seed", type=_integer(0), default=0, metavar="N", help="of all random choices (default: %(default)s)"
     )
     what.add_argument(
@@ -198,6 +207,9 @@ def _query(query: argparse.ArgumentParser) -> None:
     )
     query.add_argument("--order", choices=ORDERS, default="proponents", help="default: %(default)s")
     query.add_argument("--direction", choices=DIRECTIONS, default="tail", help="what to explain (default: %(default)s)")
+    built = "(default: as the index was built)"
+    query.add_argument("--precondition", choices=PRECONDITIONERS, help=f"TracIn or the preconditioned score {built}")
+    query.add_argument("--damping", type=_damping, metavar="X|auto", help=f"of fisher {built}")
     query.add_argument("--exact", action="store_true", help="compute every training triple's influence: slow")
     query.add_argument(
         "--max-candidates", type=_integer(0), metavar="N", help="look at no more; the answer may not be certified"
@@ -496,6 +508,10 @@ def _positive(text: str) -> float:
     if not 0 < (value := _number(text)) < inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def _damping(text: str) -> float | None:
+    return None if text == "auto" else _positive(text)
 
 
 def _number(text: str) -> float:

@@ -45,7 +45,7 @@ from kgtrace_store import errors
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
-    from kgtrace_indexer.answers import Direction, Group, Order, Ranking
+    from kgtrace_indexer.answers import Direction, Group, Order, Ranking, Score
     from kgtrace_server.service import Field, Service
 
 R = TypeVar("R")
@@ -166,6 +166,8 @@ def _influences(
     must_not: Condition = _NOWHERE,
     within_hops: int | None = None,
     direction: "Direction" = "tail",
+    score: "Score | None" = None,
+    damping: float | None = None,
 ) -> _Call[Influences]:
     body: dict[str, Any] = {
         "triples": [list(triple) for triple in triples],
@@ -176,6 +178,8 @@ def _influences(
         "filter": _filter(must, must_not),
         "within_hops": within_hops,
         "direction": direction,
+        "score": score,
+        "damping": damping,
     }
     return _Call("POST", "/v1/influences", Influences.read, json=body)
 
@@ -198,6 +202,8 @@ def _aggregate(
     must_not: Condition,
     within_hops: int | None,
     direction: "Direction",
+    score: "Score | None",
+    damping: float | None,
 ) -> _Call[Aggregate]:
     body = {
         "triple": list(triple),
@@ -208,6 +214,8 @@ def _aggregate(
         "filter": _filter(must, must_not),
         "within_hops": within_hops,
         "direction": direction,
+        "score": score,
+        "damping": damping,
     }
     return _Call("POST", "/v1/aggregate", Aggregate.read, json=body)
 
@@ -270,6 +278,8 @@ class Client:
         must_not: Condition = _NOWHERE,
         within_hops: int | None = None,
         direction: "Direction" = "tail",
+        score: "Score | None" = None,
+        damping: float | None = None,
     ) -> Influences:
         """Return the training triples that influenced each test triple, as `Attributor.query` does."""
         return self._send(
@@ -283,6 +293,8 @@ class Client:
                 must_not=must_not,
                 within_hops=within_hops,
                 direction=direction,
+                score=score,
+                damping=damping,
             )
         )
 
@@ -310,6 +322,8 @@ class Client:
         must_not: Condition = _NOWHERE,
         within_hops: int | None = None,
         direction: "Direction" = "tail",
+        score: "Score | None" = None,
+        damping: float | None = None,
     ) -> Aggregate:
         """Return influence summed by training relation, head or tail, as `Attributor.aggregate` does."""
         return self._send(
@@ -323,6 +337,8 @@ class Client:
                 must_not=must_not,
                 within_hops=within_hops,
                 direction=direction,
+                score=score,
+                damping=damping,
             )
         )
 
@@ -415,6 +431,8 @@ class AsyncClient:
         must_not: Condition = _NOWHERE,
         within_hops: int | None = None,
         direction: "Direction" = "tail",
+        score: "Score | None" = None,
+        damping: float | None = None,
     ) -> Influences:
         """As `Client.influences`."""
         return await self._send(
@@ -428,6 +446,8 @@ class AsyncClient:
                 must_not=must_not,
                 within_hops=within_hops,
                 direction=direction,
+                score=score,
+                damping=damping,
             )
         )
 
@@ -455,6 +475,8 @@ class AsyncClient:
         must_not: Condition = _NOWHERE,
         within_hops: int | None = None,
         direction: "Direction" = "tail",
+        score: "Score | None" = None,
+        damping: float | None = None,
     ) -> Aggregate:
         """As `Client.aggregate`."""
         return await self._send(
@@ -468,6 +490,8 @@ class AsyncClient:
                 must_not=must_not,
                 within_hops=within_hops,
                 direction=direction,
+                score=score,
+                damping=damping,
             )
         )
 
@@ -553,6 +577,8 @@ class LocalClient:
         must_not: Condition = _NOWHERE,
         within_hops: int | None = None,
         direction: "Direction" = "tail",
+        score: "Score | None" = None,
+        damping: float | None = None,
     ) -> Influences:
         """As `Client.influences`, for any number of triples."""
         from kgtrace_server.service import Question
@@ -567,6 +593,8 @@ class LocalClient:
             must_not=must_not,
             within_hops=within_hops,
             direction=direction,
+            score=score,
+            damping=damping,
         )
         return Influences.read(self._service.influences(question))
 
@@ -596,6 +624,8 @@ class LocalClient:
         must_not: Condition = _NOWHERE,
         within_hops: int | None = None,
         direction: "Direction" = "tail",
+        score: "Score | None" = None,
+        damping: float | None = None,
     ) -> Aggregate:
         """As `Client.aggregate`."""
         from kgtrace_server.service import Grouping
@@ -610,6 +640,8 @@ class LocalClient:
             must_not=must_not,
             within_hops=within_hops,
             direction=direction,
+            score=score,
+            damping=damping,
         )
         return Aggregate.read(self._service.aggregate(question))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIGURATION = (
     *("loss", "label_smoothing", "negatives", "directions", "projection", "dim", "landmarks"),
-    *("sample_rate", "stratify_by", "seed", "dtype", "device"),
+    *("sample_rate", "stratify_by", "precondition", "damping", "seed", "dtype", "device"),
 )
 """Arguments of ``build`` that are fields of `BuildConfig` as they are."""
 
@@ -532,6 +532,7 @@ def _bulk(args: argparse.Namespace, attributor: "Attributor") -> "Bulk":
     """Return the test triples of a call, and what it asks about them."""
     import numpy as np
 
+    from kgtrace_indexer.preconditioner import SCORES
     from kgtrace_server.bulk import Bulk
     from kgtrace_server.service import Question, Service
 
@@ -551,6 +552,8 @@ def _bulk(args: argparse.Namespace, attributor: "Attributor") -> "Bulk":
         must_not=_filter(args, service, "must_not"),
         within_hops=args.within_hops,
         direction=args.direction,
+        score=None if args.precondition is None else SCORES[args.precondition],
+        damping=args.damping,
     )
     return Bulk(service, options, ids, test_indices)
 

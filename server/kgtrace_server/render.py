@@ -34,7 +34,8 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 def influences(answer: Influences) -> str:
     """Return an answer as a page of text."""
-    return "\n".join(_explanation(result) for result in answer["results"])
+    column = "influence" if answer["score"] == "tracin" else answer["score"]
+    return "\n".join(_explanation(result, column) for result in answer["results"])
 
 
 def self_influences(answer: SelfInfluences) -> str:
@@ -93,7 +94,8 @@ def json_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
-def _explanation(result: Explanation) -> str:
+def _explanation(result: Explanation, column: str) -> str:
+    """Return one test triple and its training triples; `column` heads their influences."""
     triple = result["triple"]
     score, loss = _number(result["score"]), _number(result["loss"])
     trained = "a training triple" if result["in_training"] else "not a training triple"
@@ -104,7 +106,7 @@ def _explanation(result: Explanation) -> str:
     lines = f"{'  '.join(_shown(triple))}\n  score {score}, rank {result['rank']}, loss {loss}; {trained}; {proof}\n"
     if not result["influences"]:
         return lines + "  no training triple may be named\n"
-    rows = [("", "influence", "cosine", "row", "head", "relation", "tail")]
+    rows = [("", column, "cosine", "row", "head", "relation", "tail")]
     for position, found in enumerate(result["influences"], 1):
         numbers = (_number(found["influence"]), _number(found["cosine"]), str(found["train_index"]))
         rows.append((str(position), *numbers, *_shown(found["triple"])))
@@ -130,7 +132,8 @@ def _write_json(sink: BinaryIO, answers: Iterable[Influences]) -> int:
     count, opening = 0, ""
     for answer in answers:
         if not opening:
-            opening = f'{{\n  "generation": {json.dumps(answer["generation"])},\n  "results": ['
+            opening = "{" + "".join(f'\n  "{name}": {json.dumps(answer[name])},' for name in ("generation", "score"))
+            opening += '\n  "results": ['
         for result in answer["results"]:
             text = json.dumps(result, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n    ")
             sink.write(f"{opening}\n    {text}".encode())

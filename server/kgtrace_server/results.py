@@ -147,6 +147,8 @@ class Influences:
 
     generation: str
     """The generation of the index that answered."""
+    score: str
+    """Of influences: ``tracin`` or ``preconditioned``."""
     results: tuple[Explanation, ...]
     seconds: Seconds
 
@@ -156,6 +158,7 @@ class Influences:
         seconds = content["seconds"]
         return cls(
             content["generation"],
+            content.get("score", "tracin"),  # older services have no other
             tuple(map(Explanation.read, content["results"])),
             Seconds(seconds["gradient"], seconds["search"], seconds["rerank"]),
         )
@@ -351,6 +354,8 @@ class Aggregate:
 
     generation: str
     """The generation of the index that answered."""
+    score: str
+    """Of influences: ``tracin`` or ``preconditioned``."""
     triple: NamedTriple
     by: str
     """What the training triples of a group have in common."""
@@ -367,6 +372,7 @@ class Aggregate:
         """Take it from an answer."""
         return cls(
             generation=content["generation"],
+            score=content.get("score", "tracin"),
             triple=NamedTriple.read(content["triple"]),
             by=content["by"],
             exact=content["exact"],

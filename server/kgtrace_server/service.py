@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, get_args
 
 import numpy as np
 
-from kgtrace_indexer.answers import Attribution, Completions, Direction, Group, Order, Ranking, Restriction, Sums
+from kgtrace_indexer.answers import Attribution, Completions, Direction, Group, Order, Ranking, Restriction, Score, Sums
 from kgtrace_server.wire import (
     Aggregate,
     Entities,
@@ -62,6 +62,10 @@ class Question:
     within_hops: int | None = None
     """How near training triples are to the test triple, as in `Restriction`."""
     direction: Direction = "tail"
+    score: Score | None = None
+    """None for what the index was built with."""
+    damping: float | None = None
+    """σ² of the preconditioned score, as in `Attributor.query`; None for that of the index."""
 
     @property
     def alike(self) -> Hashable:
@@ -70,7 +74,7 @@ class Question:
             frozenset((f, frozenset(refs)) for f, refs in condition.items()) for condition in (self.must, self.must_not)
         ]
         options = (self.top_k, self.order, self.exact, self.max_candidates, self.within_hops, self.direction)
-        return (*options, *conditions)
+        return (*options, self.score, self.damping, *conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class Grouping:
     must_not: Condition = field(default_factory=dict)
     within_hops: int | None = None
     direction: Direction = "tail"
+    score: Score | None = None
+    damping: float | None = None
 
 
 class Service:
@@ -172,12 +178,15 @@ class Service:
             exact=question.exact,
             restriction=self._restriction(question),
             direction=question.direction,
+            score=self._score(question),
+            damping=question.damping,
             wanted=wanted,
         )
         named = self._relation if question.by == "relation" else self._entity
         groups = map(named, found.groups.tolist())
         return {
             "generation": self.generation,
+            "score": self._score(question),
             "triple": self._triple(*triple),
             "by": question.by,
             "exact": not found.total.errors.any(),  # also where the index has no bounds, and a scan is all there is
@@ -321,6 +330,8 @@ class Service:
             max_candidates=question.max_candidates,
             restriction=self._restriction(question),
             direction=question.direction,
+            score=self._score(question),
+            damping=question.damping,
             wanted=wanted,
         )
         seconds = answer.seconds
@@ -328,11 +339,15 @@ class Service:
         return [
             {
                 "generation": self.generation,
+                "score": self._score(question),
                 "results": list(islice(explanations, len(part))),
                 "seconds": {"gradient": seconds.gradient, "search": seconds.search, "rerank": seconds.rerank},
             }
             for part in parts
         ]
+
+    def _score(self, question: Question | Grouping) -> Score:
+        return question.score or self._attributor.score
 
     def _restriction(self, question: Question | Grouping) -> Restriction:
         return Restriction(self._resolved(question.must), self._resolved(question.must_not), question.within_hops)
@@ -411,6 +426,8 @@ def _check(question: Question | Grouping) -> None:
     _integer("top_k", question.top_k, 1)
     _one_of("order", question.order, get_args(Order))
     _one_of("direction", question.direction, get_args(Direction))
+    if question.score is not None:
+        _one_of("score", question.score, get_args(Score))
     if question.within_hops is not None:
         _integer("within_hops", question.within_hops, 1)
 

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from kgtrace_indexer.answers import Direction, Group, Order, Ranking
+from kgtrace_indexer.answers import Direction, Group, Order, Ranking, Score
 
 S = TypeVar("S")
 
@@ -145,6 +145,7 @@ class Filter(_Request):
 
 
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K)]
+Damping = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Hops = Annotated[int, Field(ge=1, le=MAX_HOPS)]
 
 
@@ -183,6 +184,11 @@ class InfluenceRequest(_Request):
     those that touch one of these, and so on."""
     direction: Direction = "tail"
     """Explain the tail, or (on a model trained with inverse relations) the head."""
+    score: Score | None = None
+    """``tracin``: inner products of gradients; ``preconditioned``: of those of embedding rows, with the inverse of
+    their second moment between. Null for what the index was built with."""
+    damping: Damping | None = None
+    """σ² of the preconditioned score, in units of the mean ‖g‖²; null for that of the index."""
 
 
 class _Query(_Asked):
@@ -210,6 +216,10 @@ class InfluenceQuery(_Query):
     """Name only training triples so near to the test triple: with 1 those that touch its head or tail."""
     direction: Direction = "tail"
     """Explain the tail, or the head."""
+    score: Score | None = None
+    """``tracin`` or ``preconditioned``; without it, what the index was built with."""
+    damping: Damping | None = None
+    """σ² of the preconditioned score, in units of the mean ‖g‖²."""
 
 
 class SelfInfluenceRequest(_Request):
@@ -300,6 +310,11 @@ class AggregateRequest(_Request):
     """Count only training triples so near to the test triple."""
     direction: Direction = "tail"
     """Explain the tail, or the head."""
+    score: Score | None = None
+    """``tracin``: inner products of gradients; ``preconditioned``: of those of embedding rows, with the inverse of
+    their second moment between. Null for what the index was built with."""
+    damping: Damping | None = None
+    """σ² of the preconditioned score, in units of the mean ‖g‖²; null for that of the index."""
 
 
 class AggregateQuery(_Query):
@@ -323,6 +338,10 @@ class AggregateQuery(_Query):
     """Count only training triples so near to the test triple."""
     direction: Direction = "tail"
     """Explain the tail, or the head."""
+    score: Score | None = None
+    """``tracin`` or ``preconditioned``; without it, what the index was built with."""
+    damping: Damping | None = None
+    """σ² of the preconditioned score, in units of the mean ‖g‖²."""
 
 
 class SearchQuery(_Query):
@@ -433,6 +452,8 @@ class Influences(TypedDict):
 
     generation: str
     """The generation of the index that answered."""
+    score: Score
+    """Of influences: plain, or preconditioned."""
     results: list[Explanation]
     """One for each test triple, in the order asked."""
     seconds: Seconds
@@ -514,6 +535,8 @@ class Aggregate(TypedDict):
 
     generation: str
     """The generation of the index that answered."""
+    score: Score
+    """Of influences: plain, or preconditioned."""
     triple: NamedTriple
     by: Group
     """What the training triples of a group have in common."""
@@ -702,6 +725,7 @@ def _named(id_: int, label: str, name: str | None = None) -> Named:
 
 EXAMPLE_INFLUENCES: Influences = {
     "generation": "20261123T020000Z-1a2b3c",
+    "score": "tracin",
     "results": [
         {
             "triple": {
@@ -770,6 +794,7 @@ EXAMPLE_PREDICTIONS: Predictions = {
 
 EXAMPLE_AGGREGATE: Aggregate = {
     "generation": "20261123T020000Z-1a2b3c",
+    "score": "tracin",
     "triple": {
         "head": _named(3, "Q18216", "aspirin"),
         "relation": _named(1, "treats"),

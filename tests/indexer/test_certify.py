@@ -21,13 +21,14 @@ from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, KnownTails, loss_by_name
 from kgtrace_indexer.parts import encode, postings
+from kgtrace_indexer.preconditioner import Preconditioner
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.retrieval import Ask, Cascade
 from kgtrace_indexer.short_code import ShortCode
 from kgtrace_indexer.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store import ExactSearch
-from kgtrace_store.errors import CorruptGeneration
+from kgtrace_store.errors import BadRequest, CorruptGeneration
 
 ORDERS = ("proponents", "opponents", "absolute")
 
@@ -89,6 +90,8 @@ class Case:
     dtype: torch.dtype
     loss: str
     shortened: bool = True
+    damping: float | None = None
+    """Of the preconditioned score, where gradients allow it; None for plain influence."""
 
     @cached_property
     def model(self) -> ModelFile:
@@ -147,8 +150,18 @@ class Case:
         test = [largest(self.test_terms(i)) for i in range(len(self.queries))]
         return float(largest(self.featurizer.training_terms(self.table.ids)) * max(test))
 
+    @cached_property
+    def preconditioner(self) -> Preconditioner | None:
+        try:
+            return Preconditioner(self.codes, self.bases, self.training)
+        except BadRequest:
+            return None
+
     def test_terms(self, i: int) -> Terms:
-        return self.featurizer.test_terms(self.queries[i : i + 1], "tail")
+        terms = self.featurizer.test_terms(self.queries[i : i + 1], "tail")
+        if self.damping is None or self.preconditioner is None:
+            return terms
+        return self.preconditioner(terms, self.damping)
 
     def query(self, i: int) -> QueryCode:
         return encode_queries(self.test_terms(i), self.bases, torch.device("cpu"))[0]
@@ -160,13 +173,16 @@ class Case:
         return Ask(**{"max_candidates": None, "rows": None, "exact": partial(self.exact, i), **options})
 
     @cached_property
+    def training(self) -> TrainingSet:
+        return TrainingSet.of(self.arrays, postings(self.arrays, self.model))
+
+    @cached_property
     def cascade(self) -> Cascade:
         """As an attributor has it, but for the index, which is the plain oracle here."""
-        training = TrainingSet.of(self.arrays, postings(self.arrays, self.model))
         phi, rho = self.arrays["projected"], self.arrays["residual"]
         short = ShortCode.choose(np.square(phi).sum(0)) if self.shortened else None
         vectors = np.concatenate([phi, rho], 1) if short is None else short.stored(phi, rho)
-        return Cascade(self.bases, self.codes, ExactSearch(vectors), short, training)
+        return Cascade(self.bases, self.codes, ExactSearch(vectors), short, self.training)
 
     def find(self, i: int, **options: object) -> Found:
         return self.cascade.find(self.test_terms(i), [self.ask(i, **options)])[0]
@@ -183,6 +199,7 @@ cases = st.builds(
     dtype=st.sampled_from([torch.float16, torch.float32]),
     loss=st.sampled_from(["bce", *ONE_TO_ALL, *CONTRAST]),
     shortened=st.booleans(),
+    damping=st.sampled_from([None, 0.01, 3.0]),
 )
 thorough = settings(max_examples=60)
 

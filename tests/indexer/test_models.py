@@ -281,9 +281,12 @@ def test_certified_answers_equal_the_full_scan(
     build(tmp_path, save(name, inverse).model, *nations, BuildConfig(dim=8, landmarks=40))
     attributor = open_attributor(tmp_path, device="cpu")
     queries = np.concatenate([table.ids[:1], _pairs()[1][:1]]).astype(np.int64)
-    for order, top_k in (("proponents", 5), ("opponents", 5), ("absolute", 20)):
-        found = attributor.query(queries, top_k=top_k, order=order).attributions
-        wanted = attributor.query(queries, top_k=top_k, order=order, exact=True).attributions
+    for order, top_k, score in (
+        ("proponents", 5, "tracin"), ("opponents", 5, "tracin"), ("absolute", 20, "tracin"),
+        ("proponents", 5, "preconditioned"),
+    ):  # fmt: skip
+        found = attributor.query(queries, top_k=top_k, order=order, score=score).attributions
+        wanted = attributor.query(queries, top_k=top_k, order=order, score=score, exact=True).attributions
         for a, b in zip(found, wanted, strict=True):
             assert a.certified
             np.testing.assert_allclose(a.influence, b.influence, rtol=1e-4, atol=1e-5 * abs(b.influence).max())

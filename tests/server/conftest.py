@@ -23,6 +23,7 @@ from kgtrace_indexer.answers import (
     Group,
     Order,
     Restriction,
+    Score,
     Seconds,
 )
 from kgtrace_indexer.completions import complete
@@ -43,7 +44,9 @@ GENERATION = "20261123T020000Z-1a2b3c"
 
 
 class FakeAttributor:
-    """Influence 1/(1 + i) of training triple i, with alternating sign; score −e of entity e."""
+    """Influence 1/(1 + i) of training triple i, with alternating sign, a tenth preconditioned; score −e of entity e."""
+
+    score: Score = "tracin"
 
     def __init__(self) -> None:
         self.vocabulary = Vocabulary(ENTITIES, RELATIONS, {0: "Aspirin®"}, {})
@@ -67,6 +70,9 @@ class FakeAttributor:
     def __len__(self) -> int:
         return len(self.triples)
 
+    def _influence(self, score: Score) -> np.ndarray:
+        return self.influence / 10 if score == "preconditioned" else self.influence
+
     def query(
         self,
         triples: np.ndarray,
@@ -77,18 +83,20 @@ class FakeAttributor:
         max_candidates: int | None = None,
         restriction: Restriction = Restriction(),  # noqa: B008
         direction: Direction = "tail",
+        score: Score = "tracin",
+        damping: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         self.wanted = wanted
         self.before_query()
-        self.calls.append({"triples": triples, "exact": exact, "max_candidates": max_candidates})
+        self.calls.append({"triples": triples, "exact": exact, "max_candidates": max_candidates, "damping": damping})
         if direction == "head":
             raise MissingInverseRelations("the model has no inverse relations: only tails can be explained")
         if top_k < 1:
             raise BadRequest(f"top_k is {top_k}")
         if (triples < 0).any():
             raise IdOutOfRange("negative id")
-        influence = self.influence
+        influence = self._influence(score)
         allowed = np.ones(20, bool) if (mask := self.training.allowed(restriction)) is None else mask
         if restriction.within_hops == 1:
             allowed &= np.isin(self.triples[:, [0, 2]], triples[0, [0, 2]]).any(1)
@@ -140,11 +148,15 @@ class FakeAttributor:
         exact: bool = False,
         restriction: Restriction = Restriction(),  # noqa: B008
         direction: Direction = "tail",
+        score: Score = "tracin",
+        damping: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
         self.wanted = wanted
         self.before_query()
-        self.calls.append({"triple": triple, "exact": exact, "within_hops": restriction.within_hops})
+        self.calls.append(
+            {"triple": triple, "exact": exact, "within_hops": restriction.within_hops, "damping": damping}
+        )
         if direction == "head":
             raise MissingInverseRelations("the model has no inverse relations: only tails can be explained")
         if top_k < 1:
@@ -154,7 +166,7 @@ class FakeAttributor:
         groups = self.triples[rows, ("head", "relation", "tail").index(by)].astype(np.int64)
         sums = GroupSums(len(ENTITIES))
         slack = torch.zeros(len(rows)) if exact else torch.full((len(rows),), 0.25)
-        sums.add(torch.from_numpy(groups), torch.from_numpy(self.influence[rows]), slack)
+        sums.add(torch.from_numpy(groups), torch.from_numpy(self._influence(score)[rows]), slack)
         return sums.best(order, top_k)
 
 

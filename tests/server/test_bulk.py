@@ -135,6 +135,8 @@ def test_finished_blocks_are_not_computed_again(
         (["--max-test-triples", "149"], "test triples was"),
         (["--within-hops", "1"], "within_hops was null, is 1"),
         (["--exact"], "exact was false, is true"),
+        (["--precondition", "fisher"], 'score was null, is "preconditioned"'),
+        (["--damping", "2"], "damping was null, is 2.0"),
     ],
 )
 def test_another_question_is_refused_until_told_to_begin_anew(

@@ -32,6 +32,8 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("self_influence", (), {}),
     ("self_influence", (), {"top_k": 3, "order": "ascending", "must": {"head": [4, "7"]}, "must_not": {"tail": [0]}}),
     ("influences", ([TRIPLE],), {"within_hops": 1, "top_k": 20}),
+    ("influences", ([TRIPLE],), {"score": "preconditioned", "damping": 2.5}),
+    ("aggregate", (TRIPLE, "head"), {"score": "preconditioned", "damping": 1, "exact": True}),
 ]
 
 
@@ -84,10 +86,50 @@ def test_neighbourhoods_are_asked_in_the_address_and_bounded(
         assert_problem(client.post("/v1/influences", body), 422, "within_hops")
 
 
+PATHS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("/v1/influences", {}, {"triples": [TRIPLE]}),
+    ("/v1/aggregate", {"by": "head"}, {"triple": TRIPLE, "by": "head"}),
+]
+
+
+@pytest.mark.parametrize(("path", "parameters", "body"), PATHS)
+def test_an_answer_says_its_score(
+    make_client: Callable[..., HttpClient],
+    attributor: Any,
+    assert_problem: Callable[..., Any],
+    path: str,
+    parameters: dict[str, Any],
+    body: dict[str, Any],
+) -> None:
+    """Plain or preconditioned, as asked for in the body or the address, or else as the index was built."""
+    client = make_client()
+    address = {**dict(zip(("head", "relation", "tail"), TRIPLE, strict=True)), **parameters}
+    assert client.post(path, body).json()["score"] == "tracin"
+    options = {"score": "preconditioned", "damping": 2.5}
+    posted = client.post(path, {**body, **options})
+    assert attributor.calls[-1]["damping"] == 2.5
+    assert posted.json()["score"] == "preconditioned"
+    assert client.get(path, params={**address, **options}).json() == posted.json()
+    attributor.score = "preconditioned"
+    assert client.post(path, body).json()["score"] == "preconditioned"
+    assert client.post(path, {**body, "score": "tracin"}).json()["score"] == "tracin"
+    for name, wrong in (("score", "fisher"), ("damping", 0), ("damping", -1)):
+        assert_problem(client.post(path, {**body, name: wrong}), 422, name)
+        assert_problem(client.get(path, params={**address, name: wrong}), 422, name)
+
+
+def test_a_score_is_one_of_two(local: LocalClient) -> None:
+    """In process, too."""
+    with pytest.raises(BadRequest, match="score is 'fisher', must be one of tracin, preconditioned"):
+        local.influences([TRIPLE], score="fisher")  # type: ignore[arg-type]
+
+
 def test_questions_of_other_neighbourhoods_are_not_alike() -> None:
     """They are not answered together, for the neighbourhood of one would be that of all."""
     assert Question([TRIPLE], within_hops=1).alike != Question([TRIPLE], within_hops=2).alike
     assert Question([TRIPLE], within_hops=1).alike == Question([(0, 0, 0)], within_hops=1).alike
+    assert Question([TRIPLE], score="preconditioned").alike != Question([TRIPLE]).alike
+    assert Question([TRIPLE], damping=1.0).alike != Question([TRIPLE], damping=2.0).alike
     assert Incomplete(0, 0, None).alike != Incomplete(0, 0, None, filtered=True).alike
     assert Incomplete(0, 0, None).alike != Incomplete(None, 0, 0).alike
 

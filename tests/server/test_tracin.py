@@ -13,6 +13,7 @@ import torch
 
 from kgtrace_indexer import TracInAnalyzer, TripleTable
 from kgtrace_indexer.codec import PROJECTIONS
+from kgtrace_indexer.preconditioner import SCORES
 from kgtrace_indexer.presets import PRESETS, Preset
 from kgtrace_indexer.sampling import Stratum, sample_rows
 from kgtrace_server import cli, tracin
@@ -54,6 +55,7 @@ def test_the_command_line_knows_what_there_is(capsys: pytest.CaptureFixture[str]
     """Choices that are written out are those of the indexer, and the help describes every preset as it is."""
     assert tuple(PRESETS) == cli.PRESETS
     assert tuple(PROJECTIONS) == cli.PROJECTIONS
+    assert tuple(SCORES) == cli.PRECONDITIONERS
     assert set(get_args(Stratum)) == set(cli.STRATA)
     with pytest.raises(SystemExit):
         cli.main(["tracin", "--help"])

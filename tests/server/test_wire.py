@@ -27,6 +27,8 @@ def test_defaults_are_those_documented() -> None:
         "filter": None,
         "within_hops": None,
         "direction": "tail",
+        "score": None,
+        "damping": None,
     }
 
 

@@ -1,0 +1,109 @@
+"""Influence preconditioned by the second moment of each embedding row's gradients.
+
+Plain TracIn weighs a direction in which all training triples pull at a row as much as one in which few do. Influence
+functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730) turn the former down, by the inverse Fisher matrix;
+here block by block, g_i being the gradient of row i of an embedding table:
+
+    gᵀ P g',    P = ⊕_i σ² (F_i + σ²I)⁻¹,    F_i = Σ_z g_i(z) g_i(z)ᵀ over the indexed training triples z.
+
+Parameters outside of embedding tables have no part in it. With σ² → ∞ it is plain influence on the rows alone. P acts
+on the test triple's gradient, and Pg' is a sum of the same terms as g': every bound, and with them index, posting
+lists and certificate, holds for it as it does for any other gradient.
+
+F_i is made of the stored row codes: of all coordinates of rows up to 256 long, in the stored precision. What the
+coordinates of longer rows leave out counts as equal in all directions.
+"""
+
+from collections.abc import Collection
+from functools import cached_property, lru_cache
+from math import inf
+
+import torch
+from torch import Tensor
+
+from kgtrace_indexer.answers import Score
+from kgtrace_indexer.bounds import Codes
+from kgtrace_indexer.projection import Bases
+from kgtrace_indexer.terms import Rows, Terms
+from kgtrace_indexer.training_set import TrainingSet
+from kgtrace_store.errors import BadRequest
+
+SCORES: dict[str, Score] = {"none": "tracin", "fisher": "preconditioned"}
+"""What ``--precondition`` takes, and the score that it stands for."""
+
+AUTO_DAMPING = 1.0
+"""σ² unless asked otherwise, in units of the mean ‖g‖² of the training triples' gradients of embedding rows."""
+
+_REMEMBERED = 128
+"""Rows whose second moment is kept: 40 MB for rows of 200 numbers."""
+
+
+def check_rows(stored: Collection[str]) -> None:
+    """Raise `BadRequest` where arrays of these names hold no gradients of single embedding rows to precondition."""
+    if any(name.endswith(".spread.index") for name in stored):
+        raise BadRequest(
+            "with this loss every training triple has a gradient in all rows of the entity table; the preconditioned "
+            "score needs a loss of single tails, such as bce or removal"
+        )
+    if not any(name.endswith(".index") for name in stored):
+        raise BadRequest(
+            "these layers hold no embedding rows with codes; the preconditioned score needs some, and projection pca"
+        )
+
+
+def check_damping(damping: float | None) -> None:
+    """Raise `BadRequest` for a σ² that is not a positive number, or None."""
+    if damping is not None and not 0 < damping < inf:
+        raise BadRequest(f"damping is {damping}, must be greater than 0")
+
+
+class Preconditioner:
+    """P for the training triples of a generation."""
+
+    def __init__(self, codes: Codes, bases: Bases, training: TrainingSet) -> None:
+        """Raise `BadRequest` as `check_rows` does."""
+        check_rows(codes.arrays)
+        self._codes = codes
+        self._bases = bases
+        self._training = training
+        self._moment = lru_cache(_REMEMBERED)(self._moment_of)
+
+    def __call__(self, terms: Terms, damping: float | None = None) -> Terms:
+        """Return Pg' of test triples, with σ² so many times the mean ‖g‖²; None for `AUTO_DAMPING`."""
+        sigma = (AUTO_DAMPING if damping is None else damping) * self._mean_square
+        rows = {
+            table: [Rows(use.index, self._preconditioned(table, use, sigma)) for use in uses]
+            for table, uses in terms.rows.items()
+        }
+        return Terms(terms.directions, terms.loss, {}, {}, rows)
+
+    @cached_property
+    def _mean_square(self) -> float:
+        """Mean over training triples of ‖g‖², uses of rows apart."""
+        names = [f"{table}.{i}.size" for table, uses in self._codes.uses.items() for i in range(uses)]
+        squares = [self._codes.arrays[name][:, :, 0].square().sum(dtype=torch.float64) for name in names]
+        return float(sum(squares)) / len(self._codes)
+
+    def _preconditioned(self, table: str, use: Rows, sigma: float) -> Tensor:
+        """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) of rows i (m,)."""
+        basis = self._bases.of_rows(table).double()  # (d, c)
+        grads = use.grad.double()
+        inside = grads @ basis
+        outside = grads - inside @ basis.T
+        found = []
+        for index, coordinates, rest in zip(use.index.tolist(), inside, outside, strict=True):
+            moment, left = self._moment(table, index)
+            damped = moment.clone()
+            damped.diagonal().add_(sigma)
+            solved = sigma * torch.linalg.solve(damped, coordinates.to(moment.device))
+            found.append(basis @ solved.to(basis.device) + sigma / (left + sigma) * rest)
+        return torch.stack(found).to(use.grad.dtype)
+
+    def _moment_of(self, table: str, index: int) -> tuple[Tensor, float]:
+        """Return F_i in the coordinates of a table's rows, (c, c) float64, and its mean on what these leave out."""
+        offsets, postings = self._training.postings[table]
+        rows = torch.from_numpy(postings[offsets[index] : offsets[index + 1]].astype("int64")).to(self._codes.device)
+        grads, left = self._codes.row_gradients(table, index, rows)
+        width, coordinates = self._bases.of_rows(table).shape
+        moment = (grads.T @ grads).double()
+        return moment, float(left) / max(1, width - coordinates)

@@ -1,0 +1,171 @@
+"""The preconditioned score, against its dense formula with gradients from PyTorch's autograd."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, build, open_attributor, projection
+from kgtrace_indexer.conve import BIAS, ENTITY, RELATION
+from kgtrace_indexer.preconditioner import AUTO_DAMPING
+from kgtrace_store import Vocabulary
+from kgtrace_store.errors import BadRequest
+from tests.indexer.oracle import gradient, pykeen_model
+
+Umls = tuple[ModelFile, Vocabulary, TripleTable]
+TRIPLES = 120
+TESTS = np.array([[3, 5, 9], [15, 2, 40], [7, 7, 7]])
+
+
+@pytest.fixture(scope="module")
+def umls_part(umls: Umls) -> Umls:
+    """Some of the training triples, which share few entities."""
+    model, vocabulary, table = umls
+    rows = np.sort(np.random.default_rng(0).choice(len(table.ids), TRIPLES, replace=False))
+    return model, vocabulary, TripleTable(table.ids[rows], table.train_index[rows], 0)
+
+
+@pytest.fixture(scope="module")
+def attributor(umls_part: Umls, tmp_path_factory: pytest.TempPathFactory) -> Attributor:
+    """As trained, in both directions."""
+    return built(tmp_path_factory.mktemp("whole"), umls_part)
+
+
+def built(root: Path, umls: Umls, **config: object) -> Attributor:
+    """Build in float32 with few directions, and open."""
+    build(root, *umls, BuildConfig(**{"dim": 8, "landmarks": 100, "dtype": "float32", **config}))
+    return open_attributor(root, device="cpu")
+
+
+class Dense:
+    """P as a matrix for each embedding row: a bias is one more number of its entity's."""
+
+    def __init__(self, folder: Path, triples: np.ndarray, directions: Sequence[str]) -> None:
+        """Compute the gradient of each triple, (n, numbers) by row."""
+        self.model = pykeen_model(folder)
+        self.shapes = {name: p.shape for name, p in self.model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
+        self.training = self.rows(triples, directions)
+
+    def rows(self, triples: np.ndarray, directions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return gradients (n, rows, d) of each table, in float64."""
+        grads = torch.stack([gradient(self.model, triple, directions, self.shapes) for triple in triples]).double()
+        parts = dict(zip(self.shapes, grads.split([shape.numel() for shape in self.shapes.values()], 1), strict=True))
+        parts = {name: part.view(len(triples), *self.shapes[name]) for name, part in parts.items()}
+        return {ENTITY: torch.cat([parts[ENTITY], parts[BIAS]], 2), RELATION: parts[RELATION]}
+
+    def scores(self, tests: np.ndarray, damping: float) -> np.ndarray:
+        """Return gᵀPg' of all training triples and test triples, (n, b)."""
+        sigma = damping * sum(float(g.square().sum()) for g in self.training.values()) / len(self.training[ENTITY])
+        found = torch.zeros(len(self.training[ENTITY]), len(tests), dtype=torch.float64)
+        for table, asked in self.rows(tests, ["tail"]).items():
+            for i in range(asked.shape[1]):
+                known = self.training[table][:, i]
+                moment = known.T @ known + sigma * torch.eye(known.shape[1], dtype=torch.float64)
+                found += sigma * known @ torch.linalg.solve(moment, asked[:, i].T)
+        return found.numpy()
+
+
+@pytest.mark.parametrize("directions", ["forward", "both"])
+def test_it_is_the_dense_formula(umls_part: Umls, umls_folder: Path, tmp_path: Path, directions: str) -> None:
+    """Exactly recomputed, and searched for and certified, for any damping."""
+    attributor = built(tmp_path, umls_part, directions=directions)
+    train = np.asarray(attributor.training.triples)
+    dense = Dense(umls_folder, train, ["tail", "head"] if directions == "both" else ["tail"])
+    # uses of one row by one triple count apart in the mean ‖g‖² that the damping is in units of
+    tolerance = 1e-3 if directions == "forward" else 0.05
+    for damping in (None, 0.01, 100.0):
+        wanted = dense.scores(TESTS, AUTO_DAMPING if damping is None else damping)
+        found = attributor.exact_influences(TESTS, np.arange(TRIPLES), score="preconditioned", damping=damping)
+        np.testing.assert_allclose(found, wanted, atol=tolerance * abs(wanted).max())
+        answer = attributor.query(TESTS, top_k=7, score="preconditioned", damping=damping)
+        for each, column in zip(answer.attributions, found.T, strict=True):
+            assert each.certified
+            np.testing.assert_allclose(each.influence, np.sort(column)[::-1][:7], rtol=1e-3, atol=1e-6)
+
+
+def test_without_end_of_damping_rows_have_their_plain_influence(
+    attributor: Attributor, umls_part: Umls, tmp_path: Path
+) -> None:
+    """P tends to the identity on embedding rows, and to nothing elsewhere."""
+    rows = built(tmp_path, umls_part, layers=(ENTITY, BIAS, RELATION))
+    every = np.arange(TRIPLES)
+    found = attributor.exact_influences(TESTS, every, score="preconditioned", damping=1e9)
+    np.testing.assert_allclose(found, rows.exact_influences(TESTS, every), rtol=1e-4, atol=1e-7)
+
+
+def test_numbers_beyond_the_stored_coordinates_are_damped_alike(
+    attributor: Attributor, umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows longer than what is stored of them the score is near to that of whole rows, and certified as well."""
+    every = np.arange(TRIPLES)
+    whole = attributor.exact_influences(TESTS, every, score="preconditioned")
+    plain = attributor.exact_influences(TESTS, every, score="preconditioned", damping=1e9)
+    monkeypatch.setattr(projection, "_ROW_DIMS", 24)  # of 33
+    short = built(tmp_path, umls_part)
+    found = short.exact_influences(TESTS, every, score="preconditioned")
+    assert np.linalg.norm(found - whole) < 0.2 * np.linalg.norm(plain - whole)
+    answer = short.query(TESTS, top_k=5, score="preconditioned")
+    for each, column in zip(answer.attributions, found.T, strict=True):
+        assert each.certified
+        np.testing.assert_allclose(each.influence, np.sort(column)[::-1][:5], rtol=1e-3, atol=1e-6)
+
+
+def test_numbers_of_an_answer_are_of_the_score(attributor: Attributor) -> None:
+    """Self-influence is g'ᵀPg', cosines are at most 1, and sums by relation are sums of scores."""
+    test = attributor.training.triples[:1].astype(np.int64)
+    every = attributor.exact_influences(test, np.arange(TRIPLES), score="preconditioned")[:, 0]
+    (plain,) = attributor.query(test).attributions
+    (found,) = attributor.query(test, top_k=TRIPLES, score="preconditioned").attributions
+    assert found.loss == plain.loss
+    assert 0 < found.self_influence < plain.self_influence
+    assert (abs(found.cosine) <= 1 + 1e-5).all()
+    sums = attributor.aggregate(test[0], "relation", top_k=50, exact=True, score="preconditioned")
+    np.testing.assert_allclose(sums.total.sums, every.astype(np.float64).sum(), rtol=1e-4)
+
+
+def test_an_index_may_prefer_it(umls_part: Umls, tmp_path: Path) -> None:
+    """Its damping is taken where none is asked for."""
+    attributor = built(tmp_path, umls_part, precondition="fisher", damping=5.0)
+    assert attributor.score == "preconditioned"
+    every = np.arange(TRIPLES)
+    np.testing.assert_array_equal(
+        attributor.exact_influences(TESTS, every, score="preconditioned"),
+        attributor.exact_influences(TESTS, every, score="preconditioned", damping=5.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"projection": "none"}, "projection pca"),
+        ({"projection": "gaussian"}, "projection pca"),
+        ({"loss": "ce-1vsall"}, "loss of single tails"),
+        ({"layers": ("interaction.hr1d.0.weight",)}, "hold no embedding rows"),
+    ],
+)
+def test_what_cannot_be_preconditioned_is_refused(
+    umls_part: Umls, tmp_path: Path, config: dict[str, object], said: str
+) -> None:
+    """By a build that prefers it, and by a query of an index that was built without it."""
+    with pytest.raises(BadRequest, match=said):
+        built(tmp_path / "first", umls_part, precondition="fisher", **config)
+    attributor = built(tmp_path / "second", umls_part, **config)
+    with pytest.raises(BadRequest, match=said):
+        attributor.query(TESTS, score="preconditioned")
+
+
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
+def test_damping_is_a_positive_number(attributor: Attributor, damping: float) -> None:
+    """Nothing else makes F + σ²I invertible."""
+    with pytest.raises(BadRequest, match="damping is"):
+        BuildConfig(damping=damping)
+    with pytest.raises(BadRequest, match="damping is"):
+        attributor.query(TESTS, score="preconditioned", damping=damping)
+
+
+def test_damping_of_plain_influence_is_refused(attributor: Attributor) -> None:
+    """It would say nothing."""
+    with pytest.raises(BadRequest, match="damping is of the preconditioned score"):
+        attributor.query(TESTS, damping=1.0)
