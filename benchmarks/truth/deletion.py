@@ -110,7 +110,7 @@ def methods() -> dict[str, Method]:
         "removal, forward": lambda e: e.influences("removal").of,
         "removal, both": lambda e: e.influences("removal", directions="both").of,
         "removal, forward, cosine": lambda e: e.influences("removal").cosine(),
-        "Fisher of embedding rows alone": lambda e: e.blocks.scores(_DAMPING, dense=False),
+        "preconditioned": lambda e: e.influences("removal", damping=_DAMPING).of,
         "Data Poisoning": poisoning,
         "embeddings alike": lambda e: similar_embeddings(e.whole.model, e.graph, e.test),
         "same (h, r) or (r, t)": lambda e: same_pair(e.graph, e.test) + _coin(e, 1e-3),

@@ -29,10 +29,14 @@ from benchmarks.truth.retraining import OUTCOMES, Job, retrain
 from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddings
 from benchmarks.truth.statistics import mean, spearman
 from benchmarks.truth.whole import Explained, Whole
+from kgtrace_indexer.conve import BIAS, ENTITY, RELATION
 
 COMPARED = OUTCOMES[:2]
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall")
-DAMPINGS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+TABLES = (ENTITY, BIAS, RELATION)
+DAMPINGS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""σ² of the preconditioned score."""
+DENSE_DAMPINGS = (0.3, 1.0, 3.0, 10.0)
 """σ² in units of the mean ‖g‖²."""
 DENSE = 10_000
 """Training triples up to which the second moment is taken whole: its cost is cubic."""
@@ -86,18 +90,25 @@ def methods(explained: Explained) -> dict[str, Callable[[], np.ndarray]]:
         for directions in ("forward", "both")
     }
     asked["removal, forward, test sides both"] = {"loss": "removal", "directions": "both", "sides": ("tail", "head")}
-    asked |= {f"removal, forward, {layers}": {"loss": "removal", "layers": layers} for layers in ("last:1", "last:2")}
+    layers = {"last:1": ("last:1",), "last:2": ("last:2",), "embedding rows": TABLES}
+    asked |= {f"removal, forward, {title}": {"loss": "removal", "layers": which} for title, which in layers.items()}
     asked["removal, forward, 4 checkpoints"] = {"loss": "removal", "checkpoints": True}
+    for damping in DAMPINGS:
+        asked[f"preconditioned, removal, forward, σ² = {damping:g}"] = {"loss": "removal", "damping": damping}
+    asked["preconditioned, bce, forward, σ² = 1"] = {"loss": "bce", "damping": 1.0}
+    asked["preconditioned, bce, both, σ² = 1"] = {"loss": "bce", "damping": 1.0, "directions": "both"}
+    asked["preconditioned, removal, both, σ² = 1"] = {"loss": "removal", "damping": 1.0, "directions": "both"}
+    asked["preconditioned, removal, forward, 4 checkpoints, σ² = 1"] = {
+        "loss": "removal", "damping": 1.0, "checkpoints": True,
+    }  # fmt: skip
     found: dict[str, Callable[[], np.ndarray]] = {
-        title: partial(_influence, explained, **how) for title, how in asked.items()
+        title: partial(_influence, explained, **{"directions": "forward", **how}) for title, how in asked.items()
     }
     found |= {f"{loss}, forward, cosine": partial(_cosine, explained, loss) for loss in ("bce", "removal")}
     if len(graph.train) <= DENSE:
         for rank in (None, *RANKS):
-            title = "Fisher" if rank is None else f"Fisher, {rank} directions"
-            found |= {f"{title}, σ² = {d:g}": partial(_fisher, explained, d, rank) for d in DAMPINGS}
-    for dense, title in ((True, "Fisher by blocks"), (False, "Fisher of embedding rows alone")):
-        found |= {f"{title}, σ² = {d:g}": partial(explained.blocks.scores, d, dense=dense) for d in DAMPINGS}
+            title = "whole Fisher" if rank is None else f"{rank} directions of it"
+            found |= {f"{title}, σ² = {d:g}": partial(_fisher, explained, d, rank) for d in DENSE_DAMPINGS}
     found |= {f"TRAK (traker), {dim}": partial(explained.trak, dim) for dim in TRAK_DIMS}
     found["embeddings alike"] = partial(similar_embeddings, whole.model, graph, test)
     found["shared entities"] = partial(shared_entities, graph, test)

@@ -39,11 +39,16 @@ def influences(
     layers: Sequence[str] = ("all",),
     directions: str = "forward",
     sides: Iterable[Direction] = ("tail",),
+    damping: float | None = None,
 ) -> Influences:
-    """Return the influence of all training triples on test triples (q, 3), summed over directions of these."""
+    """Return the influence of all training triples on test triples (q, 3), summed over directions of these.
+
+    With a `damping` they are preconditioned.
+    """
     count = len(graph.train)
     table = TripleTable(graph.train.astype(np.int32), np.arange(count), 0)
-    config = BuildConfig(loss=loss, layers=tuple(layers), directions=directions, projection="none", device="cpu")
+    projection, score = ("none", "tracin") if damping is None else ("pca", "preconditioned")
+    config = BuildConfig(loss=loss, layers=tuple(layers), directions=directions, projection=projection, device="cpu")
     with TemporaryDirectory() as folder:
         build(Path(folder), model, graph.vocabulary, table, config)
         attributor = open_attributor(Path(folder), device="cpu", verify=False)
@@ -52,7 +57,9 @@ def influences(
         for start in range(0, len(test), _TESTS):
             these = slice(start, start + _TESTS)
             for side in sides:
-                found[order, these] += attributor.exact_influences(test[these], np.arange(count), side)
+                found[order, these] += attributor.exact_influences(
+                    test[these], np.arange(count), side, score=score, damping=damping
+                )
         norms[order] = attributor.training.self_influence
     return Influences(found, norms)
 

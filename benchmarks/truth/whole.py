@@ -2,20 +2,20 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from pykeen.models import ConvE
 
 from benchmarks.peers.environments import ROOT, python_of
+from benchmarks.truth.fisher import Fisher
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.preconditioned import Blocks, Fisher
 from benchmarks.truth.retraining import FOLDER, outcome
 from benchmarks.truth.scores import Influences, influences
 from benchmarks.truth.training import Recipe, train
-from kgtrace_indexer import Direction, read_model
+from kgtrace_indexer import read_model
 from kgtrace_indexer.model_file import with_checkpoints
 
 RECIPES = {
@@ -59,28 +59,15 @@ class Explained:
         self.whole, self.graph, self.test = whole, whole.graph, test
         self.influences = cache(self._influences)
 
-    def _influences(
-        self,
-        loss: str,
-        *,
-        layers: str = "all",
-        directions: str = "forward",
-        sides: Sequence[Direction] = ("tail",),
-        checkpoints: bool = False,
-    ) -> Influences:
+    def _influences(self, loss: str, *, checkpoints: bool = False, **how: Any) -> Influences:
         """Return the influence of all training triples on the test triples; each is computed once."""
         model = self.whole.checkpoints if checkpoints else self.whole.model
-        return influences(model, self.graph, self.test, loss=loss, layers=(layers,), directions=directions, sides=sides)
+        return influences(model, self.graph, self.test, loss=loss, **how)
 
     @cached_property
     def fisher(self) -> Fisher:
         """The second moment of the logit's gradients."""
         return Fisher.of(influences(self.whole.model, self.graph, self.graph.train, loss="removal").of)
-
-    @cached_property
-    def blocks(self) -> Blocks:
-        """The same, block by block."""
-        return Blocks.of(self.whole.model, self.graph, self.test)
 
     def trak(self, dim: int) -> np.ndarray:
         """Return TRAK's scores (n, q), by traker in its own environment."""

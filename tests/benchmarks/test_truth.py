@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.truth import deletion, errors, whole
+from benchmarks.truth.fisher import Fisher
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.preconditioned import Blocks, Fisher
 from benchmarks.truth.scores import influences, same_pair, shared_entities
 from benchmarks.truth.statistics import mean, spearman
 from benchmarks.truth.training import Recipe, known_tails, tail_scores, train
@@ -103,26 +103,6 @@ def test_fisher_of_some_directions_is_the_dense_formula_of_what_they_hold() -> N
     wanted = sigma * gradients @ np.linalg.inv(leading + sigma * np.eye(30)) @ tests.T
     found = Fisher.of(gradients @ gradients.T).scores(gradients @ tests.T, 1.0, rank=4)
     np.testing.assert_allclose(found, wanted, atol=1e-8)
-
-
-def test_blocks_with_much_damping_are_plain_influences(graph: Graph, model: ModelFile) -> None:
-    plain = influences(model, graph, graph.test)
-    damping = 1e7
-    found = Blocks.of(model, graph, graph.test).scores(damping, dense=True) * damping * plain.self_influence.mean()
-    np.testing.assert_allclose(found, plain.of, rtol=1e-2, atol=1e-3 * abs(plain.of).max())
-
-
-def test_blocks_precondition_each_embedding_row_by_its_own_gradients(graph: Graph, model: ModelFile) -> None:
-    blocks = Blocks.of(model, graph, graph.test[:1])
-    sigma = float(influences(model, graph, graph.test[:1]).self_influence.mean())
-    wanted = np.zeros(len(graph.train))
-    for table, uses in blocks.training.rows.items():
-        for other in blocks.test.rows[table]:
-            i, asked = int(other.index[0]), other.grad[0].double().numpy()
-            parts = [(each.grad * (each.index == i)[:, None]).double().numpy() for each in uses]
-            moment = sum(part.T @ part for part in parts)
-            wanted += sum(parts) @ np.linalg.inv(moment + sigma * np.eye(len(asked))) @ asked
-    np.testing.assert_allclose(blocks.scores(1.0, dense=False)[:, 0], wanted, rtol=1e-3, atol=1e-5 * abs(wanted).max())
 
 
 def test_rules_count_what_is_shared(graph: Graph) -> None:
