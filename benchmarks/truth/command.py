@@ -1,4 +1,4 @@
-"""What the commands have in common: arguments, a file of results for each graph, a table in the docs."""
+"""What the commands have in common: arguments, a file of results for each problem, a table in the docs."""
 
 import argparse
 import json
@@ -8,30 +8,34 @@ from typing import Any
 
 from benchmarks.fb15k237 import RESULTS, machine
 from benchmarks.pages import DOCS, replace
-from benchmarks.truth.graphs import GRAPHS, read_graph
+from benchmarks.truth.graphs import read_graph
+from benchmarks.truth.whole import PROBLEMS
 
 Measure = Callable[..., dict[str, Any]]
-"""Takes the name of a graph, the graph and the command's numbers."""
+"""Takes the name of a problem, its graph and the command's numbers."""
 Shown = Callable[[Mapping[str, Mapping[str, Any]]], str]
-"""Makes a table of all graphs' results."""
+"""Makes tables of all problems' results."""
 
 
 def run(doc: str | None, kind: str, measure: Measure, shown: Shown, **numbers: int) -> None:
-    """Measure on the graphs asked for, and write the results, and the table of all that there are.
+    """Measure the problems asked for, and write the results, and tables of all that there are.
 
     `numbers` are further options with their defaults.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
+    parser.add_argument(
+        "--problems", nargs="+", choices=PROBLEMS, default=tuple(PROBLEMS), metavar="NAME", help=", ".join(PROBLEMS)
+    )
     for option, default in numbers.items():
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--write-only", action="store_true", help="only tables and pictures again")
     args = parser.parse_args()
-    for name in args.graphs if not args.write_only else ():
+    for name in args.problems if not args.write_only else ():
         asked = {option: getattr(args, option) for option in numbers}
-        found = {"machine": machine(), **asked, **measure(name, read_graph(name), **asked)}
+        graph, _ = PROBLEMS[name]
+        found = {"machine": machine(), **asked, **measure(name, read_graph(graph), **asked)}
         _file(kind, name).write_text(json.dumps(found, indent=2) + "\n")
-    files = {name: _file(kind, name) for name in GRAPHS}
+    files = {name: _file(kind, name) for name in PROBLEMS}
     text = shown({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()})
     print(text)
     replace(DOCS / "truth.md", kind, text)
@@ -41,8 +45,14 @@ def _file(kind: str, name: str) -> Path:
     return RESULTS / f"{kind}-{name.lower()}-cpu.json"
 
 
-def rows(found: Mapping[str, Mapping[str, Any]], columns: tuple[str, ...]) -> str:
-    """Return a row for each title of any graph's ``rows``, and for each graph a cell for each of some columns."""
+def tables(found: Mapping[str, Mapping[str, Any]], columns: tuple[str, ...]) -> str:
+    """Return a table for each kind of model: titles of ``rows`` down, and across some columns of each problem."""
+    models = dict.fromkeys(PROBLEMS[name][1].model for name in found)
+    groups = [{name: each for name, each in found.items() if PROBLEMS[name][1].model == model} for model in models]
+    return "\n\n".join(f"**{model}**\n\n{_table(group, columns)}" for model, group in zip(models, groups, strict=True))
+
+
+def _table(found: Mapping[str, Mapping[str, Any]], columns: tuple[str, ...]) -> str:
     head = [f"{name}, {column}" for name in found for column in columns]
     lines = [f"| | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
     for title in titles(found):
@@ -52,7 +62,7 @@ def rows(found: Mapping[str, Mapping[str, Any]], columns: tuple[str, ...]) -> st
 
 
 def titles(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the titles of all graphs' rows, once each."""
+    """Return the titles of all problems' rows, once each."""
     return list(dict.fromkeys(title for each in found.values() for title in each["rows"]))
 
 

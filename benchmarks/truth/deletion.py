@@ -1,7 +1,7 @@
 """Deletion: what happens to predictions when the training triples that explain them are taken away?
 
     python -m benchmarks.truth.deletion                       # UMLS, Kinships and CoDEx-S; hours on two cores
-    python -m benchmarks.truth.deletion --graphs UMLS --seeds 3
+    python -m benchmarks.truth.deletion --problems UMLS --seeds 3
 
 As Kelpie (Rossi et al., 2022) and AttributionAttack (Bhardwaj et al., 2021) do it: tails that a model ranks first are explained, the
 k best training triples of every one of them are taken away together, and the model is trained again, with several seeds. What

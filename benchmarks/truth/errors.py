@@ -1,7 +1,7 @@
 """Error detection: which of the training triples were made up?
 
     python -m benchmarks.truth.errors                       # UMLS, Kinships and CoDEx-S; minutes on two cores
-    python -m benchmarks.truth.errors --graphs UMLS --seeds 1
+    python -m benchmarks.truth.errors --problems UMLS --seeds 1
 
 One training triple in twenty gets another head or tail, such that the result is in no part of the graph. A model is trained on
 them; every method then ranks all training triples by how suspicious they are. Self-influence and the model's score need the
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.truth.command import rows, run
+from benchmarks.truth.command import run, tables
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import outcome
 from benchmarks.truth.whole import Explained, Whole
@@ -48,7 +48,7 @@ def ranked(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
         "model score (log-probability)": -log_probability,
         "random": np.random.default_rng([seed, 3]).random(len(wrong)),
     }
-    for loss in LOSSES:
+    for loss in whole.losses(LOSSES):
         for directions in ("forward", "both"):
             found[f"self-influence, {loss}, {directions}"] = itself.influences(
                 loss, directions=directions
@@ -89,4 +89,4 @@ def summary(runs: list[dict[str, dict[str, float]]], title: str) -> dict[str, di
 
 
 if __name__ == "__main__":
-    run(__doc__, "errors", measure, partial(rows, columns=MEASURES[:2]), seeds=3)
+    run(__doc__, "errors", measure, partial(tables, columns=MEASURES[:2]), seeds=3)

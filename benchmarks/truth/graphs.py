@@ -10,8 +10,6 @@ from pykeen.triples import TriplesFactory
 from benchmarks.fb15k237 import SHARED
 from kgtrace_store import Vocabulary
 
-GRAPHS = ("UMLS", "Kinships", "CoDEx-S")
-
 
 @dataclass(frozen=True, slots=True)
 class Graph:

@@ -1,7 +1,7 @@
 """Linear datamodelling score: do influences say what training on a random half of the triples will do to a prediction?
 
     python -m benchmarks.truth.lds                      # UMLS, Kinships and CoDEx-S; hours on two cores
-    python -m benchmarks.truth.lds --graphs UMLS --halves 50
+    python -m benchmarks.truth.lds --problems UMLS --halves 50
     python -m benchmarks.truth.lds --write-only         # only tables and pictures again
 
 A method's scores of the training triples in a half are summed, and compared over all halves with the logit, and the
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pages import DOCS
-from benchmarks.truth.command import rows, run, titles
+from benchmarks.truth.command import run, tables, titles
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import OUTCOMES, Job, retrain
 from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddings
@@ -86,12 +86,13 @@ def methods(explained: Explained) -> dict[str, Callable[[], np.ndarray]]:
     whole, graph, test = explained.whole, explained.graph, explained.test
     asked: dict[str, dict[str, Any]] = {
         f"{loss}, {directions}": {"loss": loss, "directions": directions}
-        for loss in LOSSES
+        for loss in whole.losses(LOSSES)
         for directions in ("forward", "both")
     }
     asked["removal, forward, test sides both"] = {"loss": "removal", "directions": "both", "sides": ("tail", "head")}
-    layers = {"last:1": ("last:1",), "last:2": ("last:2",), "embedding rows": TABLES}
-    asked |= {f"removal, forward, {title}": {"loss": "removal", "layers": which} for title, which in layers.items()}
+    if whole.recipe.model == "ConvE":
+        layers = {"last:1": ("last:1",), "last:2": ("last:2",), "embedding rows": TABLES}
+        asked |= {f"removal, forward, {title}": {"loss": "removal", "layers": which} for title, which in layers.items()}
     asked["removal, forward, 4 checkpoints"] = {"loss": "removal", "checkpoints": True}
     for damping in DAMPINGS:
         asked[f"preconditioned, removal, forward, σ² = {damping:g}"] = {"loss": "removal", "damping": damping}
@@ -109,7 +110,8 @@ def methods(explained: Explained) -> dict[str, Callable[[], np.ndarray]]:
         for rank in (None, *RANKS):
             title = "whole Fisher" if rank is None else f"{rank} directions of it"
             found |= {f"{title}, σ² = {d:g}": partial(_fisher, explained, d, rank) for d in DENSE_DAMPINGS}
-    found |= {f"TRAK (traker), {dim}": partial(explained.trak, dim) for dim in TRAK_DIMS}
+    if whole.recipe.model == "ConvE":
+        found |= {f"TRAK (traker), {dim}": partial(explained.trak, dim) for dim in TRAK_DIMS}
     found["embeddings alike"] = partial(similar_embeddings, whole.model, graph, test)
     found["shared entities"] = partial(shared_entities, graph, test)
     found[COUNT] = partial(same_pair, graph, test)
@@ -132,7 +134,7 @@ def _fisher(explained: Explained, damping: float, rank: int | None) -> np.ndarra
 def shown(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Draw the correlations with the logit, and return a table of all."""
     draw(found, DOCS / "images" / "lds.svg")
-    return rows(found, COMPARED)
+    return tables(found, COMPARED)
 
 
 def draw(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
@@ -143,7 +145,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     mpl.rcParams.update({"svg.hashsalt": "kgtrace", "font.size": 8})
     names = titles(found)
     figure, axes = plt.subplots(1, len(found), sharey=True, squeeze=False, layout="constrained",
-                                figsize=(3.4 * len(found) + 2, 0.2 * len(names) + 1))  # fmt: skip
+                                figsize=(2.2 * len(found) + 3, 0.2 * len(names) + 1))  # fmt: skip
     for axis, (name, each) in zip(axes[0], found.items(), strict=True):
         for place, title in enumerate(names):
             if (row := each["rows"].get(title)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pykeen.models import ConvE
+from pykeen.models import ERModel
 
 from benchmarks.peers.environments import ROOT
 from benchmarks.truth.graphs import Graph
@@ -59,7 +59,7 @@ def _run(job: Job) -> None:
     scratch.replace(job.file)
 
 
-def outcome(model: ConvE, graph: Graph, predictions: np.ndarray) -> np.ndarray:
+def outcome(model: ERModel, graph: Graph, predictions: np.ndarray) -> np.ndarray:
     """Return what a model says of predicted tails (q, 3), (3, q)."""
     head, relation, tail = torch.from_numpy(predictions).T
     with torch.inference_mode():

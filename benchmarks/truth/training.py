@@ -1,19 +1,21 @@
-"""PyKEEN's ConvE, trained 1-N as its LCWA loop does, but without a float for each triple of pair, entity and dimension.
+"""PyKEEN's models, trained 1-N as its LCWA loop does; ConvE without a float for each triple of pair, entity and dimension.
 
-Every distinct (h, r), inverse relations included, is one sample with all its known tails; the loss is the mean binary
-cross-entropy over all entities, with label smoothing y (1 − ε) + ε/E (Dettmers et al., 2018, https://arxiv.org/abs/1707.01476;
-PyKEEN's spreads ε over the other E − 1).
+Every distinct (h, r), inverse relations included, is one sample with all its known tails. The loss is either the mean
+binary cross-entropy over all entities, with label smoothing y (1 − ε) + ε/E (Dettmers et al., 2018,
+https://arxiv.org/abs/1707.01476; PyKEEN's spreads ε over the other E − 1), or the cross-entropy of their softmax with the
+known tails in equal parts.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from pykeen.models import ConvE
+from pykeen.models import ComplEx, ConvE, ERModel, TransE
 from pykeen.triples import CoreTriplesFactory
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from benchmarks.truth.graphs import Graph
 
@@ -22,9 +24,13 @@ from benchmarks.truth.graphs import Graph
 class Recipe:
     """How to train."""
 
+    model: str = "ConvE"
+    """Or ``ComplEx``, ``TransE``."""
+    softmax: bool = False
+    """Whether tails compete in a softmax, instead of each with a threshold."""
     height: int = 8
     width: int = 8
-    """Of an embedding as an image; their product is its length."""
+    """Of ConvE's embeddings as images; of others the product, the length of an embedding, is all that matters."""
     channels: int = 32
     epochs: int = 100
     batch: int = 128
@@ -40,7 +46,7 @@ class Recipe:
 class Trained:
     """A model in evaluation mode, and earlier states of it."""
 
-    model: ConvE
+    model: ERModel
     checkpoints: list[dict[str, Tensor]]
 
 
@@ -48,13 +54,10 @@ def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Train
     """Train on some triples (n, 3) of a graph. One thread, one seed: one result."""
     torch.manual_seed(seed)
     entities, relations = len(graph.vocabulary.entities), len(graph.vocabulary.relations)
-    model = ConvE(
-        triples_factory=CoreTriplesFactory(
-            torch.from_numpy(triples), num_entities=entities, num_relations=relations, create_inverse_triples=True
-        ),
-        embedding_dim=recipe.height * recipe.width, embedding_height=recipe.height, embedding_width=recipe.width,
-        output_channels=recipe.channels, random_seed=seed,
-    )  # fmt: skip
+    factory = CoreTriplesFactory(
+        torch.from_numpy(triples), num_entities=entities, num_relations=relations, create_inverse_triples=True
+    )
+    model = _untrained(recipe, triples_factory=factory, embedding_dim=recipe.height * recipe.width, random_seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate)
     pairs, labels = known_tails(triples, entities)
     found = Trained(model, [])
@@ -62,8 +65,12 @@ def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Train
         model.train()
         for batch in _batches(len(pairs), recipe.batch):
             head, relation = pairs[batch].T
-            target = labels[batch].float() * (1 - recipe.smoothing) + recipe.smoothing / entities
-            loss = binary_cross_entropy_with_logits(tail_scores(model, head, relation), target)
+            scores, target = tail_scores(model, head, relation), labels[batch].float()
+            if recipe.softmax:
+                loss = cross_entropy(scores, target / target.sum(1, keepdim=True))
+            else:
+                smooth = target * (1 - recipe.smoothing) + recipe.smoothing / entities
+                loss = binary_cross_entropy_with_logits(scores, smooth)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -73,8 +80,25 @@ def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Train
     return found
 
 
-def tail_scores(model: ConvE, head: Tensor, relation: Tensor) -> Tensor:
+def _untrained(recipe: Recipe, **common: Any) -> ERModel:
+    match recipe.model:
+        case "ConvE":
+            shape = {"embedding_height": recipe.height, "embedding_width": recipe.width}
+            return ConvE(**shape, output_channels=recipe.channels, **common)
+        case "ComplEx":
+            return ComplEx(**common)
+        case "TransE":
+            return TransE(entity_constrainer=None, **common)
+    raise ValueError(f"there is no recipe for {recipe.model}")
+
+
+def tail_scores(model: ERModel, head: Tensor, relation: Tensor) -> Tensor:
     """Return the scores of all entities as tail of heads (m,) and rows of the relation table (m,), (m, E)."""
+    if not isinstance(model, ConvE):
+        (entities,), (relations,) = model.entity_representations, model.relation_representations
+        h, r, every = entities(head), relations(relation), torch.arange(entities.max_id)
+        found: Tensor = model.interaction(h[:, None], r[:, None], entities(every)[None])
+        return found
     entities, bias = (representation._embeddings.weight for representation in model.entity_representations)
     relations = model.relation_representations[0]._embeddings.weight
     shape = model.interaction.shape_info

@@ -2,12 +2,14 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from pykeen.models import ConvE
+from pykeen.models import ERModel
 
 from benchmarks.peers.environments import ROOT, python_of
 from benchmarks.truth.fisher import Fisher
@@ -18,11 +20,19 @@ from benchmarks.truth.training import Recipe, train
 from kgtrace_indexer import read_model
 from kgtrace_indexer.model_file import with_checkpoints
 
-RECIPES = {
-    "UMLS": Recipe(checkpoints=(25, 50, 75, 100)),
-    "Kinships": Recipe(checkpoints=(25, 50, 75, 100)),
-    "CoDEx-S": Recipe(epochs=60, batch=256, checkpoints=(15, 30, 45, 60)),
+_SMALL = Recipe(checkpoints=(25, 50, 75, 100))
+_COMPLEX = Recipe(model="ComplEx", rate=0.01, epochs=48, checkpoints=(12, 24, 36, 48))
+_TRANSE = replace(_COMPLEX, model="TransE", softmax=True)
+PROBLEMS = {
+    "UMLS": ("UMLS", _SMALL),
+    "Kinships": ("Kinships", _SMALL),
+    "CoDEx-S": ("CoDEx-S", Recipe(epochs=60, batch=256, checkpoints=(15, 30, 45, 60))),
+    "UMLS-ComplEx": ("UMLS", _COMPLEX),
+    "Kinships-ComplEx": ("Kinships", _COMPLEX),
+    "UMLS-TransE": ("UMLS", _TRANSE),
+    "Kinships-TransE": ("Kinships", _TRANSE),
 }
+"""By name: a graph, and how a model of it is trained; ConvE where the name has no other."""
 _SEED = 1000
 """Of the model that is explained; no model that it is compared with has it."""
 
@@ -31,13 +41,13 @@ class Whole:
     """A trained model, and its files."""
 
     def __init__(self, name: str, graph: Graph, seed: int = _SEED, folder: str = ".") -> None:
-        """Train it on a graph, as graphs of that name are trained on."""
+        """Train it on a graph as `PROBLEMS` of that name say."""
         self.graph = graph
-        self.recipe = RECIPES[name]
+        _, self.recipe = PROBLEMS[name]
         self.folder = FOLDER / name / folder
         self.folder.mkdir(parents=True, exist_ok=True)
         trained = train(graph, graph.train, self.recipe, seed)
-        self.module: ConvE = trained.model
+        self.module: ERModel = trained.model
         torch.save(self.module, self.folder / "model.pkl")
         self.model = read_model(self.folder / "model.pkl")
         states = []
@@ -45,6 +55,10 @@ class Whole:
             states.append(self.folder / f"checkpoint-{i}.pt")
             torch.save(state, states[-1])
         self.checkpoints = with_checkpoints(self.model, states, [1.0])
+
+    def losses(self, asked: Sequence[str]) -> list[str]:
+        """Return those of some losses that the model's score allows; those over all tails need one linear in the tail."""
+        return [loss for loss in asked if self.recipe.model != "TransE" or not loss.endswith("all")]
 
     def mrr(self) -> float:
         """Return the filtered mean reciprocal rank of the test triples' tails."""

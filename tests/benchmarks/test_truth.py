@@ -71,6 +71,16 @@ def test_scores_are_pykeens(graph: Graph) -> None:
         torch.testing.assert_close(tail_scores(trained, head, 2 * relation), wanted)
 
 
+@pytest.mark.parametrize("recipe", [replace(RECIPE, model="ComplEx"), replace(RECIPE, model="TransE", softmax=True)])
+def test_other_models_learn_and_score_as_pykeen(graph: Graph, recipe: Recipe) -> None:
+    trained = train(graph, graph.train, recipe, seed=0).model
+    head, relation, tail = torch.from_numpy(graph.train).T
+    with torch.inference_mode():
+        wanted = trained.score_t(torch.stack([head, 2 * relation], 1))
+        torch.testing.assert_close(tail_scores(trained, head, 2 * relation), wanted)
+    assert wanted.gather(1, tail[:, None]).mean() > wanted.mean() + 0.5
+
+
 def test_known_tails_hold_each_triple_in_both_directions() -> None:
     pairs, labels = known_tails(np.array([[0, 1, 2], [0, 1, 3], [2, 0, 0]]), 4)
     found = {
@@ -128,7 +138,7 @@ def test_whoever_suspects_the_errors_alone_is_right() -> None:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A name for the graph, with a recipe, whose files go away."""
-    monkeypatch.setitem(whole.RECIPES, "toy", RECIPE)
+    monkeypatch.setitem(whole.PROBLEMS, "toy", ("toy", RECIPE))
     monkeypatch.setattr(whole, "FOLDER", tmp_path)
     return "toy"
 
