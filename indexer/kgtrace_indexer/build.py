@@ -32,6 +32,7 @@ from kgtrace_indexer.parts import Progress, encode, require_space, write_files, 
 from kgtrace_indexer.preconditioner import SCORES, check_damping, check_rows
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.sampling import Stratum, check_sampling, sample_table
+from kgtrace_indexer.shards import BASES, Workers, write_parts_with
 from kgtrace_indexer.triples import TripleTable, out_of_range
 from kgtrace_store import layout
 from kgtrace_store.arrays import assemble, read_part
@@ -129,11 +130,13 @@ def build(
     publish: bool = True,
     fresh: bool = False,
     gate_report: Path | None = None,
+    workers: Workers | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> BuildReport:
     """Index training triples and publish the generation; an interrupted build of the same input is resumed.
 
-    `gate_report` is a file for the verdict of the gate, written whether the generation passes or not.
+    `gate_report` is a file for the verdict of the gate, written whether the generation passes or not. `workers` compute
+    the gradients, if they are not to be computed here; the index is the same.
 
     Raises
     ------
@@ -143,7 +146,7 @@ def build(
         The vocabulary or the triples do not belong to the model.
     NonFinite
         A gradient that is NaN or infinite, naming the triple.
-    BuilderRunning, StorageFailed, GateFailed, PublishConflict
+    BuilderRunning, StorageFailed, GateFailed, PublishConflict, WorkerLost
         See `kgtrace_store.errors`. The live generation stays as it was.
     """
     check_input(model, vocabulary, table)
@@ -166,7 +169,16 @@ def build(
         batch_size = featurizer.batch_size(config.batch_size)
         count = len(indexed.ids)
         require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
-        parts = write_parts(staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress)
+        if workers is None:
+            parts = write_parts(
+                staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress
+            )
+        else:
+            parts = write_parts_with(
+                workers, staging, indexed, known,
+                model=model, configuration=settings, row=first, batch_size=batch_size, device=config.device,
+                progress=progress,
+            )  # fmt: skip
         stages.lap("gradients")
         assemble(parts, staging.path / layout.GRADIENTS, extra=codec.arrays())
         contents = Contents(
@@ -309,7 +321,7 @@ def _codec(staging: Staging, featurizer: Featurizer, table: TripleTable, config:
 
 def _bases(staging: Staging, featurizer: Featurizer, table: TripleTable, config: BuildConfig) -> Bases:
     """Choose the directions, or read those an interrupted build chose: part codes depend on them."""
-    name = "bases.h5"
+    name = BASES
     if name not in staging.parts():
         count = min(config.landmarks, len(table.ids))
         chosen = np.random.default_rng(config.seed).choice(len(table.ids), count, replace=False)

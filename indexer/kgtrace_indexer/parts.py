@@ -53,23 +53,46 @@ def write_parts(
     `row` is what `encode` gives for one triple.
     """
     order = in_order(table.ids)
-    parts = _parts(len(order), row)
-    finished = {part.start for part in parts if _part_name(part) in staging.parts()}
+    parts = parts_of(len(order), row)
+    finished = {part.start for part in parts if part_name(part) in staging.parts()}
     done = sum(len(part) for part in parts if part.start in finished)
     if finished:
         progress("gradients", done, len(order))
+
+    def encoded(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("gradients", done, len(order))
+
     with Lanes(featurizer.model.device, several=featurizer.concurrent) as lanes:
         for part in parts:
             if part.start in finished:
                 continue
-            arrays = {key: np.empty((len(part), *one.shape[1:]), one.dtype) for key, one in row.items()}
-            fill = partial(_fill, arrays, featurizer, codec, table, order[part.start : part.stop])
-            batches = [slice(start, start + batch_size) for start in range(0, len(part), batch_size)]
-            for count in lanes.map(fill, batches):
-                done += count
-                progress("gradients", done, len(order))
-            lanes.write(partial(staging.write_part, _part_name(part), arrays))
-    return [staging.part_path(_part_name(part)) for part in parts]
+            arrays = encode_part(
+                lanes, featurizer, codec, table, order[part.start : part.stop],
+                row=row, batch_size=batch_size, encoded=encoded,
+            )  # fmt: skip
+            lanes.write(partial(staging.write_part, part_name(part), arrays))
+    return [staging.part_path(part_name(part)) for part in parts]
+
+
+def encode_part(
+    lanes: Lanes,
+    featurizer: Featurizer,
+    codec: Codec,
+    table: TripleTable,
+    rows: np.ndarray,
+    *,
+    row: Mapping[str, np.ndarray],
+    batch_size: int,
+    encoded: Callable[[int], None] = lambda count: None,
+) -> dict[str, np.ndarray]:
+    """Return what is stored of the rows (m,) of a table, by batches; `encoded` is told how long each is."""
+    arrays = {key: np.empty((len(rows), *one.shape[1:]), one.dtype) for key, one in row.items()}
+    fill = partial(_fill, arrays, featurizer, codec, table, rows)
+    for count in lanes.map(fill, [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]):
+        encoded(count)
+    return arrays
 
 
 def _fill(
@@ -129,7 +152,7 @@ def require_space(
     new, total
         How many triples are encoded, and how many the generation will hold.
     """
-    finished = sum(len(part) for part in _parts(new, row) if _part_name(part) in staging.parts())
+    finished = sum(len(part) for part in parts_of(new, row) if part_name(part) in staging.parts())
     row_bytes = _bytes(row)
     search_bytes = (
         2 * WIDTH if isinstance(codec, PrincipalCodec) else 4 * sum(row[name].size for name in codec.searched)
@@ -180,13 +203,14 @@ def postings(arrays: Mapping[str, np.ndarray], model: ModelFile) -> dict[str, np
     return found
 
 
-def _parts(count: int, row: Mapping[str, np.ndarray]) -> list[range]:
+def parts_of(count: int, row: Mapping[str, np.ndarray]) -> list[range]:
     """Return which of `count` triples are encoded together, given what is stored of one."""
     size = max(1, min(_PART, _PART_BYTES // _bytes(row)))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _part_name(part: range) -> str:
+def part_name(part: range) -> str:
+    """Return the name of the file that holds a part."""
     return f"part-{part.start:010d}-{part.stop:010d}.h5"
 
 

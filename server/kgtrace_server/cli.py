@@ -162,7 +162,19 @@ def _build(build: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--dtype", choices=("float32", "float16"), default="float16", help="of stored codes (default: %(default)s)"
     )
-    _how(build.add_argument_group("how"))
+    how = build.add_argument_group("how")
+    _how(how)
+    how.add_argument(
+        "--workers",
+        type=_integer(1),
+        metavar="N",
+        help="processes that compute gradients, a GPU each where there are several (default: this process)",
+    )
+    how.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute gradients on a Ray cluster, auto, HOST:PORT or ray://HOST:PORT, by --workers actors",
+    )
 
 
 def _append(append: argparse.ArgumentParser) -> None:

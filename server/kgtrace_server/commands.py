@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kgtrace_indexer.build import BuildConfig, BuildReport
     from kgtrace_indexer.engine import Attributor
     from kgtrace_indexer.model_file import ModelFile
+    from kgtrace_indexer.shards import Workers
     from kgtrace_indexer.triples import TripleTable
     from kgtrace_server.bulk import Bulk
     from kgtrace_server.service import Field, Service
@@ -70,12 +71,16 @@ def build(args: argparse.Namespace) -> int:
     """Index training triples and publish the generation."""
     if args.stratify_by is not None and args.sample_rate == 1:
         raise WrongCall(_NOTHING_TO_STRATIFY)
+    from kgtrace_indexer import torchrun_workers
     from kgtrace_indexer.build import build as build_index
 
     _check_gate_report(args)
     config = _configuration(args, layers=tuple(args.layers))
     vocabulary, triples = _training_data(args)
     model = _with_checkpoints(args, vocabulary)
+    if (rank := torchrun_workers.rank()) is not None and rank > 0:
+        torchrun_workers.assist(model)
+        return 0
     with Progress("triples") as progress:
         report = build_index(
             args.index,
@@ -86,10 +91,31 @@ def build(args: argparse.Namespace) -> int:
             publish=args.publish,
             fresh=args.fresh,
             gate_report=args.gate_report,
+            workers=_workers(args),
             progress=progress,
         )
     _say_built(args, report)
     return 0
+
+
+def _workers(args: argparse.Namespace) -> "Workers | None":
+    """Return who computes the gradients: None for this process alone."""
+    from kgtrace_indexer import torchrun_workers
+
+    several = torchrun_workers.rank() is not None
+    if several and (args.ray is not None or args.workers is not None):
+        raise WrongCall("torchrun starts the workers: leave --workers and --ray out")
+    if several:
+        return torchrun_workers.TorchrunWorkers()
+    if args.ray is not None:
+        from kgtrace_indexer.ray_workers import RayWorkers
+
+        return RayWorkers(args.ray, args.workers)
+    if args.workers is not None:
+        from kgtrace_indexer.local_workers import LocalWorkers
+
+        return LocalWorkers(args.workers)
+    return None
 
 
 def append(args: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@
     │   ├── PublishConflict                CURRENT changed while publishing
     │   ├── GateFailed                     a new generation that must not go live
     │   └── StorageFailed (OSError)        full disk, I/O error
+    ├── WorkerLost                         a part of a build that no worker survives
     ├── Abandoned                          a computation that nobody waits for any more
     └── MissingExtra (ImportError)         an optional dependency that is not installed
 
@@ -157,6 +158,10 @@ class GateFailed(StoreError):
 
 class StorageFailed(StoreError, OSError):
     """The operating system refused to write: full disk, I/O error."""
+
+
+class WorkerLost(KgtraceError):
+    """Processes that encode parts of a build kept dying over one of them."""
 
 
 class Abandoned(KgtraceError):
