@@ -38,8 +38,8 @@ export function explainView(page) {
     const what = [page.epoch, head, relation];
     const suggest = (problem) => advice(page, asked, problem);
     const others = tails.show(JSON.stringify([...what, tail, asked.tails]), loadTails, suggest);
-    const another = why.show(JSON.stringify([...what, tail, asked.top_k, asked.exact]), loadWhy, suggest);
-    const resummed = summed.show(JSON.stringify([...what, tail, asked.exact, asked.by]), loadSums);
+    const another = why.show(JSON.stringify([...what, tail, asked.top_k, asked.exact, asked.score]), loadWhy, suggest);
+    const resummed = summed.show(JSON.stringify([...what, tail, asked.exact, asked.by, asked.score]), loadSums);
     const focus = (tail && another && why) || (others && tails) || (another && why) || (resummed && summed) || null;
     return { title: [head, relation, tail].filter(Boolean).join(" "), focus };
 

@@ -13,9 +13,9 @@ const MANY = 50;
 
 /** @param {import("../main.js").Page} page @param {Record<string, string>} asked @param {AbortSignal} signal */
 export async function explanation(page, asked, signal) {
-  const { head, relation, tail, exact } = asked;
+  const { head, relation, tail, exact, score: wanted } = asked;
   const many = asked.top_k === String(MANY);
-  const parameters = { head, relation, tail, top_k: many ? MANY : FEW, exact };
+  const parameters = { head, relation, tail, top_k: many ? MANY : FEW, exact, score: wanted };
   const side = async (order) => {
     const given = { ...parameters, order };
     const answer = await get(address("influences", given), signal);
@@ -57,6 +57,8 @@ export async function explanation(page, asked, signal) {
       { class: "note" },
       "Entities and relations that the prediction has, too, are bold. ",
       page.link({ ...asked, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
+      ". ",
+      otherScore(page, asked, proponents.answer.score),
     ),
     neighbourhood(triple, proponents.result.influences, opponents.result.influences),
   ];
@@ -67,8 +69,16 @@ function fact(term, ...description) {
   return el("div", {}, el("dt", {}, term), el("dd", {}, description));
 }
 
+/** A way to the same explanation by the other score. */
+function otherScore(page, asked, score) {
+  const [other, text] =
+    score === "tracin" ? ["preconditioned", "Preconditioned score"] : ["tracin", "Plain influence (TracIn)"];
+  return page.link({ ...asked, score: other }, text);
+}
+
 /** One side of the explanation as a table. */
-function list(page, asked, title, order, { result, source }, scale) {
+function list(page, asked, title, order, { answer, result, source }, scale) {
+  const heading = answer.score === "tracin" ? "Influence" : "Preconditioned";
   const row = ({ triple, influence, cosine, train_index }, i) =>
     el(
       "tr",
@@ -96,7 +106,7 @@ function list(page, asked, title, order, { result, source }, scale) {
     el(
       "table",
       { class: "influences" },
-      el("thead", {}, el("tr", {}, column("#", "number"), column("Training triple"), column("Influence", "influence"))),
+      el("thead", {}, el("tr", {}, column("#", "number"), column("Training triple"), column(heading, "influence"))),
       el("tbody", {}, result.influences.map(row)),
     ),
   );

@@ -12,9 +12,9 @@ const BY = ["relation", "head", "tail"];
 
 /** @param {import("../main.js").Page} page @param {Record<string, string>} asked @param {AbortSignal} signal */
 export async function sums(page, asked, signal) {
-  const { head, relation, tail, exact } = asked;
+  const { head, relation, tail, exact, score } = asked;
   const by = BY.includes(asked.by) ? asked.by : BY[0];
-  const parameters = { head, relation, tail, by, order: "absolute", top_k: GROUPS, exact };
+  const parameters = { head, relation, tail, by, order: "absolute", top_k: GROUPS, exact, score };
   const answer = await get(address("aggregate", parameters), signal);
   const finite = answer.groups.filter(({ sum, error }) => sum !== null && error !== null);
   const scale = sumScale(finite);
