@@ -1,6 +1,7 @@
 """Workers that are processes of this machine."""
 
 import multiprocessing
+import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -85,10 +86,11 @@ class LocalWorkers:
 
 def _serve(connection: "Connection[str | KgtraceError, range]", task: Task, number: int, threads: int) -> None:
     """Encode parts for as long as somebody asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; who asks then ends us
     torch.set_num_threads(threads)
     use_gpu(number)
     encoder: Encoder | None = None
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):
         while True:
             part = connection.recv()
             try:
