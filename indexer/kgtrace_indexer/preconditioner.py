@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kgtrace_indexer.answers import Score
 from kgtrace_indexer.bounds import Codes
-from kgtrace_indexer.projection import Bases
+from kgtrace_indexer.projection import FLOOR, Bases
 from kgtrace_indexer.terms import Rows, Terms
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store.errors import BadRequest
@@ -82,7 +82,7 @@ class Preconditioner:
         """Mean over training triples of ‖g‖², uses of rows apart."""
         names = [f"{table}.{i}.size" for table, uses in self._codes.uses.items() for i in range(uses)]
         squares = [self._codes.arrays[name][:, :, 0].square().sum(dtype=torch.float64) for name in names]
-        return float(sum(squares)) / len(self._codes)
+        return float(sum(squares)) / len(self._codes) + FLOOR
 
     def _preconditioned(self, table: str, use: Rows, sigma: float) -> Tensor:
         """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) of rows i (m,)."""

@@ -1,6 +1,7 @@
 """The preconditioned score, against its dense formula with gradients from PyTorch's autograd."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,16 @@ def test_what_cannot_be_preconditioned_is_refused(
     attributor = built(tmp_path / "second", umls_part, **config)
     with pytest.raises(BadRequest, match=said):
         attributor.query(TESTS, score="preconditioned")
+
+
+def test_gradients_that_are_all_zero_stay_so(umls_part: Umls, tmp_path: Path) -> None:
+    """There is nothing to divide by then."""
+    model, vocabulary, table = umls_part
+    tensors = {**model.tensors, BIAS: torch.full_like(model.tensors[BIAS], 200.0)}  # where softplus is flat
+    attributor = built(tmp_path, (replace(model, tensors=tensors), vocabulary, table))
+    (found,) = attributor.query(TESTS[:1], score="preconditioned").attributions
+    assert found.certified
+    assert not found.influence.any()
 
 
 @pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
