@@ -39,7 +39,7 @@ DAMPINGS = (0.1, 0.3, 1.0, 3.0, 10.0)
 DENSE_DAMPINGS = (0.3, 1.0, 3.0, 10.0)
 """σ² in units of the mean ‖g‖²."""
 DENSE = 10_000
-"""Training triples up to which the second moment is taken whole: its cost is cubic."""
+"""Training triples up to which the second moment is taken whole, whose cost is cubic, and all of `TRAK_DIMS` are."""
 RANKS = (64, 256)
 TRAK_DIMS = (512, 2048)
 COUNT = "same (h, r) or (r, t)"
@@ -111,7 +111,8 @@ def methods(explained: Explained) -> dict[str, Callable[[], np.ndarray]]:
             title = "whole Fisher" if rank is None else f"{rank} directions of it"
             found |= {f"{title}, σ² = {d:g}": partial(_fisher, explained, d, rank) for d in DENSE_DAMPINGS}
     if whole.recipe.model == "ConvE":
-        found |= {f"TRAK (traker), {dim}": partial(explained.trak, dim) for dim in TRAK_DIMS}
+        dims = TRAK_DIMS if len(graph.train) <= DENSE else TRAK_DIMS[:1]
+        found |= {f"TRAK (traker), {dim}": partial(explained.trak, dim) for dim in dims}
     found["embeddings alike"] = partial(similar_embeddings, whole.model, graph, test)
     found["shared entities"] = partial(shared_entities, graph, test)
     found[COUNT] = partial(same_pair, graph, test)
