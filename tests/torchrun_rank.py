@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from kgtrace_indexer import parts, shards
+from kgtrace_indexer import parts, shards, torchrun_workers
 from kgtrace_server import cli
 
 parts._PART = 512
@@ -25,7 +25,5 @@ if __name__ == "__main__":
         "1",
         "0",
     ):
-        from kgtrace_indexer import torchrun_workers
-
         torchrun_workers.Encoder = Deadly  # type: ignore[misc]
     sys.exit(cli.main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Deletion: what happens to predictions when the training triples that explain them are taken away?
 
-    python -m benchmarks.truth.deletion                       # UMLS, Kinships and CoDEx-S; hours on two cores
+    python -m benchmarks.truth.deletion                       # all problems; hours on two cores
     python -m benchmarks.truth.deletion --problems UMLS --seeds 3
 
 As Kelpie (Rossi et al., 2022) and AttributionAttack (Bhardwaj et al., 2021) do it: tails that a model ranks first are explained, the
@@ -10,7 +10,7 @@ prediction by prediction; its interval is of a bootstrap over predictions. The l
 is computed from the controls alone, before anything is deleted.
 
 What was trained is kept in ``.bench/truth``, so that an interrupted run goes on. Writes
-``benchmarks/results/deletion-GRAPH-cpu.json`` and the tables in ``docs/truth.md``.
+``benchmarks/results/deletion-PROBLEM-cpu.json`` and the tables in ``docs/truth.md``.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,13 +1,13 @@
 """Error detection: which of the training triples were made up?
 
-    python -m benchmarks.truth.errors                       # UMLS, Kinships and CoDEx-S; minutes on two cores
+    python -m benchmarks.truth.errors                       # all problems; minutes on two cores
     python -m benchmarks.truth.errors --problems UMLS --seeds 1
 
 One training triple in twenty gets another head or tail, such that the result is in no part of the graph. A model is trained on
 them; every method then ranks all training triples by how suspicious they are. Self-influence and the model's score need the
 training triples alone; opponents are those that speak against triples known to be right, here the test triples.
 
-Writes ``benchmarks/results/errors-GRAPH-cpu.json`` and the table in ``docs/truth.md``.
+Writes ``benchmarks/results/errors-PROBLEM-cpu.json`` and the table in ``docs/truth.md``.
 """
 
 from dataclasses import replace

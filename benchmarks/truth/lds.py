@@ -1,6 +1,6 @@
 """Linear datamodelling score: do influences say what training on a random half of the triples will do to a prediction?
 
-    python -m benchmarks.truth.lds                      # UMLS, Kinships and CoDEx-S; hours on two cores
+    python -m benchmarks.truth.lds                      # all problems; hours on two cores
     python -m benchmarks.truth.lds --problems UMLS --halves 50
     python -m benchmarks.truth.lds --write-only         # only tables and pictures again
 
@@ -11,7 +11,7 @@ https://arxiv.org/abs/2303.14186). Every half is trained with several seeds; the
 models of one seed foretell those of another says how much of it could be foretold at all.
 
 What was trained is kept in ``.bench/truth``, so that an interrupted run goes on. Writes
-``benchmarks/results/lds-GRAPH-cpu.json``, the table in ``docs/truth.md`` and its picture.
+``benchmarks/results/lds-PROBLEM-cpu.json``, the tables in ``docs/truth.md`` and their picture.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ DAMPINGS = (0.1, 0.3, 1.0, 3.0, 10.0)
 DENSE_DAMPINGS = (0.3, 1.0, 3.0, 10.0)
 """σ² in units of the mean ‖g‖²."""
 DENSE = 10_000
-"""Training triples up to which the second moment is taken whole, whose cost is cubic, and all of `TRAK_DIMS` are."""
+"""Training triples up to which the second moment is taken whole, whose cost is cubic, and TRAK with all `TRAK_DIMS`."""
 RANKS = (64, 256)
 TRAK_DIMS = (512, 2048)
 COUNT = "same (h, r) or (r, t)"

@@ -11,8 +11,8 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
-from kgtrace_indexer.shards import ATTEMPTS, Encoder, Task, use_gpu
-from kgtrace_store.errors import KgtraceError, WorkerLost
+from kgtrace_indexer.shards import Encoder, Task, count_lost, use_gpu
+from kgtrace_store.errors import KgtraceError
 
 
 @dataclass(slots=True)
@@ -49,21 +49,16 @@ class LocalWorkers:
                 for worker in workers:
                     if worker.part is None and todo:
                         worker.give(todo.popleft())
-                busy = {worker.connection: worker for worker in workers if worker.part is not None}
-                for ready in wait(list(busy)):
-                    worker = next(worker for connection, worker in busy.items() if connection is ready)
+                ready = wait([worker.connection for worker in workers if worker.part is not None])
+                for worker in [worker for worker in workers if worker.connection in ready]:
                     part, worker.part = worker.part, None
                     assert part is not None
                     try:
                         answer = worker.connection.recv()
                     except (EOFError, ConnectionResetError):
                         worker.end()
-                        lost[part] += 1
-                        if lost[part] == ATTEMPTS:
-                            raise WorkerLost(
-                                f"{ATTEMPTS} workers died over training triples {part.start} to {part.stop}, the last "
-                                f"with exit code {worker.process.exitcode}; is there memory for {self._count} of them?"
-                            ) from None
+                        code = worker.process.exitcode
+                        count_lost(lost, part, f", the last with exit code {code}; is there memory for {self._count}?")
                         todo.appendleft(part)
                         workers[worker.number] = self._start(task, worker.number)
                         continue

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from kgtrace_indexer.shards import ATTEMPTS, Encoder, Task
-from kgtrace_store.errors import BadRequest, MissingExtra, WorkerLost
+from kgtrace_indexer.shards import Encoder, Task, count_lost
+from kgtrace_store.errors import BadRequest, MissingExtra
 
 
 class RayWorkers:
@@ -54,12 +54,7 @@ class RayWorkers:
             except ray.exceptions.RayTaskError as e:
                 raise e.cause from None
             except ray.exceptions.RayActorError:
-                lost[part] += 1
-                if lost[part] == ATTEMPTS:
-                    raise WorkerLost(
-                        f"{ATTEMPTS} Ray actors died over training triples {part.start} to {part.stop}; "
-                        f"is there memory for {count} of them?"
-                    ) from None
+                count_lost(lost, part, f"; is there memory for {count} on the nodes?")
                 todo.appendleft(part)
                 free.append(actor.remote(shared))
             else:

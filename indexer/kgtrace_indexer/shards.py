@@ -5,13 +5,12 @@ part at a time, and write it into a folder that all of them see. A worker knows 
 befalls it costs the part that it had in hand. What a part holds does not depend on who encodes it.
 """
 
-from __future__ import annotations
-
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,22 +18,21 @@ import torch
 from kgtrace_indexer.codec import PCA, read_codec
 from kgtrace_indexer.featurizer import featurizer_for
 from kgtrace_indexer.lanes import Lanes
+from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.parts import Progress, encode, encode_part, in_order, part_name, parts_of
 from kgtrace_indexer.triples import TripleTable
 from kgtrace_store import durable
 from kgtrace_store.arrays import read_part, write_part
-
-if TYPE_CHECKING:
-    from kgtrace_indexer.model_file import ModelFile
-    from kgtrace_store.staging import Staging
+from kgtrace_store.errors import WorkerLost
+from kgtrace_store.staging import Staging
 
 BASES = "bases.h5"
 """The part that holds the directions."""
 _IDS, _TRAIN_INDEX, _TRAINING = "ids.npy", "train-index.npy", "training.npy"
 
 ATTEMPTS = 3
-"""Workers that may die over one part before the build gives up."""
+"""Workers that die over one part before the build gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +117,13 @@ def write_parts_with(
         done += len(part)
         progress("gradients", done, len(table.ids))
     return [staging.part_path(part_name(part)) for part in parts]
+
+
+def count_lost(lost: Counter[range], part: range, more: str) -> None:
+    """Count a worker that died over a part. Raises `WorkerLost`, and says `more`, when there have been `ATTEMPTS`."""
+    lost[part] += 1
+    if lost[part] == ATTEMPTS:
+        raise WorkerLost(f"{ATTEMPTS} workers died over training triples {part.start} to {part.stop}{more}")
 
 
 def use_gpu(number: int) -> None:

@@ -54,21 +54,18 @@ class TorchrunWorkers:
         store.set("task", json.dumps(said))
         others, reports = int(os.environ["WORLD_SIZE"]) - 1, 0
         encoder: Encoder | None = None
-        while (number := _next(store)) < len(parts):
-            encoder = encoder or Encoder(task)
-            yield parts[number], encoder.encode(parts[number])
-            while reports < store.add("reports", 0):
+        number = _next(store)
+        while number < len(parts) or others:
+            if number < len(parts):
+                encoder = encoder or Encoder(task)
+                yield parts[number], encoder.encode(parts[number])
+                number = _next(store)
+            while others and (reports < store.add("reports", 0) or number >= len(parts)):
                 reports += 1
                 if (found := _read(store, reports, parts)) is None:
                     others -= 1
                 else:
                     yield found
-        while others:
-            reports += 1
-            if (found := _read(store, reports, parts)) is None:
-                others -= 1
-            else:
-                yield found
 
 
 def assist(model: ModelFile) -> None:

@@ -71,6 +71,7 @@ def build(args: argparse.Namespace) -> int:
     """Index training triples and publish the generation."""
     if args.stratify_by is not None and args.sample_rate == 1:
         raise WrongCall(_NOTHING_TO_STRATIFY)
+    workers = _workers(args)
     from kgtrace_indexer import torchrun_workers
     from kgtrace_indexer.build import build as build_index
 
@@ -91,7 +92,7 @@ def build(args: argparse.Namespace) -> int:
             publish=args.publish,
             fresh=args.fresh,
             gate_report=args.gate_report,
-            workers=_workers(args),
+            workers=workers,
             progress=progress,
         )
     _say_built(args, report)

@@ -1,19 +1,22 @@
 """Builds that several processes share, against one that did all by itself, bit for bit."""
 
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, parts
+from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, parts, torchrun_workers
 from kgtrace_indexer.local_workers import LocalWorkers
 from kgtrace_indexer.shards import ATTEMPTS, Task, Workers
 from kgtrace_server import cli
@@ -57,17 +60,18 @@ def assert_same(first: Path, second: Path) -> None:
         assert (one.path / layout.SEARCH).read_bytes() == (other.path / layout.SEARCH).read_bytes()
 
 
-def killing(processes: Callable[[], list[int]]) -> Callable[[str, int, int], None]:
+class Killing:
     """Kill all workers once, as soon as one part is there: each other one is at work then, or about to be."""
-    killed: list[int] = []
 
-    def progress(stage: str, done: int, total: int) -> None:
-        if done < total and not killed:
-            killed.extend(processes())
-            for process in killed:
+    def __init__(self, processes: Callable[[], list[int]]) -> None:
+        self.processes = processes
+        self.killed: list[int] = []
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done < total and not self.killed:
+            self.killed = self.processes()
+            for process in self.killed:
                 os.kill(process, signal.SIGKILL)
-
-    return progress
 
 
 def children() -> list[int]:
@@ -84,7 +88,9 @@ def test_processes_build_the_same_index(few: Umls, alone: Path, tmp_path: Path, 
 
 def test_a_killed_process_costs_its_part(few: Umls, alone: Path, tmp_path: Path) -> None:
     """Another takes it up."""
-    build(tmp_path, *few, CONFIG, workers=LocalWorkers(2), progress=killing(children))
+    progress = Killing(children)
+    build(tmp_path, *few, CONFIG, workers=LocalWorkers(2), progress=progress)
+    assert len(progress.killed) == 2
     assert_same(alone, tmp_path)
 
 
@@ -114,6 +120,14 @@ def test_either_goes_on_where_the_other_stopped(
     assert_same(alone, tmp_path)
 
 
+def wrong_task(few: Umls, folder: Path) -> Task:
+    """A task that every worker refuses."""
+    model, _, table = few
+    for name, array in (("ids", table.ids), ("train-index", table.train_index)):
+        np.save(folder / f"{name}.npy", array)
+    return Task(model, {**asdict(CONFIG), "projection": "none", "directions": "sideways"}, folder, 8, "cpu")
+
+
 class _Deadly:
     """Kills the process that unpickles it."""
 
@@ -124,7 +138,7 @@ class _Deadly:
 def test_a_part_that_no_process_survives_ends_the_build(few: Umls, tmp_path: Path) -> None:
     """With the reason; the others are not tried for ever."""
     task = Task(few[0], {"deadly": _Deadly()}, tmp_path, 8, "cpu")
-    with pytest.raises(WorkerLost, match=f"{ATTEMPTS} workers died over training triples 0 to 64.* exit code 9"):
+    with pytest.raises(WorkerLost, match=f"{ATTEMPTS} workers died over training triples 0 to 64.* exit code 9; "):
         list(LocalWorkers(2).encode(task, [range(64)]))
 
 
@@ -140,8 +154,6 @@ def test_what_a_process_raises_is_raised(few: Umls, tmp_path: Path) -> None:
     tensors = dict(model.tensors)
     name = "entity_representations.1._embeddings.weight"
     tensors[name] = tensors[name].index_fill(0, torch.tensor([tail]), torch.nan)
-    from dataclasses import replace
-
     bad = replace(model, tensors=tensors)
     with pytest.raises(NonFinite, match=f"training triple {len(good)} "):
         build(tmp_path, bad, vocabulary, TripleTable(ids, np.arange(len(ids)), 0), config, workers=LocalWorkers(2))
@@ -171,8 +183,17 @@ class TestRay:
             names = ((int(entry.name), _command(entry)) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
             return [process for process, command in names if command.startswith("ray::_Actor")]
 
-        build(tmp_path, *few, CONFIG, workers=RayWorkers("local", 2), progress=killing(actors))
+        progress = Killing(actors)
+        build(tmp_path, *few, CONFIG, workers=RayWorkers("local", 2), progress=progress)
+        assert len(progress.killed) == 2
         assert_same(alone, tmp_path)
+
+    def test_what_an_actor_raises_is_raised(self, few: Umls, tmp_path: Path) -> None:
+        """By its name."""
+        from kgtrace_indexer.ray_workers import RayWorkers
+
+        with pytest.raises(BadRequest, match="directions 'sideways'"):
+            list(RayWorkers("local", 1).encode(wrong_task(few, tmp_path), [range(64)]))
 
     def test_a_cluster_that_is_not_there_is_named(self, few: Umls, tmp_path: Path) -> None:
         """And not waited for."""
@@ -209,8 +230,20 @@ def test_torchrun_builds_the_same_index(umls_folder: Path, umls_index: Path, tmp
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert ("exitcode: -9" in done.stderr.replace(" ", "").replace("exitcode:-9", "exitcode: -9")) == bool(deadly)
+    assert ("exitcode: -9" in done.stderr) == bool(deadly)
     assert_same(umls_index, tmp_path)
+
+
+def test_what_another_rank_raises_is_raised(few: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, by rank 0."""
+    store, task = HashStore(), wrong_task(few, tmp_path)
+    monkeypatch.setattr(torchrun_workers, "_store", lambda: store)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = {"configuration": task.configuration, "folder": str(tmp_path), "batch_size": 8, "device": "cpu"}
+    store.set("task", json.dumps({**said, "parts": [[0, 64]]}))
+    torchrun_workers.assist(few[0])  # takes the only part, and reports
+    with pytest.raises(BadRequest, match="directions 'sideways'"):
+        list(torchrun_workers.TorchrunWorkers().encode(task, [range(64)]))
 
 
 def test_torchrun_starts_the_workers_itself(
