@@ -103,13 +103,13 @@ def write_input(folder: Path, graph: Graph) -> None:
             file.write("%d\t%d\t%d\n" * len(block) % tuple(block.ravel().tolist()))
 
 
-def build(folder: Path) -> dict[str, Any]:
-    """Build as a user does, in a process of its own."""
+def build(folder: Path, *options: str) -> dict[str, Any]:
+    """Build as a user does, in a process of its own, with further options."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [KGTRACE, "build", "--model", folder / "model.pt", "--train", folder / "train.tsv",
          "--entity-to-id", folder / "entities.tsv", "--relation-to-id", folder / "relations.tsv",
-         "--index", folder / "index", "--dim", str(DIM), "--device", "cpu", "--json"],
+         "--index", folder / "index", "--dim", str(DIM), "--device", "cpu", "--json", *options],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     own, disk = 0, 0
@@ -134,15 +134,15 @@ def build(folder: Path) -> dict[str, Any]:
     }
 
 
-def ask(root: Path, queries: np.ndarray) -> dict[str, Any]:
+def ask(root: Path, queries: np.ndarray, *, threads: int = 1, verify: bool = True) -> dict[str, Any]:
     """Ask an index for the influences on test triples (n, 3), the first few of which do not count.
 
     On one thread: two that wait for each other are slowed down by whatever else runs.
     """
-    torch.set_num_threads(1)
-    set_search_threads(1)
+    torch.set_num_threads(threads)
+    set_search_threads(threads)
     start = time.perf_counter()
-    attributor = open_attributor(root, device="cpu")
+    attributor = open_attributor(root, device="cpu", verify=verify)
     opened = time.perf_counter() - start
     milliseconds, stages, answers = [], [], []
     for triple in queries:
@@ -153,7 +153,8 @@ def ask(root: Path, queries: np.ndarray) -> dict[str, Any]:
         answers.append(answer.attributions[0])
     held = resident(os.getpid())
     with IndexRoot(root).open(verify=False) as generation:
-        search = generation.manifest.files[layout.SEARCH].bytes
+        files = generation.manifest.files.items()
+        search = sum(record.bytes for name, record in files if name.endswith(layout.SEARCH))
     counted = slice(WARM_UP, None)
     medians = (1e3 * np.median(stages[counted], 0)).tolist()
     return {

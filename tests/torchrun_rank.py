@@ -4,13 +4,13 @@ import os
 import signal
 import sys
 
-from kgtrace_indexer import parts, shards, torchrun_workers
+from kgtrace_indexer import parts, torchrun_workers, workers
 from kgtrace_server import cli
 
 parts._PART = 512
 
 
-class Deadly(shards.Encoder):
+class Deadly(workers.Encoder):
     """Kills its process when a part is written, and not yet reported."""
 
     def encode(self, part: range) -> str:

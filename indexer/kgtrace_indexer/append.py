@@ -18,14 +18,13 @@ import numpy as np
 from kgtrace_indexer.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
 from kgtrace_indexer.codec import read_codec
 from kgtrace_indexer.featurizer import featurizer_for
+from kgtrace_indexer.files import Files, merge_parts
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.parts import Progress, encode, in_order, require_space, write_parts
+from kgtrace_indexer.parts import Progress, encode, in_order, parts_of, require_space, shards_of, write_parts
 from kgtrace_indexer.sampling import sample_table
-from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_indexer.triples import TripleTable, read_triples
 from kgtrace_store import layout
-from kgtrace_store.arrays import merge, open_arrays
 from kgtrace_store.errors import BadRequest, EmptyInput
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
@@ -66,8 +65,8 @@ def append(
     with index_root.open() as live:
         model = read_model(live.path / layout.MODEL)
         vocabulary = Vocabulary.read(live.path / layout.VOCABULARY)
-        arrays = open_arrays(live.path / layout.GRADIENTS)
-        known = TrainingSet.of(arrays, open_arrays(live.path / layout.POSTINGS)).known
+        files = Files.open(live.path)
+        known = files.training_set().known
         configuration, old_counts = live.manifest.configuration, live.manifest.counts
         if configuration["loss"] == "bce-kvsall":
             raise BadRequest(
@@ -80,18 +79,23 @@ def append(
         added = sample_table(new, rate, stratify_by, configuration["seed"])
         everything = np.concatenate([known, new.ids])
         featurizer = featurizer_for(model, configuration, on, everything)
-        codec = read_codec(configuration, arrays, on)
+        codec = read_codec(configuration, files.arrays, on)
         stages.lap("read")
         with index_root.stage(_fingerprint(live, new), fresh=fresh) as staging:
             total = old_counts["triples"] + len(added.ids)
             unsampled = everything if rate < 1 else None
             first = encode(featurizer, codec, added, np.arange(1))
-            count = len(added.ids)
-            require_space(staging, first, codec, unsampled, new=count, total=total, model=model, vocabulary=vocabulary)
+            shard_size = configuration.get("shard_size")
+            parts, shards = parts_of(len(added.ids), first, None), shards_of(total, shard_size)
+            require_space(
+                staging, first, codec, unsampled, parts=parts, shards=shards, model=model, vocabulary=vocabulary
+            )
             share = featurizer.batch_size(batch_size)
-            parts = write_parts(staging, featurizer, codec, added, row=first, batch_size=share, progress=progress)
+            paths = write_parts(
+                staging, featurizer, codec, added, parts, row=first, batch_size=share, progress=progress
+            )
             stages.lap("gradients")
-            _merge(arrays, parts, staging.path / layout.GRADIENTS)
+            merge_parts(staging.path, files, paths, shard_size)
             contents = Contents(
                 model,
                 vocabulary,
@@ -127,13 +131,6 @@ def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source
         raise EmptyInput(f"{source}: all of its {len(table.ids)} triples are indexed already: nothing to append")
     skipped = table.skipped + len(table.ids) - len(keep)
     return TripleTable(table.ids[keep], table.train_index[keep] + lines, skipped)
-
-
-def _merge(old: Mapping[str, np.ndarray], parts: list[Path], target: Path) -> None:
-    rows = {name: array for name, array in old.items() if not name.startswith("basis.")}
-    sources = [rows, *(open_arrays(part) for part in parts)]
-    order = in_order(np.concatenate([source["triples"] for source in sources]))
-    merge(sources, order, target, extra={name: old[name] for name in old if name.startswith("basis.")})
 
 
 def _fingerprint(live: Generation, added: TripleTable) -> str:

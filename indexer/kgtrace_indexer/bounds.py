@@ -4,16 +4,15 @@
 ``estimate ± slack`` within which the exact influence lies. See `kgtrace_indexer.projection` for why they hold.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kgtrace_indexer.projection import FLOAT32, FLOOR, ROUNDING, Bases, KronBasis, index_code, no_dense_code, rest_norm
+from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Spread, Terms
 
 
@@ -154,23 +153,20 @@ def _product_bounds(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> tuple
 class Codes:
     """The stored codes of n training triples, as `factor_codes` and `index_code` made them."""
 
-    arrays: Mapping[str, Tensor]
+    arrays: Mapping[str, Stack]
     """By their names in a generation; memory-mapped on the CPU, unless a GPU has room for them."""
     uses: Mapping[str, int]
     """How often a loss term reads each embedding table."""
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray], device: torch.device = torch.device("cpu")) -> "Codes":  # noqa: B008
-        """Wrap the arrays of a generation, without a copy but on a GPU."""
-        names = [name for name in arrays if not name.startswith("basis.")]
+    def of(cls, arrays: Mapping[str, Stack]) -> "Codes":
+        """Wrap the arrays of a generation."""
         uses: dict[str, int] = {}
-        for name in names:
+        for name in arrays:
             if name.endswith(".index") and not name.endswith(".spread.index"):
                 table = name.removesuffix(".index").rpartition(".")[0]
                 uses[table] = uses.get(table, 0) + 1
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written
-            return cls({name: torch.from_numpy(arrays[name]).to(device) for name in names}, uses)
+        return cls(arrays, uses)
 
     @property
     def device(self) -> torch.device:
@@ -183,12 +179,12 @@ class Codes:
 
     def index_upper(self, query: QueryCode, sign: int, rows: Tensor) -> Tensor:
         """Bound sign · influence of training triples (m,) by the index codes and the norms of shared rows, (m,)."""
-        upper = sign * (self._rows("projected", rows) @ query.phi) + self._rows("residual", rows) @ query.residual
+        upper = sign * (self._take("projected", rows) @ query.phi) + self._take("residual", rows) @ query.residual
         for table, i, index, factor in self._uses(query):
             if table in query.spread:
                 continue  # its other uses are in φ and ρ
-            place, direction = torch.nonzero(self._rows(f"{table}.{i}.index", rows) == index, as_tuple=True)
-            norms = self._rows(f"{table}.{i}.size", rows[place], direction)[:, 0]
+            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index, as_tuple=True)
+            norms = self._take(f"{table}.{i}.size", rows[place], direction)[:, 0]
             upper.index_add_(0, place, norms * (factor.norm * (1 + ROUNDING)))
         return upper
 
@@ -198,10 +194,10 @@ class Codes:
         Both are exactly 0 for a triple that shares no row with the query when there are no dense blocks either.
         """
         flat = query.flat_dims
-        estimate = self._rows("projected", rows)[:, :flat] @ query.phi[:flat]
-        slack = ROUNDING * query.norm * (self._rows("self_influence", rows) + FLOOR).sqrt()
+        estimate = self._take("projected", rows)[:, :flat] @ query.phi[:flat]
+        slack = ROUNDING * query.norm * (self._take("self_influence", rows) + FLOOR).sqrt()
         rounding = slack.clone()
-        slack += self._rows("residual", rows)[:, 0] * query.residual[0]
+        slack += self._take("residual", rows)[:, 0] * query.residual[0]
         related = torch.full_like(slack, float(query.residual[0] > 0 or len(query.kron) + len(query.spread) > 0))
         for name, factors in query.kron.items():
             for u, v in factors:
@@ -211,7 +207,7 @@ class Codes:
                 estimate += product.sum(1)
                 slack += error.sum(1)
         for table, i, index, factor in self._uses(query):
-            place, direction = torch.nonzero(self._rows(f"{table}.{i}.index", rows) == index, as_tuple=True)
+            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index, as_tuple=True)
             if len(place):
                 product, error = self._stored(f"{table}.{i}", rows[place], direction).product(factor)
                 estimate.index_add_(0, place, product)
@@ -231,7 +227,7 @@ class Codes:
         found = torch.zeros(len(rows), self.arrays[f"{table}.0.code"].shape[2], device=self.device)
         left = torch.zeros((), device=self.device)
         for i in range(self.uses[table]):
-            place, direction = torch.nonzero(self._rows(f"{table}.{i}.index", rows) == index, as_tuple=True)
+            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index, as_tuple=True)
             stored = self._stored(f"{table}.{i}", rows[place], direction)
             found.index_add_(0, place, stored.direction * stored.norm[:, None])
             left += stored.rest.square().sum()
@@ -251,7 +247,7 @@ class Codes:
         bounds = [_product_bounds(*pair) for pair in pairs]
         estimate, slack = (torch.stack(part).sum((0, 2)) for part in zip(*bounds, strict=True))
         for i in range(self.uses.get(table, 0)):
-            index, norm = self.arrays[f"{table}.{i}.index"][rows], self.arrays[f"{table}.{i}.size"][rows][:, :, 0]
+            index, norm = self._take(f"{table}.{i}.index", rows), self._take(f"{table}.{i}.size", rows)[:, :, 0]
             for each in slopes:
                 weight = each.all[index]  # (m, directions): u' at the row that was read
                 most = weight.abs() * norm * each.x.norm * (1 + ROUNDING)
@@ -274,16 +270,13 @@ class Codes:
 
     def _stored(self, name: str, rows: Tensor, direction: Tensor | None = None) -> "_Stored":
         """Gather stored vectors: (m, directions) of them, or (m,) for one direction of each."""
-        code = self._rows(f"{name}.code", rows, direction)
-        norm, rest = self._rows(f"{name}.size", rows, direction).unbind(-1)
+        code = self._take(f"{name}.code", rows, direction)
+        norm, rest = self._take(f"{name}.size", rows, direction).unbind(-1)
         return _Stored(code.float(), norm, rest, _stored_error(code.dtype))
 
-    def _rows(self, name: str, rows: Tensor, direction: Tensor | None = None) -> Tensor:
-        """Gather rows (m, …) of an array, or those of one direction each; five times faster than indexing."""
-        array = self.arrays[name]
-        if direction is None:
-            return array.index_select(0, rows)
-        return array.flatten(0, 1).index_select(0, rows * array.shape[1] + direction)
+    def _take(self, name: str, rows: Tensor, direction: Tensor | None = None) -> Tensor:
+        """Gather rows (m, …) of an array, or those of one direction each."""
+        return self.arrays[name].take(rows, direction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,12 +321,12 @@ class _StoredSlopes:
     """How far `inside` and `value` together may lie from the true ones."""
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Tensor], table: str, rows: Tensor) -> "_StoredSlopes":
+    def of(cls, arrays: Mapping[str, Stack], table: str, rows: Tensor) -> "_StoredSlopes":
         """Gather those of training triples (m,)."""
-        code, at = arrays[f"{table}.spread.code"], arrays[f"{table}.spread.at"][rows]
-        inside, value = code[rows].float().split([code.shape[2] - at.shape[2], at.shape[2]], 2)
-        norm, rest, least, own = arrays[f"{table}.spread.size"][rows].unbind(-1)
-        tail = arrays[f"{table}.spread.index"][rows]
+        code, at = arrays[f"{table}.spread.code"].take(rows), arrays[f"{table}.spread.at"].take(rows)
+        inside, value = code.float().split([code.shape[2] - at.shape[2], at.shape[2]], 2)
+        norm, rest, least, own = arrays[f"{table}.spread.size"].take(rows).unbind(-1)
+        tail = arrays[f"{table}.spread.index"].take(rows)
         return cls(inside, value, at, tail, norm, rest, least, own, _stored_error(code.dtype))
 
     def product(self, query: _Slopes) -> tuple[Tensor, Tensor]:

@@ -24,18 +24,19 @@ import torch
 
 from kgtrace_indexer.codec import DTYPES, PCA, PROJECTIONS, Codec, PrincipalCodec, read_codec
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
+from kgtrace_indexer.files import index_files, join_parts
 from kgtrace_indexer.gate import pass_gate
 from kgtrace_indexer.losses import check_loss, resolve_negatives
-from kgtrace_indexer.model_file import ModelFile
+from kgtrace_indexer.model_file import ModelFile, write_model
 from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.parts import Progress, encode, require_space, write_files, write_parts
+from kgtrace_indexer.parts import Progress, encode, parts_of, require_space, shards_of, write_parts
 from kgtrace_indexer.preconditioner import SCORES, check_damping, check_rows
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.sampling import Stratum, check_sampling, sample_table
-from kgtrace_indexer.shards import BASES, Workers, write_parts_with
 from kgtrace_indexer.triples import TripleTable, out_of_range
+from kgtrace_indexer.workers import BASES, Workers, write_parts_with
 from kgtrace_store import layout
-from kgtrace_store.arrays import assemble, read_part
+from kgtrace_store.arrays import read_part
 from kgtrace_store.errors import BadRequest, EmptyInput, IdOutOfRange, VocabularyMismatch
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.staging import Staging
@@ -74,6 +75,8 @@ class BuildConfig:
     preconditioned score."""
     damping: float | None = None
     """σ² of the latter, in units of the mean ‖g‖² of the gradients of embedding rows; None chooses."""
+    shard_size: int | None = None
+    """Training triples whose codes, posting lists and search index lie together in files of their own; None: all."""
     dtype: str = "float16"
     """Stored type of factor codes; float16 halves the disk and adds to the factor bound's slack."""
     batch_size: int | None = None
@@ -83,7 +86,7 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         """Raise `BadRequest` for values that cannot be honoured."""
-        for name, least in (("dim", 1), ("landmarks", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("dim", 1), ("landmarks", 1), ("batch_size", 1), ("seed", 0), ("shard_size", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise BadRequest(f"{name} is {getattr(self, name)}, must be at least {least}")
         for name, known in (
@@ -93,6 +96,8 @@ class BuildConfig:
         ):
             if getattr(self, name) not in known:
                 raise BadRequest(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        if self.shard_size is not None and self.projection == "none":
+            raise BadRequest("shard_size splits what a search reads, and projection none keeps nothing of the kind")
         check_damping(self.damping)
         check_loss(self.loss, self.label_smoothing, self.negatives)
         check_sampling(self.sample_rate, self.stratify_by, self.seed)
@@ -168,19 +173,19 @@ def build(
             check_rows(first)
         batch_size = featurizer.batch_size(config.batch_size)
         count = len(indexed.ids)
-        require_space(staging, first, codec, known, new=count, total=count, model=model, vocabulary=vocabulary)
+        parts, shards = parts_of(count, first, config.shard_size), shards_of(count, config.shard_size)
+        require_space(staging, first, codec, known, parts=parts, shards=shards, model=model, vocabulary=vocabulary)
         if workers is None:
-            parts = write_parts(
-                staging, featurizer, codec, indexed, row=first, batch_size=batch_size, progress=progress
+            paths = write_parts(
+                staging, featurizer, codec, indexed, parts, row=first, batch_size=batch_size, progress=progress
             )
         else:
-            parts = write_parts_with(
-                workers, staging, indexed, known,
-                model=model, configuration=settings, row=first, batch_size=batch_size, device=config.device,
-                progress=progress,
+            paths = write_parts_with(
+                workers, staging, indexed, known, parts,
+                model=model, configuration=settings, batch_size=batch_size, device=config.device, progress=progress,
             )  # fmt: skip
         stages.lap("gradients")
-        assemble(parts, staging.path / layout.GRADIENTS, extra=codec.arrays())
+        join_parts(staging.path, parts, paths, config.shard_size, codec.arrays())
         contents = Contents(
             model,
             vocabulary,
@@ -227,11 +232,13 @@ def finish(
     gate_report: Path | None,
     stages: "Stages",
 ) -> BuildReport:
-    """Turn ``gradients.h5`` into a generation: index it, let it pass the gate, commit and publish it.
+    """Turn gradients that were joined into a generation: index them, let it pass the gate, commit and publish it.
 
     `live` is the generation that it is compared with, and that it replaces unless another has in the meantime.
     """
-    write_files(staging, contents.codec, contents.known, contents.model, contents.vocabulary)
+    index_files(staging.path, contents.codec, contents.known, contents.model)
+    write_model(contents.model, staging.path / layout.MODEL)
+    contents.vocabulary.write(staging.path / layout.VOCABULARY)
     stages.lap("index")
     facts: dict[str, Any] = {
         "configuration": contents.configuration,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from kgtrace_indexer.engine import Attributor
 
@@ -63,7 +64,7 @@ def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
     worst = 0.0
     fresh = attributor.encode_again(rows)
     for name, again in fresh.items():
-        stored = attributor.rows()[name][rows]
+        stored = attributor.rows()[name].take(torch.from_numpy(rows)).numpy()
         scale = np.sqrt(attributor.training.self_influence[rows])  # ‖g‖, the unit of φ and ρ
         if name == "self_influence":
             scale = scale**2

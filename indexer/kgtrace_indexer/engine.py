@@ -1,7 +1,7 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -28,21 +28,23 @@ from kgtrace_indexer.codec import Codec, PrincipalCodec, RandomCodec, read_codec
 from kgtrace_indexer.completions import complete
 from kgtrace_indexer.device_search import TorchSearch
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
+from kgtrace_indexer.files import Files
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.preconditioner import SCORES, Preconditioner, check_damping
 from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
 from kgtrace_indexer.short_code import COLUMNS, ShortCode
+from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
-from kgtrace_store.arrays import open_arrays, read_blocks
 from kgtrace_store.errors import Abandoned, BadRequest, CorruptGeneration, IdOutOfRange
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
-from kgtrace_store.search import FaissSearch
+from kgtrace_store.search import FaissSearch, SearchIndex
+from kgtrace_store.sharded_search import ShardedSearch
 from kgtrace_store.vocabulary import Vocabulary
 
 _SCAN_BLOCK = 2048
@@ -74,6 +76,7 @@ class Attributor:
         featurizer: Featurizer,
         codec: Codec,
         retrieval: Retrieval | None,
+        files: Files,
         training: TrainingSet,
     ) -> None:
         """`retrieval` is None where there is no index: every query is then an exact scan."""
@@ -82,6 +85,7 @@ class Attributor:
         self._featurizer = featurizer
         self._codec = codec
         self._retrieval = retrieval
+        self._files = files
         self.training = training
 
     @property
@@ -295,14 +299,13 @@ class Attributor:
         """Whether there is an index; without one every query is an exact scan."""
         return self._retrieval is not None
 
-    def rows(self) -> dict[str, np.ndarray]:
-        """Return the stored arrays with one row for each training triple."""
-        arrays = open_arrays(self._generation.path / layout.GRADIENTS)
-        return {name: array for name, array in arrays.items() if not name.startswith("basis.")}
+    def rows(self) -> dict[str, Stack]:
+        """Return the stored arrays with one row for each training triple, on the CPU."""
+        return self._files.stacks()
 
     def stored_blocks(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield everything in ``gradients.h5`` in bounded blocks, with the name of the array that each belongs to."""
-        return read_blocks(self._generation.path / layout.GRADIENTS)
+        return self._files.blocks()
 
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
@@ -467,30 +470,26 @@ def open_attributor(
 def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
     """Return what answers from a generation that is open. Raises `CorruptGeneration`."""
     on = pick_device(device)
-    arrays = open_arrays(opened.path / layout.GRADIENTS)
-    postings = open_arrays(opened.path / layout.POSTINGS)
-    codec = read_codec(opened.manifest.configuration, arrays, on)
-    codes = Codes.of(arrays, _place(arrays, on) if isinstance(codec, PrincipalCodec) else torch.device("cpu"))
-    training = TrainingSet.of(arrays, postings)
-    count = opened.manifest.counts["triples"]
-    if missing := [name for name in codec.searched if name not in arrays]:
+    files = Files.open(opened.path)
+    codec = read_codec(opened.manifest.configuration, files.arrays, on)
+    stacks = files.stacks()
+    if missing := [name for name in codec.searched if name not in stacks]:
         raise CorruptGeneration(f"{opened.path}: {layout.GRADIENTS} lacks {', '.join(missing)}")
-    stored = FaissSearch.read(opened.path / layout.SEARCH) if codec.searched else None
-    indexed = count if stored is None else stored.ntotal
-    if not count == len(training.triples) == indexed:
-        raise CorruptGeneration(
-            f"{opened.path}: the manifest counts {count} triples, {layout.GRADIENTS} holds {len(training.triples)}, "
-            f"{layout.SEARCH} {indexed}"
-        )
+    training = files.training_set()
+    stored = [FaissSearch.read(shard.folder / layout.SEARCH) for shard in files.shards] if codec.searched else []
+    _check_counts(opened, training, files, stored)
     retrieval: Retrieval | None = None
-    if stored is not None:
-        index = stored if on.type == "cpu" else TorchSearch.of(stored, on)
+    if stored:
+        indexes: list[SearchIndex] = [index if on.type == "cpu" else TorchSearch.of(index, on) for index in stored]
+        index = indexes[0] if len(indexes) == 1 else ShardedSearch(indexes)
         match codec:
             case PrincipalCodec(bases):
-                short = ShortCode(postings[COLUMNS]) if COLUMNS in postings else None
+                place = _place(stacks, on)
+                codes = Codes.of({name: stack.to(place) for name, stack in stacks.items()})
+                short = ShortCode(files.postings[COLUMNS]) if COLUMNS in files.postings else None
                 retrieval = Cascade(bases, codes, index, short, training)
             case RandomCodec(projection):
-                retrieval = Pool(projection, codes.arrays["projected"], index, training.self_influence)
+                retrieval = Pool(projection, stacks["projected"], index, training.self_influence)
     return Attributor(
         generation=opened,
         vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
@@ -499,13 +498,25 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
         ),
         codec=codec,
         retrieval=retrieval,
+        files=files,
         training=training,
     )
 
 
-def _place(arrays: Mapping[str, np.ndarray], device: torch.device) -> torch.device:
+def _check_counts(opened: Generation, training: TrainingSet, files: Files, stored: Sequence[FaissSearch]) -> None:
+    """Raise `CorruptGeneration` where manifest, arrays and search indexes are not of the same training triples."""
+    count, rows = opened.manifest.counts["triples"], len(training.triples)
+    indexed = sum(index.ntotal for index in stored) if stored else count
+    if not count == rows == indexed == sum(map(len, files.shards)):
+        raise CorruptGeneration(
+            f"{opened.path}: the manifest counts {count} triples, {layout.GRADIENTS} holds {rows}, "
+            f"{layout.SEARCH} {indexed}"
+        )
+
+
+def _place(stacks: Mapping[str, Stack], device: torch.device) -> torch.device:
     """Return where codes should be: with the model on a GPU that has room for them twice, else mapped on the CPU."""
     if device.type != "cuda":
         return torch.device("cpu")
     free, _ = torch.cuda.mem_get_info(device)
-    return device if 2 * sum(array.nbytes for array in arrays.values()) < free else torch.device("cpu")
+    return device if 2 * sum(stack.nbytes for stack in stacks.values()) < free else torch.device("cpu")

@@ -11,7 +11,7 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
-from kgtrace_indexer.shards import Encoder, Task, count_lost, use_gpu
+from kgtrace_indexer.workers import Encoder, Task, count_lost, use_gpu
 from kgtrace_store.errors import KgtraceError
 
 

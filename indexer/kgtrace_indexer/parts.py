@@ -1,24 +1,20 @@
-"""The files of a generation: rows encoded in parts that survive a crash, then joined and indexed."""
+"""The rows of a generation, encoded in parts that survive a crash."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from kgtrace_indexer.checkpoints import parameter_of
 from kgtrace_indexer.codec import Codec, PrincipalCodec
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.lanes import Lanes
-from kgtrace_indexer.model_file import ModelFile, write_model
-from kgtrace_indexer.short_code import COLUMNS, WIDTH, ShortCode
-from kgtrace_indexer.training_set import KNOWN, posting_lists
+from kgtrace_indexer.model_file import ModelFile
+from kgtrace_indexer.short_code import WIDTH
 from kgtrace_indexer.triples import TripleTable
-from kgtrace_store import durable, layout
-from kgtrace_store.arrays import open_arrays, write_part
+from kgtrace_store import durable
 from kgtrace_store.errors import NonFinite
-from kgtrace_store.search import FaissSearch
 from kgtrace_store.staging import Staging
 from kgtrace_store.vocabulary import Vocabulary
 
@@ -29,8 +25,6 @@ _PART = 65_536
 """Most triples in a part: what a crash costs, and what of the codes is in memory at a time."""
 _PART_BYTES = 64 << 20
 """Most bytes in a part: with several checkpoints, or many negatives, triples have longer codes."""
-_BLOCK = 65_536
-"""Rows copied at a time into the search index."""
 
 
 def in_order(ids: np.ndarray) -> np.ndarray:
@@ -43,6 +37,7 @@ def write_parts(
     featurizer: Featurizer,
     codec: Codec,
     table: TripleTable,
+    parts: Sequence[range],
     *,
     row: Mapping[str, np.ndarray],
     batch_size: int,
@@ -53,7 +48,6 @@ def write_parts(
     `row` is what `encode` gives for one triple.
     """
     order = in_order(table.ids)
-    parts = parts_of(len(order), row)
     finished = {part.start for part in parts if part_name(part) in staging.parts()}
     done = sum(len(part) for part in parts if part.start in finished)
     if finished:
@@ -136,8 +130,8 @@ def require_space(
     codec: Codec,
     known: np.ndarray | None,
     *,
-    new: int,
-    total: int,
+    parts: Sequence[range],
+    shards: Sequence[range],
     model: ModelFile,
     vocabulary: Vocabulary,
 ) -> None:
@@ -148,11 +142,13 @@ def require_space(
     row
         What `encode` gives for one triple with `codec`.
     known
-        As in `write_files`.
-    new, total
-        How many triples are encoded, and how many the generation will hold.
+        All training triples (N, 3), where only a sample of them is indexed.
+    parts
+        Which triples are encoded.
+    shards
+        Which triples of the generation lie together.
     """
-    finished = sum(len(part) for part in parts_of(new, row) if part_name(part) in staging.parts())
+    missing = sum(len(part) for part in parts if part_name(part) not in staging.parts())
     row_bytes = _bytes(row)
     search_bytes = (
         2 * WIDTH if isinstance(codec, PrincipalCodec) else 4 * sum(row[name].size for name in codec.searched)
@@ -161,51 +157,25 @@ def require_space(
     states = 1 + len(model.checkpoints)
     tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
     labels = sum(map(len, [*vocabulary.entities, *vocabulary.relations]))
-    offsets = 8 * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
-    needed = row_bytes * (new - finished) + (row_bytes + search_bytes + posting_bytes) * total
+    offsets = 8 * len(shards) * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
+    needed = row_bytes * missing + (row_bytes + search_bytes + posting_bytes) * shards[-1].stop
     unsampled = 0 if known is None else known.nbytes
     durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled)
 
 
-def write_files(
-    staging: Staging, codec: Codec, known: np.ndarray | None, model: ModelFile, vocabulary: Vocabulary
-) -> None:
-    """Write everything else that follows from ``gradients.h5``, the model and the vocabulary.
-
-    `known` (N, 3) int32 are all training triples, where only a sample of them is indexed.
-    """
-    arrays = open_arrays(staging.path / layout.GRADIENTS)
-    found = postings(arrays, model)
-    if known is not None:
-        found[KNOWN] = known[in_order(known)]
-    if isinstance(codec, PrincipalCodec):
-        short = ShortCode.choose(_energy(arrays["projected"]))
-        found[COLUMNS] = short.columns
-        _search_index(arrays, codec.searched, WIDTH, short.stored).write(staging.path / layout.SEARCH)
-    elif codec.searched:
-        (name,) = codec.searched
-        _search_index(arrays, [name], arrays[name].shape[1]).write(staging.path / layout.SEARCH)
-    write_part(staging.path / layout.POSTINGS, found)
-    write_model(model, staging.path / layout.MODEL)
-    vocabulary.write(staging.path / layout.VOCABULARY)
-
-
-def postings(arrays: Mapping[str, np.ndarray], model: ModelFile) -> dict[str, np.ndarray]:
-    """Return which triples read each row of each embedding table: ``TABLE.offsets`` and ``TABLE.rows``."""
-    columns: dict[str, list[np.ndarray]] = {}
-    for name, array in arrays.items():
-        if name.endswith(".index"):
-            columns.setdefault(name.removesuffix(".index").rpartition(".")[0], []).append(array)
-    found: dict[str, np.ndarray] = {}
-    for table, uses in columns.items():
-        offsets, rows = posting_lists(np.concatenate(uses, 1), len(model.tensors[parameter_of(table)]))
-        found |= {f"{table}.offsets": offsets, f"{table}.rows": rows}
-    return found
-
-
-def parts_of(count: int, row: Mapping[str, np.ndarray]) -> list[range]:
-    """Return which of `count` triples are encoded together, given what is stored of one."""
+def parts_of(count: int, row: Mapping[str, np.ndarray], shard_size: int | None) -> list[range]:
+    """Return which of `count` triples are encoded together, given what is stored of one; none spans two shards."""
     size = max(1, min(_PART, _PART_BYTES // _bytes(row)))
+    return [
+        range(start, min(start + size, shard.stop))
+        for shard in shards_of(count, shard_size)
+        for start in range(shard.start, shard.stop, size)
+    ]
+
+
+def shards_of(count: int, shard_size: int | None) -> list[range]:
+    """Return which of `count` triples lie together: all of them, unless a shard has a size."""
+    size = count if shard_size is None else shard_size
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -216,29 +186,3 @@ def part_name(part: range) -> str:
 
 def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays.values())
-
-
-def _energy(rows: np.ndarray) -> np.ndarray:
-    """Return the sum of squares of each column of (n, k), (k,)."""
-    total = np.zeros(rows.shape[1])
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        total += np.einsum("nk,nk->k", block, block, dtype=np.float64)
-    return total
-
-
-def _search_index(
-    arrays: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    dim: int,
-    shorten: Callable[..., np.ndarray] | None = None,
-) -> FaissSearch:
-    """Index what is made of arrays (n, ·): vectors (n, dim), in half the bytes where they are shortened."""
-    columns = [arrays[name] for name in names]
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(columns[0]), _BLOCK):
-            block = [column[start : start + _BLOCK] for column in columns]
-            yield block[0] if shorten is None else shorten(*block)
-
-    return FaissSearch.build(blocks(), len(columns[0]), dim, half=shorten is not None)

@@ -82,7 +82,8 @@ class Preconditioner:
     def _mean_square(self) -> float:
         """Mean over training triples of ‖g‖², uses of rows apart."""
         names = [f"{table}.{i}.size" for table, uses in self._codes.uses.items() for i in range(uses)]
-        squares = [self._codes.arrays[name][:, :, 0].square().sum(dtype=torch.float64) for name in names]
+        sizes = [piece for name in names for piece in self._codes.arrays[name].pieces]
+        squares = [size[:, :, 0].square().sum(dtype=torch.float64) for size in sizes]
         return float(sum(squares)) / len(self._codes) + FLOOR
 
     def _preconditioned(self, table: str, use: Rows, sigma: float) -> Tensor:
@@ -102,8 +103,7 @@ class Preconditioner:
 
     def _moment_of(self, table: str, index: int) -> tuple[Tensor, float]:
         """Return F_i in the coordinates of a table's rows, (c, c) float64, and its mean on what these leave out."""
-        offsets, postings = self._training.postings[table]
-        rows = torch.from_numpy(postings[offsets[index] : offsets[index + 1]].astype("int64")).to(self._codes.device)
+        rows = torch.from_numpy(self._training.reading(table, index)).to(self._codes.device)
         grads, left = self._codes.row_gradients(table, index, rows)
         width, coordinates = self._bases.of_rows(table).shape
         moment = (grads.T @ grads).double()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kgtrace_indexer.shards import Encoder, Task, count_lost
+from kgtrace_indexer.workers import Encoder, Task, count_lost
 from kgtrace_store.errors import BadRequest, MissingExtra
 
 

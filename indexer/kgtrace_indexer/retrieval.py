@@ -16,6 +16,7 @@ from kgtrace_indexer.certify import SIGNS, CertifiedSearch, Found, Hits, best, v
 from kgtrace_indexer.projection import FLOOR, ROUNDING, Bases
 from kgtrace_indexer.random_projection import RandomProjection
 from kgtrace_indexer.short_code import ShortCode
+from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Terms, squared_norms
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store.search import SearchIndex
@@ -152,7 +153,7 @@ class Pool:
     """
 
     projection: RandomProjection
-    projected: Tensor
+    projected: Stack
     """(n, dim) float32, memory-mapped on the CPU."""
     index: SearchIndex
     """Inner products with `projected`."""
@@ -193,7 +194,7 @@ class Pool:
         if not count:
             return torch.empty(0, dtype=torch.int64)
         if ask.rows is not None:
-            estimate = torch.cat([self.projected[block] @ query for block in ask.rows.split(_SCORE_BLOCK)])
+            estimate = torch.cat([self.projected.take(block) @ query for block in ask.rows.split(_SCORE_BLOCK)])
             return ask.rows[value(estimate, ask.order).topk(count).indices]
         scores, ids = self.index.search(np.stack([sign * query.numpy() for sign in SIGNS[ask.order]]), count)
         ranked = ids.flatten()[np.argsort(-scores.flatten(), kind="stable")]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.shards import Encoder, Task, use_gpu
+from kgtrace_indexer.workers import Encoder, Task, use_gpu
 from kgtrace_store import errors
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The indexed training triples: who is known, who shares which embedding row, who may be named."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,22 @@ KNOWN = "known"
 
 
 @dataclass(frozen=True, slots=True)
+class PostingLists:
+    """Which training triples of a shard read each row of each embedding table."""
+
+    start: int
+    """The shard's first training triple."""
+    tables: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    """Table → offsets (size + 1,) and rows (·,), counted from that one: `posting_lists`."""
+
+    def of(self, table: str, index: int) -> np.ndarray:
+        """Return the training triples that read a row, (m,) int64, ascending."""
+        offsets, rows = self.tables[table]
+        found: np.ndarray = rows[offsets[index] : offsets[index + 1]].astype(np.int64) + self.start
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingSet:
     """The indexed triples, sorted by relation, head and tail, and who shares which embedding row."""
 
@@ -22,8 +38,8 @@ class TrainingSet:
     """(n,) int64: rows as read."""
     self_influence: np.ndarray
     """(n,) float32."""
-    postings: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Table → offsets (size + 1,) and rows (·,): which training triples read row i."""
+    postings: Sequence["PostingLists"]
+    """Who reads which embedding row, of all shards in their order."""
     known: np.ndarray
     """(N, 3) int32, sorted: all training triples, indexed or not."""
     relations: np.ndarray = field(init=False)
@@ -34,18 +50,6 @@ class TrainingSet:
         column = np.ascontiguousarray(self.known[:, 1])
         begins = np.searchsorted(column, np.arange(int(column.max(initial=-1)) + 2))
         object.__setattr__(self, "relations", begins)
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray], postings: Mapping[str, np.ndarray]) -> "TrainingSet":
-        """Wrap the arrays of a generation, without a copy."""
-        tables = [name.removesuffix(".rows") for name in postings if name.endswith(".rows")]
-        return cls(
-            arrays["triples"],
-            arrays["train_index"],
-            arrays["self_influence"],
-            {table: (postings[f"{table}.offsets"], postings[f"{table}.rows"]) for table in tables},
-            postings.get(KNOWN, arrays["triples"]),
-        )
 
     def tails_of(self, head: int, relation: int) -> np.ndarray:
         """Return the tails of all training triples (head, relation, ·)."""
@@ -62,11 +66,13 @@ class TrainingSet:
 
     def linked(self, query: QueryCode) -> np.ndarray:
         """Return the training triples that read an embedding row the query reads, (m,) int64, some of them twice."""
-        found = [np.empty(0, np.int64)]
-        for table, indices in query.reads().items():
-            offsets, rows = self.postings[table]
-            found += [rows[offsets[i] : offsets[i + 1]] for i in indices]
-        return np.concatenate(found, dtype=np.int64)
+        reads = [self.reading(table, i) for table, indices in query.reads().items() for i in indices]
+        return np.concatenate([np.empty(0, np.int64), *reads])
+
+    def reading(self, table: str, index: int) -> np.ndarray:
+        """Return the training triples that read a row of an embedding table, (m,) int64, ascending."""
+        found: np.ndarray = np.concatenate([lists.of(table, index) for lists in self.postings])
+        return found
 
     def allowed(self, restriction: Restriction) -> np.ndarray | None:
         """Return a mask (n,) of the triples whose fields are as asked for, or None for all."""

@@ -160,6 +160,13 @@ def _build(build: argparse.ArgumentParser) -> None:
         "--seed", type=_integer(0), default=0, metavar="N", help="of all random choices (default: %(default)s)"
     )
     what.add_argument(
+        "--shard-size",
+        type=_integer(1),
+        metavar="N",
+        help="keep codes, posting lists and search index of so many training triples each in files of their own "
+        "(default: of all together)",
+    )
+    what.add_argument(
         "--dtype", choices=("float32", "float16"), default="float16", help="of stored codes (default: %(default)s)"
     )
     how = build.add_argument_group("how")

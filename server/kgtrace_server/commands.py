@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from kgtrace_indexer.build import BuildConfig, BuildReport
     from kgtrace_indexer.engine import Attributor
     from kgtrace_indexer.model_file import ModelFile
-    from kgtrace_indexer.shards import Workers
     from kgtrace_indexer.triples import TripleTable
+    from kgtrace_indexer.workers import Workers
     from kgtrace_server.bulk import Bulk
     from kgtrace_server.service import Field, Service
     from kgtrace_store.vocabulary import Vocabulary
 
 CONFIGURATION = (
     *("loss", "label_smoothing", "negatives", "directions", "projection", "dim", "landmarks"),
-    *("sample_rate", "stratify_by", "precondition", "damping", "seed", "dtype", "device"),
+    *("sample_rate", "stratify_by", "precondition", "damping", "seed", "shard_size", "dtype", "device"),
 )
 """Arguments of ``build`` that are fields of `BuildConfig` as they are."""
 

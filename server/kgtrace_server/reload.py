@@ -31,7 +31,8 @@ _WARM_QUERIES = 4
 """Training triples asked about before a generation answers others: first calls are several times slower."""
 
 _MAPPED = (layout.GRADIENTS, layout.POSTINGS, layout.SEARCH)
-"""Files that are read through memory maps: the kernel counts them as available memory although they are in use."""
+"""Files, of shards too, that are read through memory maps: the kernel counts them as available memory although they are
+in use."""
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class Reloader(Generic[S]):
         if self._served is not None and self._generation is not None:
             self._draining.append((self._generation, self._served))
         self._served, self._generation = weakref.ref(service), live
-        self._mapped = sum(manifest.files[name].bytes for name in _MAPPED if name in manifest.files)
+        self._mapped = sum(record.bytes for name, record in manifest.files.items() if name.endswith(_MAPPED))
         return True
 
     def _require_memory(self, new: Manifest) -> None:

@@ -7,7 +7,7 @@ reader's path.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -63,17 +63,18 @@ def assemble(
     parts: Sequence[Path],
     target: Path,
     *,
+    wanted: Callable[[str], bool] = lambda name: True,
     extra: Mapping[str, np.ndarray] | None = None,
     attributes: Mapping[str, Attribute] | None = None,
 ) -> None:
     """Join parts along axis 0, in the order given, into one contiguous array per name, by bounded copies.
 
-    All parts hold the same names, with the same types and the same shapes but for axis 0. ``extra`` are
-    arrays that belong to no part and are added as they are.
+    All parts hold the same names, with the same types and the same shapes but for axis 0; arrays whose names are not
+    ``wanted`` are left out. ``extra`` are arrays that belong to no part and are added as they are.
 
     Raises :class:`CorruptGeneration` for parts that do not fit together and :class:`StorageFailed`.
     """
-    shapes, dtypes = _joined(parts)
+    shapes, dtypes = _joined(parts, wanted)
     for name, array in (extra or {}).items():
         if name in shapes:
             raise CorruptGeneration(f"array {name!r} is in the parts and in extra")
@@ -83,8 +84,8 @@ def assemble(
     with durable.opened(target, "r+b") as f:
         for part in parts:
             with _open(part) as source:
-                for name, dataset in source.items():
-                    for block in _blocks(dataset):
+                for name in filter(wanted, source):
+                    for block in _blocks(source[name]):
                         offsets[name] = _write_at(f, offsets[name], block)
         _write_extra(f, offsets, extra or {})
 
@@ -176,15 +177,19 @@ def _map(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray:
         ) from e
 
 
-def _joined(parts: Sequence[Path]) -> tuple[dict[str, tuple[int, ...]], dict[str, np.dtype]]:
+def _joined(
+    parts: Sequence[Path], wanted: Callable[[str], bool]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, np.dtype]]:
     """Shape and type of each joined array."""
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, np.dtype] = {}
     for part in parts:
         with _open(part) as f:
-            if shapes and set(f) != set(shapes):
-                raise CorruptGeneration(f"{part} holds arrays {sorted(f)}, the parts before it {sorted(shapes)}")
-            for name, dataset in f.items():
+            names = list(filter(wanted, f))
+            if shapes and set(names) != set(shapes):
+                raise CorruptGeneration(f"{part} holds arrays {sorted(names)}, the parts before it {sorted(shapes)}")
+            for name in names:
+                dataset = f[name]
                 rows, *rest = dataset.shape
                 total, *expected = shapes.setdefault(name, (0, *rest))
                 if (rest, dataset.dtype) != (expected, dtypes.setdefault(name, dataset.dtype)):

@@ -41,6 +41,9 @@ POSTINGS = "postings.h5"
 SEARCH = "search.faiss"
 """Inner-product index."""
 
+SHARDS = "shards"
+"""Folder of shards, where there are several: folders numbered from ``0000``, each with the three files above."""
+
 GATE = "gate.json"
 """What was checked before the generation could be published, and how far it agrees with the one before it."""
 

@@ -244,6 +244,11 @@ def set_search_threads(threads: int) -> None:
     _tune(faiss, threads)
 
 
+def search_threads() -> int:
+    """How many threads searches started by the calling thread may use."""
+    return int(load_faiss().omp_get_max_threads())
+
+
 def _tune(faiss: Any, threads: int) -> None:
     # FAISS before 1.15 counts queries in this threshold, not queries × dimensions; its default of 20 is then
     # right.

@@ -6,6 +6,7 @@ input or a saturated score lies within rounding, the gradient itself may differ 
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from kgtrace_indexer.certify import Found, value
 from kgtrace_indexer.codec import PrincipalCodec
 from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
 from kgtrace_indexer.featurizer import Featurizer
+from kgtrace_indexer.files import Files, Shard, postings
 from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, KnownTails, loss_by_name
-from kgtrace_indexer.parts import encode, postings
+from kgtrace_indexer.parts import encode, shards_of
 from kgtrace_indexer.preconditioner import Preconditioner
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.retrieval import Ask, Cascade
@@ -29,6 +31,7 @@ from kgtrace_indexer.terms import Kron, Rows, Slopes, Spread, Terms, inner, squa
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store import ExactSearch
 from kgtrace_store.errors import BadRequest, CorruptGeneration
+from kgtrace_store.sharded_search import ShardedSearch
 
 ORDERS = ("proponents", "opponents", "absolute")
 
@@ -92,6 +95,7 @@ class Case:
     shortened: bool = True
     damping: float | None = None
     """Of the preconditioned score, where gradients allow it; None for plain influence."""
+    shard_size: int | None = None
 
     @cached_property
     def model(self) -> ModelFile:
@@ -131,7 +135,7 @@ class Case:
 
     @cached_property
     def codes(self) -> Codes:
-        return Codes.of(self.arrays)
+        return Codes.of(self.files.stacks())
 
     @cached_property
     def truth(self) -> torch.Tensor:
@@ -174,7 +178,16 @@ class Case:
 
     @cached_property
     def training(self) -> TrainingSet:
-        return TrainingSet.of(self.arrays, postings(self.arrays, self.model))
+        return self.files.training_set()
+
+    @cached_property
+    def files(self) -> Files:
+        """As they would be mapped, but in memory; the shards have copies of what all have in common, too."""
+        shards = []
+        for shard in shards_of(len(self.table.ids), self.shard_size):
+            codes = {name: array[shard.start : shard.stop] for name, array in self.arrays.items()}
+            shards.append(Shard(Path(), codes, postings(codes, self.model)))
+        return Files(Path(), self.arrays, {}, shards)
 
     @cached_property
     def cascade(self) -> Cascade:
@@ -182,7 +195,9 @@ class Case:
         phi, rho = self.arrays["projected"], self.arrays["residual"]
         short = ShortCode.choose(np.square(phi).sum(0)) if self.shortened else None
         vectors = np.concatenate([phi, rho], 1) if short is None else short.stored(phi, rho)
-        return Cascade(self.bases, self.codes, ExactSearch(vectors), short, self.training)
+        indexes = [ExactSearch(vectors[shard.start : shard.stop]) for shard in shards_of(len(phi), self.shard_size)]
+        index = indexes[0] if self.shard_size is None else ShardedSearch(indexes)
+        return Cascade(self.bases, self.codes, index, short, self.training)
 
     def find(self, i: int, **options: object) -> Found:
         return self.cascade.find(self.test_terms(i), [self.ask(i, **options)])[0]
@@ -200,6 +215,7 @@ cases = st.builds(
     loss=st.sampled_from(["bce", *ONE_TO_ALL, *CONTRAST]),
     shortened=st.booleans(),
     damping=st.sampled_from([None, 0.01, 3.0]),
+    shard_size=st.sampled_from([None, 7, 100]),
 )
 thorough = settings(max_examples=60)
 

@@ -1,258 +1,167 @@
-"""Builds that several processes share, against one that did all by itself, bit for bit."""
+"""An index whose codes, posting lists and search index are split over several files."""
 
-import json
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from functools import partial
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, parts, torchrun_workers
+from kgtrace_indexer import BuildConfig, ModelFile, Restriction, TripleTable, build, open_attributor
+from kgtrace_indexer.append import append
+from kgtrace_indexer.engine import Attributor
+from kgtrace_indexer.files import Files
 from kgtrace_indexer.local_workers import LocalWorkers
-from kgtrace_indexer.shards import ATTEMPTS, Task, Workers
-from kgtrace_server import cli
 from kgtrace_store import IndexRoot, Vocabulary, layout
-from kgtrace_store.arrays import open_arrays
-from kgtrace_store.errors import BadRequest, MissingExtra, NonFinite, WorkerLost
-from tests.conftest import REPOSITORY
+from kgtrace_store.errors import BadRequest, CorruptGeneration
+from kgtrace_store.search import FaissSearch
+from kgtrace_store.sharded_search import ShardedSearch
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
-TRIPLES, PART = 300, 64
-CONFIG = BuildConfig(dim=8, landmarks=128, device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_PART", PART)
+WHOLE = BuildConfig(dim=8, landmarks=128, precondition="fisher", batch_size=7)
+SPLIT = replace(WHOLE, shard_size=77)  # a multiple of the batches: sums of a batch may differ in their last digits
+COUNT = 300
 
 
 @pytest.fixture(scope="module")
 def few(umls: Umls) -> Umls:
+    """The first 300 triples."""
     model, vocabulary, table = umls
-    return model, vocabulary, TripleTable(table.ids[:TRIPLES], table.train_index[:TRIPLES], 0)
+    return model, vocabulary, TripleTable(table.ids[:COUNT], table.train_index[:COUNT], 0)
 
 
 @pytest.fixture(scope="module")
-def alone(few: Umls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index that one process built."""
-    root = tmp_path_factory.mktemp("alone")
-    build(root, *few, CONFIG)
-    return root
+def whole(few: Umls, tmp_path_factory: pytest.TempPathFactory) -> Attributor:
+    """All in one place."""
+    return built(tmp_path_factory.mktemp("whole"), few, WHOLE)
 
 
-def assert_same(first: Path, second: Path) -> None:
-    """All files that are made of gradients are equal, and that is all of them but the manifest, which has the time."""
-    with IndexRoot(first).open() as one, IndexRoot(second).open() as other:
-        for file in (layout.GRADIENTS, layout.POSTINGS):
-            wanted, found = open_arrays(one.path / file), open_arrays(other.path / file)
-            assert wanted.keys() == found.keys()
-            for name, array in wanted.items():
-                np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(array), name)
-        assert (one.path / layout.SEARCH).read_bytes() == (other.path / layout.SEARCH).read_bytes()
+@pytest.fixture(scope="module")
+def split(few: Umls, tmp_path_factory: pytest.TempPathFactory) -> Attributor:
+    """In four shards."""
+    return built(tmp_path_factory.mktemp("split"), few, SPLIT)
 
 
-class Killing:
-    """Kill all workers once, as soon as one part is there: each other one is at work then, or about to be."""
-
-    def __init__(self, processes: Callable[[], list[int]]) -> None:
-        self.processes = processes
-        self.killed: list[int] = []
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if done < total and not self.killed:
-            self.killed = self.processes()
-            for process in self.killed:
-                os.kill(process, signal.SIGKILL)
+def built(root: Path, umls: Umls, config: BuildConfig) -> Attributor:
+    """Build and open."""
+    build(root, *umls, config)
+    return open_attributor(root, device="cpu")
 
 
-def children() -> list[int]:
-    return [process.pid for process in multiprocessing.active_children() if process.pid]
+def folder(attributor: Attributor) -> Path:
+    """Where its generation lies."""
+    return attributor._generation.path
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_processes_build_the_same_index(few: Umls, alone: Path, tmp_path: Path, count: int) -> None:
-    """However many; and they are gone when it is done."""
-    build(tmp_path, *few, CONFIG, workers=LocalWorkers(count))
-    assert_same(alone, tmp_path)
-    assert not children()
+def test_shards_lie_in_folders_of_their_own(split: Attributor) -> None:
+    """Each has its three files, listed in the manifest; what all have in common lies above them."""
+    shards = [f"{layout.SHARDS}/{number:04d}" for number in range(4)]
+    files = {f"{shard}/{name}" for shard in shards for name in (layout.GRADIENTS, layout.POSTINGS, layout.SEARCH)}
+    assert files < set(split.manifest.files)
+    assert layout.SEARCH not in split.manifest.files
+    assert [FaissSearch.read(folder(split) / shard / layout.SEARCH).ntotal for shard in shards] == [77, 77, 77, 69]
+    assert split.manifest.configuration["shard_size"] == 77
 
 
-def test_a_killed_process_costs_its_part(few: Umls, alone: Path, tmp_path: Path) -> None:
-    """Another takes it up."""
-    progress = Killing(children)
-    build(tmp_path, *few, CONFIG, workers=LocalWorkers(2), progress=progress)
-    assert len(progress.killed) == 2
-    assert_same(alone, tmp_path)
+def test_they_hold_what_one_file_would(whole: Attributor, split: Attributor) -> None:
+    """Every array, and every posting list."""
+    together, apart = whole.rows(), split.rows()
+    assert set(together) == set(apart)
+    rows = torch.from_numpy(np.random.default_rng(0).permutation(COUNT))
+    for name, stack in together.items():
+        assert (len(apart[name]), apart[name].shape) == (COUNT, stack.shape)
+        assert torch.equal(apart[name].take(rows), stack.take(rows)), name
+    codes = Files.open(folder(whole)).postings
+    for table in (name.removesuffix(".offsets") for name in codes if name.endswith(".offsets")):
+        for row in range(len(codes[f"{table}.offsets"]) - 1):
+            np.testing.assert_array_equal(split.training.reading(table, row), whole.training.reading(table, row))
 
 
-def test_samples_and_other_losses_are_shared_too(few: Umls, tmp_path: Path) -> None:
-    """What all training triples say, of which a sample is indexed, reaches the workers."""
-    config = BuildConfig(dim=8, landmarks=64, loss="bce-kvsall", sample_rate=0.5, device="cpu")
-    build(tmp_path / "alone", *few, config)
-    build(tmp_path / "shared", *few, config, workers=LocalWorkers(2))
-    assert_same(tmp_path / "alone", tmp_path / "shared")
-
-
-@pytest.mark.parametrize(("first", "then"), [(None, LocalWorkers(2)), (LocalWorkers(2), None)])
-def test_either_goes_on_where_the_other_stopped(
-    few: Umls, alone: Path, tmp_path: Path, first: Workers | None, then: Workers | None
+@pytest.mark.parametrize("order", ["proponents", "opponents", "absolute"])
+@pytest.mark.parametrize("score", ["tracin", "preconditioned"])
+def test_answers_are_those_of_one_file(
+    umls: Umls, whole: Attributor, split: Attributor, order: str, score: str
 ) -> None:
-    """Parts that were finished are kept, whoever encoded them."""
-
-    def stop(stage: str, done: int, total: int) -> None:
-        if done >= 2 * PART:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, *few, CONFIG, workers=first, progress=stop)
-    seen: list[int] = []
-    build(tmp_path, *few, CONFIG, workers=then, progress=lambda stage, done, total: seen.append(done))
-    assert seen[0] >= PART
-    assert_same(alone, tmp_path)
+    """Bit for bit, and certified, with filters and without."""
+    queries = umls[2].ids[-12:].astype(np.int64)
+    relation = int(umls[2].ids[5, 1])
+    for restriction in (Restriction(), Restriction(must={"relation": {relation}}), Restriction(within_hops=1)):
+        asked = {"top_k": 15, "order": order, "score": score, "restriction": restriction}
+        apart, together = (each.query(queries, **asked).attributions for each in (split, whole))
+        for a, b in zip(apart, together, strict=True):
+            assert a.certified
+            np.testing.assert_array_equal(a.train_index, b.train_index)
+            np.testing.assert_array_equal(a.influence, b.influence)
 
 
-def wrong_task(few: Umls, folder: Path) -> Task:
-    """A task that every worker refuses."""
-    model, _, table = few
-    for name, array in (("ids", table.ids), ("train-index", table.train_index)):
-        np.save(folder / f"{name}.npy", array)
-    return Task(model, {**asdict(CONFIG), "projection": "none", "directions": "sideways"}, folder, 8, "cpu")
+def test_sums_are_those_of_one_file(umls: Umls, whole: Attributor, split: Attributor) -> None:
+    """Estimates come from the same codes."""
+    query = umls[2].ids[-1].astype(np.int64)
+    apart, together = (each.aggregate(query, "relation", top_k=5) for each in (split, whole))
+    np.testing.assert_array_equal(apart.groups, together.groups)
+    np.testing.assert_array_equal(apart.sums.sums, together.sums.sums)
 
 
-class _Deadly:
-    """Kills the process that unpickles it."""
-
-    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
-        return os._exit, (9,)
-
-
-def test_a_part_that_no_process_survives_ends_the_build(few: Umls, tmp_path: Path) -> None:
-    """With the reason; the others are not tried for ever."""
-    task = Task(few[0], {"deadly": _Deadly()}, tmp_path, 8, "cpu")
-    with pytest.raises(WorkerLost, match=f"{ATTEMPTS} workers died over training triples 0 to 64.* exit code 9; "):
-        list(LocalWorkers(2).encode(task, [range(64)]))
+def test_random_projections_may_be_split(few: Umls, tmp_path: Path) -> None:
+    """The pool is the same."""
+    config = replace(WHOLE, projection="gaussian", precondition="none", dim=32)
+    together, apart = (
+        built(tmp_path / str(size), few, replace(config, shard_size=size)).query(few[2].ids[:5].astype(np.int64))
+        for size in (None, 50)
+    )
+    for a, b in zip(apart.attributions, together.attributions, strict=True):
+        np.testing.assert_array_equal(a.train_index, b.train_index)
 
 
-def test_what_a_process_raises_is_raised(few: Umls, tmp_path: Path) -> None:
-    """By its name, and with the triple."""
-    model, vocabulary, table = few
-    last = table.ids[parts.in_order(table.ids)[-1]]
-    others = np.delete(np.arange(len(table.ids)), np.flatnonzero((table.ids == last).all(1)))
-    config = BuildConfig(dim=8, landmarks=1, device="cpu", directions="forward", layers=("last:1",))
-    tail = int(last[2])
-    good = [row for row in others if tail not in table.ids[row][[0, 2]]]
-    ids = np.concatenate([table.ids[good], last[None]])
-    tensors = dict(model.tensors)
-    name = "entity_representations.1._embeddings.weight"
-    tensors[name] = tensors[name].index_fill(0, torch.tensor([tail]), torch.nan)
-    bad = replace(model, tensors=tensors)
-    with pytest.raises(NonFinite, match=f"training triple {len(good)} "):
-        build(tmp_path, bad, vocabulary, TripleTable(ids, np.arange(len(ids)), 0), config, workers=LocalWorkers(2))
+def test_workers_write_the_same_shards(few: Umls, split: Attributor, tmp_path: Path) -> None:
+    """A part never spans two shards."""
+    build(tmp_path, *few, SPLIT, workers=LocalWorkers(1))
+    other = IndexRoot(tmp_path).open()
+    for name, record in split.manifest.files.items():
+        assert name == layout.GATE or other.manifest.files[name] == record, name
 
 
-def test_the_command_line_takes_workers(umls_folder: Path, umls_index: Path, tmp_path: Path) -> None:
-    """``--workers`` builds what is built without."""
-    call = ["build", "--model", str(umls_folder), "--index", str(tmp_path), "--dim", "16", "--landmarks", "512"]
-    assert cli.main([*call, "--workers", "2"]) == 0
-    assert_same(umls_index, tmp_path)
+def test_a_split_index_can_be_extended(umls: Umls, split: Attributor, few: Umls, tmp_path: Path) -> None:
+    """By new triples, which find their places in the shards; nothing old is computed again."""
+    _, vocabulary, table = umls
+    build(tmp_path, *few, SPLIT)
+    new = [(vocabulary.entities[h], vocabulary.relations[r], vocabulary.entities[t]) for h, r, t in table.ids]
+    (tmp_path / "new.tsv").write_text("".join("\t".join(triple) + "\n" for triple in new[COUNT : COUNT + 60]))
+    append(tmp_path, tmp_path / "new.tsv")
+    grown = open_attributor(tmp_path, device="cpu")
+    assert [len(shard) for shard in Files.open(folder(grown)).shards] == [77, 77, 77, 77, 52]
+    np.testing.assert_array_equal(np.sort(grown.training.train_index), np.arange(COUNT + 60))
+    old = grown.training.train_index < COUNT
+    phi = grown.rows()["projected"].take(torch.from_numpy(np.flatnonzero(old)))
+    assert torch.equal(phi, split.rows()["projected"].take(torch.arange(COUNT)))
+    queries = table.ids[COUNT - 5 : COUNT + 5].astype(np.int64)
+    for found, exact in zip(
+        grown.query(queries).attributions, grown.query(queries, exact=True).attributions, strict=True
+    ):
+        assert found.certified
+        np.testing.assert_array_equal(found.train_index, exact.train_index)
 
 
-class TestRay:
-    """A cluster of this machine alone."""
-
-    @pytest.fixture(autouse=True)
-    def _installed(self) -> Iterator[None]:
-        ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kgtrace[scale]'")
-        yield
-        assert not ray.is_initialized()
-
-    def test_actors_build_the_same_index(self, few: Umls, alone: Path, tmp_path: Path) -> None:
-        """Also where they were killed: others take their parts up."""
-        from kgtrace_indexer.ray_workers import RayWorkers
-
-        def actors() -> list[int]:
-            names = ((int(entry.name), _command(entry)) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-            return [process for process, command in names if command.startswith("ray::_Actor")]
-
-        progress = Killing(actors)
-        build(tmp_path, *few, CONFIG, workers=RayWorkers("local", 2), progress=progress)
-        assert len(progress.killed) == 2
-        assert_same(alone, tmp_path)
-
-    def test_what_an_actor_raises_is_raised(self, few: Umls, tmp_path: Path) -> None:
-        """By its name."""
-        from kgtrace_indexer.ray_workers import RayWorkers
-
-        with pytest.raises(BadRequest, match="directions 'sideways'"):
-            list(RayWorkers("local", 1).encode(wrong_task(few, tmp_path), [range(64)]))
-
-    def test_a_cluster_that_is_not_there_is_named(self, few: Umls, tmp_path: Path) -> None:
-        """And not waited for."""
-        from kgtrace_indexer.ray_workers import RayWorkers
-
-        with pytest.raises(BadRequest, match="no Ray cluster answers at auto"):
-            build(tmp_path, *few, CONFIG, workers=RayWorkers("auto"))
+def test_one_search_over_all(split: Attributor) -> None:
+    """Shards are searched side by side."""
+    assert isinstance(split._retrieval.index, ShardedSearch)  # type: ignore[union-attr]
 
 
-def _command(process: Path) -> str:
-    try:
-        return (process / "cmdline").read_text()
-    except OSError:  # it has ended
-        return ""
+def test_a_missing_shard_is_named(few: Umls, tmp_path: Path) -> None:
+    """By its counts, where checksums are not compared; else by its files."""
+    build(tmp_path, *few, SPLIT)
+    path = folder(open_attributor(tmp_path, device="cpu"))
+    shutil.rmtree(path / layout.SHARDS / "0002")
+    with pytest.raises(CorruptGeneration, match=r"counts 300 triples, gradients.h5 holds 300, search.faiss 223"):
+        open_attributor(tmp_path, device="cpu", verify=False)
+    with pytest.raises(CorruptGeneration, match=r"shards/0002/.* is missing"):
+        open_attributor(tmp_path, device="cpu")
 
 
-def test_ray_is_needed_and_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra that has it is named."""
-    from kgtrace_indexer.ray_workers import RayWorkers
-
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"kgtrace\[scale\]"):
-        RayWorkers("auto")
-
-
-@pytest.mark.parametrize("deadly", ["", "1"])
-def test_torchrun_builds_the_same_index(umls_folder: Path, umls_index: Path, tmp_path: Path, deadly: str) -> None:
-    """On two ranks; and where one is killed over its first part, the next attempt goes on."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    command += ["-m", "tests.torchrun_rank", "build", "--model", str(umls_folder), "--index", str(tmp_path)]
-    environment = {**os.environ, "KGTRACE_TEST_DEADLY": deadly, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--dim", "16", "--landmarks", "512"],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert ("exitcode: -9" in done.stderr) == bool(deadly)
-    assert_same(umls_index, tmp_path)
-
-
-def test_what_another_rank_raises_is_raised(few: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its name, by rank 0."""
-    store, task = HashStore(), wrong_task(few, tmp_path)
-    monkeypatch.setattr(torchrun_workers, "_store", lambda: store)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    said = {"configuration": task.configuration, "folder": str(tmp_path), "batch_size": 8, "device": "cpu"}
-    store.set("task", json.dumps({**said, "parts": [[0, 64]]}))
-    torchrun_workers.assist(few[0])  # takes the only part, and reports
-    with pytest.raises(BadRequest, match="directions 'sideways'"):
-        list(torchrun_workers.TorchrunWorkers().encode(task, [range(64)]))
-
-
-def test_torchrun_starts_the_workers_itself(
-    umls_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """More of them are refused."""
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    run = partial(cli.main, ["build", "--model", str(umls_folder), "--index", str(tmp_path), "--workers", "2"])
-    with pytest.raises(SystemExit, match="2"):
-        run()
-    assert "torchrun starts the workers" in capsys.readouterr().err
+def test_what_cannot_be_split_is_refused() -> None:
+    """There has to be something to search, and shards have at least a triple."""
+    with pytest.raises(BadRequest, match="shard_size splits what a search reads"):
+        BuildConfig(projection="none", shard_size=10)
+    with pytest.raises(BadRequest, match="shard_size is 0"):
+        BuildConfig(shard_size=0)

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from kgtrace_store import search
 from kgtrace_store.errors import CorruptGeneration, InputError, MissingExtra, NonFinite, StorageFailed
-from kgtrace_store.search import ExactSearch, FaissSearch, SearchIndex
+from kgtrace_store.search import ExactSearch, FaissSearch, SearchIndex, search_threads, set_search_threads
+from kgtrace_store.sharded_search import ShardedSearch
 from kgtrace_store.testing import SearchIndexContract
 
 SMALL = st.floats(-100, 100, width=16)
@@ -72,6 +73,31 @@ class TestFaissSearchOnDisk(SearchIndexContract):
     def build(self, vectors: np.ndarray) -> SearchIndex:
         faiss_index(vectors).write(self.folder / "search.faiss")
         return FaissSearch.read(self.folder / "search.faiss")
+
+
+class TestShardedSearch(SearchIndexContract):
+    """Shards of different sizes, one of them empty."""
+
+    def build(self, vectors: np.ndarray) -> SearchIndex:
+        return ShardedSearch([faiss_index(each) for each in np.split(vectors, [10, 10, 83])])
+
+
+class TestShardedSearchInOneThread(TestShardedSearch):
+    """The same, one shard after the other."""
+
+    @pytest.fixture(autouse=True)
+    def _one_thread(self) -> Iterator[None]:
+        threads = search_threads()
+        set_search_threads(1)
+        yield
+        set_search_threads(threads)
+
+
+def test_equal_scores_of_shards_come_in_the_order_of_ids() -> None:
+    """As one index gives them."""
+    vectors = np.ones((9, 2), np.float32)
+    index = ShardedSearch([ExactSearch(each) for each in np.split(vectors, 3)])
+    np.testing.assert_array_equal(index.search(np.ones((1, 2), np.float32), 5)[1], [range(5)])
 
 
 @settings(max_examples=60)

@@ -20,7 +20,7 @@ from kgtrace_indexer.featurizer import featurizer_for
 from kgtrace_indexer.lanes import Lanes
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.parts import Progress, encode, encode_part, in_order, part_name, parts_of
+from kgtrace_indexer.parts import Progress, encode, encode_part, in_order, part_name
 from kgtrace_indexer.triples import TripleTable
 from kgtrace_store import durable
 from kgtrace_store.arrays import read_part, write_part
@@ -91,16 +91,15 @@ def write_parts_with(
     staging: Staging,
     table: TripleTable,
     training: np.ndarray | None,
+    parts: Sequence[range],
     *,
     model: ModelFile,
     configuration: Mapping[str, Any],
-    row: Mapping[str, np.ndarray],
     batch_size: int,
     device: str,
     progress: Progress,
 ) -> list[Path]:
     """Do what `write_parts` does, with workers. `training` are all training triples where only a sample is indexed."""
-    parts = parts_of(len(table.ids), row)
     missing = [part for part in parts if part_name(part) not in staging.parts()]
     done = len(table.ids) - sum(map(len, missing))
     if done:

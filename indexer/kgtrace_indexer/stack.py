@@ -1,0 +1,60 @@
+"""Arrays that lie in several pieces, read as one."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+
+class Stack:
+    """Pieces (nᵢ, ...) of one type, one after the other: an array of n = Σ nᵢ rows."""
+
+    def __init__(self, pieces: Sequence[Tensor]) -> None:
+        """`pieces`: at least one."""
+        self.pieces = pieces
+        self._starts = list(accumulate(map(len, pieces), initial=0))
+
+    def __len__(self) -> int:
+        """Return n."""
+        return self._starts[-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return (len(self), *self.pieces[0].shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pieces are."""
+        return self.pieces[0].device
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    def to(self, device: torch.device) -> "Stack":
+        """Return the same on a device."""
+        return Stack([piece.to(device) for piece in self.pieces])
+
+    def take(self, rows: Tensor, direction: Tensor | None = None) -> Tensor:
+        """Return rows (m,), (m, ...), or of each of them one entry (m,) along the second axis: (m, ...) without it."""
+        if len(self.pieces) == 1:
+            return _taken(self.pieces[0], rows, direction)
+        ranked, order = rows.sort()
+        cuts = torch.searchsorted(ranked, torch.tensor(self._starts, device=rows.device)).tolist()
+        found = self.pieces[0].new_empty((len(rows), *self.shape[1 if direction is None else 2 :]))
+        for piece, start, (low, high) in zip(self.pieces, self._starts, pairwise(cuts), strict=False):
+            if low < high:
+                places = order[low:high]
+                of_these = None if direction is None else direction[places]
+                found[places] = _taken(piece, ranked[low:high] - start, of_these)
+        return found
+
+
+def _taken(piece: Tensor, rows: Tensor, direction: Tensor | None) -> Tensor:
+    """Gather by `index_select`: five times faster than by indexing."""
+    if direction is None:
+        return piece.index_select(0, rows)
+    return piece.flatten(0, 1).index_select(0, rows * piece.shape[1] + direction)

@@ -1,0 +1,66 @@
+"""One search over several indexes, side by side."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate
+
+import numpy as np
+
+from kgtrace_store.search import NO_HIT, SearchIndex, search_threads, set_search_threads
+
+_Found = tuple[np.ndarray, np.ndarray]
+"""Scores and ids."""
+
+
+class ShardedSearch:
+    """A :class:`SearchIndex` of shards: those of the first have the first ids, and so on.
+
+    Hits of all shards are merged by their scores, so they are those of one index over all vectors. A call searches as
+    many shards at a time as its thread may use threads; each then has one.
+    """
+
+    def __init__(self, shards: Sequence[SearchIndex]) -> None:
+        """``shards``: at least one, all of one dimension."""
+        self._shards = shards
+        self._starts = list(accumulate((shard.ntotal for shard in shards), initial=0))
+        self._pool = ThreadPoolExecutor(
+            min(len(shards), os.cpu_count() or 1), "kgtrace-shard", partial(set_search_threads, 1)
+        )
+
+    @property
+    def ntotal(self) -> int:
+        """Number of vectors."""
+        return self._starts[-1]
+
+    @property
+    def dim(self) -> int:
+        """Length of each vector."""
+        return self._shards[0].dim
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`SearchIndex.search`."""
+        found = self._each(lambda shard: shard.search(queries, k))
+        scores = np.concatenate([scores for _, (scores, _) in found], 1)  # (b, shards · k)
+        ids = np.concatenate([np.where(ids == NO_HIT, NO_HIT, ids + start) for start, (_, ids) in found], 1)
+        best = np.argsort(-scores, 1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
+
+    def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`SearchIndex.range_search`."""
+        found = self._each(lambda shard: shard.range_search(query, threshold))
+        scores = np.concatenate([scores for _, (scores, _) in found])
+        return scores, np.concatenate([ids + start for start, (_, ids) in found])
+
+    def _each(self, search: Callable[[SearchIndex], _Found]) -> list[tuple[int, _Found]]:
+        """Return what every shard finds, with the id of its first vector."""
+
+        def run(shards: np.ndarray) -> list[tuple[int, _Found]]:
+            return [(self._starts[i], search(self._shards[i])) for i in shards]
+
+        every = np.arange(len(self._shards))
+        lanes = min(len(every), search_threads())
+        if lanes == 1:
+            return run(every)
+        return [found for each in self._pool.map(run, np.array_split(every, lanes)) for found in each]
