@@ -10,7 +10,7 @@ stay exact, for bounds hold in any directions; they only take longer when the ne
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +41,14 @@ def append(
     publish: bool = True,
     fresh: bool = False,
     gate_report: Path | None = None,
+    committed: Callable[[str], None] = lambda generation: None,
     progress: Progress = lambda stage, done, total: None,
 ) -> BuildReport:
     """Index the triples of a file besides those of the live generation, as a new generation.
 
     The file continues the one that was read before: its first line has the ``train_index`` after that one's last.
     Lines whose triple is indexed already, or stands further up in the file, are skipped and counted, so that a
-    training file that has grown may be given whole.
+    training file that has grown may be given whole. `committed` is as in `build`.
 
     Raises
     ------
@@ -113,6 +114,7 @@ def append(
                 device=device,
                 publish=publish,
                 gate_report=gate_report,
+                committed=committed,
                 stages=stages,
             )
 

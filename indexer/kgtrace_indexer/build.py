@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -136,12 +136,14 @@ def build(
     fresh: bool = False,
     gate_report: Path | None = None,
     workers: Workers | None = None,
+    committed: Callable[[str], None] = lambda generation: None,
     progress: Progress = lambda stage, done, total: None,
 ) -> BuildReport:
     """Index training triples and publish the generation; an interrupted build of the same input is resumed.
 
     `gate_report` is a file for the verdict of the gate, written whether the generation passes or not. `workers` compute
-    the gradients, if they are not to be computed here; the index is the same.
+    the gradients, if they are not to be computed here; the index is the same. `committed` is called with the id of the
+    new generation before that is published, and what it raises leaves it unpublished.
 
     Raises
     ------
@@ -203,6 +205,7 @@ def build(
             device=config.device,
             publish=publish,
             gate_report=gate_report,
+            committed=committed,
             stages=stages,
         )
 
@@ -230,11 +233,13 @@ def finish(
     device: str,
     publish: bool,
     gate_report: Path | None,
+    committed: Callable[[str], None],
     stages: "Stages",
 ) -> BuildReport:
     """Turn gradients that were joined into a generation: index them, let it pass the gate, commit and publish it.
 
     `live` is the generation that it is compared with, and that it replaces unless another has in the meantime.
+    `committed` is as in `build`.
     """
     index_files(staging.path, contents.codec, contents.known, contents.model)
     write_model(contents.model, staging.path / layout.MODEL)
@@ -250,11 +255,12 @@ def finish(
     stages.lap("gate")
     generation = staging.commit(**facts)
     stages.lap("commit")
+    committed(generation)
     if publish:
         index_root.publish(generation, expected=live)
         stages.lap("publish")
-    with index_root.open(generation, verify=False) as committed:
-        size = sum(record.bytes for record in committed.manifest.files.values())
+    with index_root.open(generation, verify=False) as finished:
+        size = sum(record.bytes for record in finished.manifest.files.values())
     return BuildReport(
         generation=generation,
         published=publish,

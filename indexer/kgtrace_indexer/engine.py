@@ -43,6 +43,7 @@ from kgtrace_store.errors import Abandoned, BadRequest, CorruptGeneration, IdOut
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
+from kgtrace_store.milvus import Milvus
 from kgtrace_store.search import FaissSearch, SearchIndex
 from kgtrace_store.sharded_search import ShardedSearch
 from kgtrace_store.vocabulary import Vocabulary
@@ -173,8 +174,9 @@ class Attributor:
             else:
                 among = [self._among(mask, entities) for entities in near]
                 rows = [None if allowed is None else self._rows(allowed) for allowed in among]
+                fields = restriction if restriction.within_hops is None else None
                 asks = [
-                    Ask(top_k, order, max_candidates, some, self._exactly(asked.triple(i), clock))
+                    Ask(top_k, order, max_candidates, some, self._exactly(asked.triple(i), clock), fields)
                     for i, some in enumerate(rows)
                 ]
                 found = self._retrieval.find(asked, asks)
@@ -453,22 +455,30 @@ def _extended(found: Found, rows: Tensor, influence: Tensor, order: Order, top_k
 
 
 def open_attributor(
-    root: Path, generation: str | None = None, *, device: str = "auto", verify: bool = True
+    root: Path,
+    generation: str | None = None,
+    *,
+    device: str = "auto",
+    verify: bool = True,
+    milvus: Milvus | None = None,
 ) -> Attributor:
     """Open a generation of an index root, by default the live one.
 
-    `verify` compares every checksum first: about a second for each gigabyte.
+    `verify` compares every checksum first: about a second for each gigabyte. `milvus` searches, instead of FAISS; what
+    it does not hold yet is sent there first.
 
     Raises
     ------
     IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew
         What lies on disk cannot be used.
+    SearchUnavailable
+        Milvus cannot.
     """
-    return read_attributor(IndexRoot(root).open(generation, verify=verify), device=device)
+    return read_attributor(IndexRoot(root).open(generation, verify=verify), device=device, milvus=milvus)
 
 
-def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
-    """Return what answers from a generation that is open. Raises `CorruptGeneration`."""
+def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus | None = None) -> Attributor:
+    """Return what answers from a generation that is open, as `open_attributor` does."""
     on = pick_device(device)
     files = Files.open(opened.path)
     codec = read_codec(opened.manifest.configuration, files.arrays, on)
@@ -480,8 +490,7 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
     _check_counts(opened, training, files, stored)
     retrieval: Retrieval | None = None
     if stored:
-        indexes: list[SearchIndex] = [index if on.type == "cpu" else TorchSearch.of(index, on) for index in stored]
-        index = indexes[0] if len(indexes) == 1 else ShardedSearch(indexes)
+        index = _index(stored, on) if milvus is None else _held(milvus, opened.id, stored, training)
         match codec:
             case PrincipalCodec(bases):
                 place = _place(stacks, on)
@@ -501,6 +510,18 @@ def read_attributor(opened: Generation, *, device: str = "auto") -> Attributor:
         files=files,
         training=training,
     )
+
+
+def _index(stored: Sequence[FaissSearch], device: torch.device) -> SearchIndex:
+    """Return the index over all shards, on a device."""
+    indexes: list[SearchIndex] = [index if device.type == "cpu" else TorchSearch.of(index, device) for index in stored]
+    return indexes[0] if len(indexes) == 1 else ShardedSearch(indexes)
+
+
+def _held(milvus: Milvus, generation: str, stored: Sequence[FaissSearch], training: TrainingSet) -> SearchIndex:
+    """Return the same index in Milvus."""
+    vectors = (block for index in stored for block in index.vectors())
+    return milvus.hold(generation, vectors, training.triples, stored[0].dim)
 
 
 def _check_counts(opened: Generation, training: TrainingSet, files: Files, stored: Sequence[FaissSearch]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.answers import Order
+from kgtrace_indexer.answers import Order, Restriction
 from kgtrace_indexer.bounds import Codes, QueryCode, encode_queries
 from kgtrace_indexer.certify import SIGNS, CertifiedSearch, Found, Hits, best, value
 from kgtrace_indexer.projection import FLOOR, ROUNDING, Bases
@@ -19,7 +19,7 @@ from kgtrace_indexer.short_code import ShortCode
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Terms, squared_norms
 from kgtrace_indexer.training_set import TrainingSet
-from kgtrace_store.search import SearchIndex
+from kgtrace_store.search import FilteringIndex, SearchIndex
 
 Brackets = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps training triples (m,) to estimates of their influence and how far these may be off, (m,) each."""
@@ -48,6 +48,8 @@ class Ask:
     """(m,) int64, ascending: storage rows that may be named; None for all."""
     exact: Callable[[Tensor], Tensor]
     """Maps storage rows (m,) to their influences (m,), with the model."""
+    restriction: Restriction | None = None
+    """What `rows` follow from, where nothing else does: for an index that filters by itself."""
 
 
 class Retrieval(Protocol):
@@ -89,34 +91,44 @@ class Cascade:
     def find(self, terms: Terms, asks: Sequence[Ask]) -> list[Found]:
         """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
         queries = encode_queries(terms, self.bases, self.codes.device)
-        searched = [i for i, ask in enumerate(asks) if ask.rows is None]
-        hits = dict(zip(searched, self._hits([queries[i] for i in searched], asks), strict=True))
+        index = self._narrowed(asks[0])
+        searched = [i for i, ask in enumerate(asks) if ask.rows is None or index is not self.index]
+        hits = dict(zip(searched, self._hits(index, [queries[i] for i in searched], asks), strict=True))
         found = []
         for i, (query, ask) in enumerate(zip(queries, asks, strict=True)):
             search = CertifiedSearch(
                 query, self.codes, ask.exact, top_k=ask.top_k, order=ask.order, max_candidates=ask.max_candidates
             )
-            if ask.rows is None:
-                found.append(search.everywhere(hits[i], self.training.linked(query)))
-            else:
+            if i in hits:
+                linked = self.training.linked(query)
+                allowed = linked if ask.rows is None else linked[np.isin(linked, ask.rows.numpy())]
+                found.append(search.everywhere(hits[i], allowed))
+            elif ask.rows is not None:
                 found.append(search.among(ask.rows))
         return found
 
-    def _hits(self, queries: Sequence[QueryCode], asks: Sequence[Ask]) -> list[Hits]:
+    def _narrowed(self, ask: Ask) -> SearchIndex:
+        """Return the index of those training triples alone that may be named, if it can filter; else the whole one."""
+        restriction, rows = ask.restriction, ask.rows
+        if restriction is None or rows is None or not len(rows) or not isinstance(self.index, FilteringIndex):
+            return self.index
+        return self.index.where(restriction.must, restriction.must_not, len(rows))
+
+    def _hits(self, index: SearchIndex, queries: Sequence[QueryCode], asks: Sequence[Ask]) -> list[Hits]:
         """Ask the index for the first hits of all queries at once."""
         if not queries:
             return []
         signs = SIGNS[asks[0].order]
         vectors = np.concatenate([self._vectors(query, signs) for query in queries])
-        count = min(max(_FIRST_HITS, 4 * asks[0].top_k), self.index.ntotal)
-        scores, rows = self.index.search(vectors, count)
+        count = min(max(_FIRST_HITS, 4 * asks[0].top_k), index.ntotal)
+        scores, rows = index.search(vectors, count)
 
         def above(vectors: np.ndarray, threshold: float) -> np.ndarray:
-            return np.concatenate([self.index.range_search(vector, threshold)[1] for vector in vectors])
+            return np.concatenate([index.range_search(vector, threshold)[1] for vector in vectors])
 
         def of(i: int) -> Hits:
             these = slice(i * len(signs), (i + 1) * len(signs))
-            frontier = float(scores[these, -1].max()) if count < self.index.ntotal else -inf
+            frontier = float(scores[these, -1].max()) if count < index.ntotal else -inf
             return Hits(rows[these].flatten(), frontier, partial(above, vectors[these]))
 
         return [of(i) for i in range(len(queries))]

@@ -9,7 +9,7 @@ from math import inf, nan
 from pathlib import Path
 
 from kgtrace_server import commands
-from kgtrace_server.settings import DEVICES, add_flags
+from kgtrace_server.settings import DEVICES, ENGINE_SETTINGS, add_flags
 from kgtrace_store.errors import KgtraceError
 
 INTERRUPTED = 130
@@ -99,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     rollback = verb("rollback", commands.rollback, "make the generation before the live one live")
     prune = verb("prune", commands.prune, "remove old generations; the live one stays")
     prune.add_argument("--keep", type=_integer(1), default=3, metavar="N", help="newest to keep (default: %(default)s)")
+    _engine(prune)
     for over_generations in (listing, publish, rollback, prune):
         _index(over_generations)
         _json(over_generations)
@@ -240,6 +241,7 @@ def _query(query: argparse.ArgumentParser) -> None:
         help="so near to the test triple: with 1 those that touch its head or tail, with 2 what touches these, ...",
     )
     _device(query)
+    _engine(query)
     query.add_argument(
         "--output",
         type=Path,
@@ -464,6 +466,7 @@ def _how(to: "argparse._ActionsContainer") -> None:
     _index(to)
     _device(to)
     _batch(to)
+    _engine(to)
     to.add_argument("--no-publish", dest="publish", action="store_false", help="build, but do not make it live")
     to.add_argument("--fresh", action="store_true", help="discard what an interrupted build left")
     to.add_argument("--gate-report", type=Path, metavar="FILE", help="also write the verdict of the checks there")
@@ -486,6 +489,10 @@ def _device(to: "argparse._ActionsContainer") -> None:
     to.add_argument(
         "--device", choices=DEVICES, default="auto", help="where gradients are computed (default: %(default)s)"
     )
+
+
+def _engine(to: "argparse._ActionsContainer") -> None:
+    add_flags(to, ENGINE_SETTINGS)
 
 
 def _batch(to: "argparse._ActionsContainer") -> None:

@@ -10,13 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kgtrace_server import catalogue
 from kgtrace_server.progress import Progress
-from kgtrace_server.settings import Settings
-from kgtrace_store.errors import BadRequest, UnreadableModel
+from kgtrace_server.settings import ENGINE_SETTINGS, Settings, variable
+from kgtrace_store.errors import BadRequest, SearchUnavailable, UnreadableModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +74,9 @@ def build(args: argparse.Namespace) -> int:
     if args.stratify_by is not None and args.sample_rate == 1:
         raise WrongCall(_NOTHING_TO_STRATIFY)
     workers = _workers(args)
+    settings = _search(args)
+    if settings.search == "milvus" and args.projection == "none":
+        raise WrongCall("--projection none leaves --search milvus nothing to search: leave out one of them")
     from kgtrace_indexer import torchrun_workers
     from kgtrace_indexer.build import build as build_index
 
@@ -93,8 +98,10 @@ def build(args: argparse.Namespace) -> int:
             fresh=args.fresh,
             gate_report=args.gate_report,
             workers=workers,
+            committed=partial(_prepare, args, settings),
             progress=progress,
         )
+    _switch(settings, report)
     _say_built(args, report)
     return 0
 
@@ -124,6 +131,7 @@ def append(args: argparse.Namespace) -> int:
     from kgtrace_indexer.append import append as append_to_index
 
     _check_gate_report(args)
+    settings = _search(args)
     chosen = {} if args.batch_size is None else {"batch_size": args.batch_size}
     with Progress("triples") as progress:
         report = append_to_index(
@@ -134,11 +142,45 @@ def append(args: argparse.Namespace) -> int:
             publish=args.publish,
             fresh=args.fresh,
             gate_report=args.gate_report,
+            committed=partial(_prepare, args, settings),
             progress=progress,
             **chosen,
         )
+    _switch(settings, report)
     _say_built(args, report)
     return 0
+
+
+def _search(args: argparse.Namespace) -> Settings:
+    """Return the settings that say what searches, from flags and environment."""
+    chosen = [setting for setting in fields(Settings) if setting.name in ENGINE_SETTINGS]
+    environment = {variable(setting): os.environ.get(variable(setting), "") for setting in chosen}
+    try:
+        return Settings.resolve({setting.name: getattr(args, setting.name) for setting in chosen}, environment)
+    except BadRequest as e:
+        raise WrongCall(str(e)) from e
+
+
+def _prepare(args: argparse.Namespace, settings: Settings, generation: str) -> None:
+    """Send a generation to Milvus, if that is to search, so that it can be switched to at once."""
+    from kgtrace_indexer.engine import open_attributor
+    from kgtrace_server import engines
+
+    try:
+        if (milvus := engines.milvus(settings)) is not None:
+            open_attributor(args.index, generation, device="cpu", verify=False, milvus=milvus)
+    except SearchUnavailable as e:
+        raise SearchUnavailable(
+            f"{e}; generation {generation} is built, but not live: kgtrace publish {generation} lets a service send it"
+        ) from e
+
+
+def _switch(settings: Settings, report: "BuildReport") -> None:
+    """Let Milvus answer from a generation that was published."""
+    from kgtrace_server import engines
+
+    if report.published and (milvus := engines.milvus(settings)) is not None:
+        milvus.switch(report.generation)
 
 
 def _check_gate_report(args: argparse.Namespace) -> None:
@@ -178,11 +220,12 @@ def query(args: argparse.Namespace) -> int:
     if args.fresh and args.output is None:
         raise WrongCall("--fresh discards what an interrupted run left beside --output FILE: give it too")
     from kgtrace_indexer.engine import open_attributor
-    from kgtrace_server import bulk, render
+    from kgtrace_server import bulk, engines, render
 
     if args.output is not None:
         render.check_format(args.output)
-    asked = _bulk(args, open_attributor(args.index, device=args.device))
+    milvus = engines.milvus(_search(args))
+    asked = _bulk(args, open_attributor(args.index, device=args.device, milvus=milvus))
     with Progress("test triples") as progress:
         if args.output is None:
             answers = bulk.stream(asked, progress)
@@ -359,9 +402,13 @@ def rollback(args: argparse.Namespace) -> int:
 
 def prune(args: argparse.Namespace) -> int:
     """Remove old generations."""
+    from kgtrace_server import engines
     from kgtrace_store.generations import IndexRoot
 
+    milvus = engines.milvus(_search(args))
     removed = IndexRoot(args.index).prune(args.keep)
+    if milvus is not None:
+        milvus.drop(removed)
     _say(args, {"removed": removed}, "".join(f"removed {id_}\n" for id_ in removed) or "nothing to remove\n")
     return 0
 

@@ -18,7 +18,14 @@ from typing import Any
 
 from starlette.responses import Response
 
-from kgtrace_store.errors import Abandoned, InputError, KgtraceError, MissingInverseRelations, UnknownLabel
+from kgtrace_store.errors import (
+    Abandoned,
+    InputError,
+    KgtraceError,
+    MissingInverseRelations,
+    SearchUnavailable,
+    UnknownLabel,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -62,6 +69,7 @@ STATUSES: Mapping[type[KgtraceError], HTTPStatus] = {
     MissingInverseRelations: HTTPStatus.UNPROCESSABLE_ENTITY,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    SearchUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     Abandoned: HTTPStatus.GATEWAY_TIMEOUT,
     CannotSwitch: HTTPStatus.CONFLICT,
@@ -81,7 +89,7 @@ def status_of(error: KgtraceError) -> HTTPStatus:
 def error_response(error: KgtraceError) -> Response:
     """Return the problem document of an error that the caller may see."""
     status = status_of(error)
-    headers = {"Retry-After": RETRY_AFTER} if isinstance(error, QueueFull | NotReady) else {}
+    headers = {"Retry-After": RETRY_AFTER} if isinstance(error, QueueFull | NotReady | SearchUnavailable) else {}
     return problem(status, str(error), title=_words(type(error)), headers=headers, members=_members(error))
 
 

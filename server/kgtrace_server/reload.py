@@ -20,6 +20,7 @@ from kgtrace_store.manifest import Manifest
 
 if TYPE_CHECKING:
     from kgtrace_indexer.engine import Attributor
+    from kgtrace_store.milvus import Milvus
 
 _INTERVAL = 2.0
 """Seconds between looks at ``CURRENT``, a file of 24 bytes."""
@@ -212,14 +213,14 @@ class Reloader(Generic[S]):
         return self.last
 
 
-def open_warm(root: Path, generation: str, *, device: str = "auto") -> "Attributor":
+def open_warm(root: Path, generation: str, *, device: str = "auto", milvus: "Milvus | None" = None) -> "Attributor":
     """Open a generation, compare its checksums and let it answer a few queries, so that the first user need not wait.
 
     Raises what `open_attributor` raises.
     """
     from kgtrace_indexer.engine import open_attributor
 
-    attributor = open_attributor(root, generation, device=device)
+    attributor = open_attributor(root, generation, device=device, milvus=milvus)
     rows = np.linspace(0, len(attributor) - 1, min(_WARM_QUERIES, len(attributor)), dtype=np.int64)
     for triple in np.asarray(attributor.training.triples[rows], np.int64):
         if attributor.searches:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from kgtrace_server import engines
 from kgtrace_server.memory import bound_heap
 from kgtrace_server.protocol import BoundedProtocol
 from kgtrace_server.reload import open_warm
@@ -44,7 +45,11 @@ def loader(settings: Settings) -> Callable[[str], Service]:
 
     def load(generation: str) -> Service:
         limit_threads(settings.threads)
-        return Service(open_warm(root, generation, device=settings.device))
+        milvus = engines.milvus(settings)
+        attributor = open_warm(root, generation, device=settings.device, milvus=milvus)
+        if milvus is not None:
+            milvus.switch(generation)
+        return Service(attributor)
 
     return load
 

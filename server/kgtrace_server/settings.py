@@ -1,7 +1,7 @@
 """The service's settings, one table: flags, environment variables and the README are derived from it."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,6 +14,12 @@ ENVIRONMENT_PREFIX = "KGTRACE_"
 
 DEVICES = ("auto", "cpu", "cuda")
 """Where test gradients are computed; ``auto`` takes a GPU when there is one."""
+
+ENGINES = ("faiss", "milvus")
+"""What searches: FAISS in this process, or a Milvus server or cluster."""
+
+ENGINE_SETTINGS = ("search", "milvus_uri", "milvus_token")
+"""Names of the settings that say so: arguments of every verb that searches, or prepares a search."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -91,6 +97,28 @@ class Settings:
     device: str = field(
         default="auto",
         metadata=_one_of(DEVICES, "Where test gradients are computed: `auto`, `cpu` or `cuda`.", metavar="DEVICE"),
+    )
+    search: str = field(
+        default="faiss",
+        metadata=_one_of(
+            ENGINES, "What searches: `faiss`, with the files of the index, or `milvus`, a server.", metavar="ENGINE"
+        ),
+    )
+    milvus_uri: str | None = field(
+        default=None,
+        metadata=_about(
+            "Where that is: `http://HOST:PORT`, with `/DATABASE` behind it where it is not the default one.",
+            str,
+            metavar="URI",
+            unset="required by `milvus`",
+        ),
+    )
+    milvus_token: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_about(
+            "`USER:PASSWORD` or API key for it. Prefer the variable, as for keys.", str, metavar="TOKEN", unset="none"
+        ),
     )
     threads: int | None = field(
         default=None,
@@ -184,6 +212,8 @@ class Settings:
                 if name in values:
                     raise BadRequest(f"both a {name.replace('_', ' ')} and a file of it ({path}) are given: give one")
                 values[name] = _key_in(path)
+        if values.get("search") == "milvus" and "milvus_uri" not in values:
+            raise BadRequest("search by milvus needs its address: give --milvus-uri URI or set KGTRACE_MILVUS_URI")
         return cls(**values)
 
     @property
@@ -205,9 +235,11 @@ def variable(setting: Field[Any]) -> str:
     return ENVIRONMENT_PREFIX + setting.name.upper()
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one flag for each setting; a flag that is not given leaves None."""
+def add_flags(parser: "argparse._ActionsContainer", names: Collection[str] | None = None) -> None:
+    """Give a parser one flag for each setting, or for some; a flag that is not given leaves None."""
     for setting in fields(Settings):
+        if names is not None and setting.name not in names:
+            continue
         meaning = f"{setting.metadata['meaning'].rstrip('.')} ({variable(setting)}; default: {_default(setting)})"
         parser.add_argument(
             flag(setting),

@@ -30,6 +30,7 @@
     │   ├── PublishConflict                CURRENT changed while publishing
     │   ├── GateFailed                     a new generation that must not go live
     │   └── StorageFailed (OSError)        full disk, I/O error
+    ├── SearchUnavailable                  a search engine besides kgtrace that fails, or cannot be reached
     ├── WorkerLost                         a part of a build that no worker survives
     ├── Abandoned                          a computation that nobody waits for any more
     └── MissingExtra (ImportError)         an optional dependency that is not installed
@@ -158,6 +159,10 @@ class GateFailed(StoreError):
 
 class StorageFailed(StoreError, OSError):
     """The operating system refused to write: full disk, I/O error."""
+
+
+class SearchUnavailable(KgtraceError):
+    """A search engine besides kgtrace fails, or cannot be reached."""
 
 
 class WorkerLost(KgtraceError):

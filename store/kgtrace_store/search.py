@@ -7,9 +7,9 @@ call. Whoever compares them with a bound computed elsewhere adds a slack that is
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,6 +53,17 @@ class SearchIndex(Protocol):
         """
 
 
+@runtime_checkable
+class FilteringIndex(SearchIndex, Protocol):
+    """An index whose engine knows heads, relations and tails, and so looks at no others than those asked for."""
+
+    def where(
+        self, must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterable[int]], count: int
+    ) -> SearchIndex:
+        """The vectors of training triples each of whose fields (``head``, ``relation``, ``tail``) is one, or none, of
+        some ids; ``count`` is how many these are, at least one. Ids stay as they are."""
+
+
 class ExactSearch:
     """The oracle: one matrix product and a sort. It needs no FAISS, and memory for all scores at once."""
 
@@ -81,7 +92,7 @@ class ExactSearch:
         """See :meth:`SearchIndex.range_search`."""
         query = checked_query(query, self.dim, threshold)
         scores = self._vectors @ query  # (n, dim) @ (dim,) -> (n,)
-        ids = np.flatnonzero(scores > _radius(threshold)).astype(np.int64)
+        ids = np.flatnonzero(scores > radius_of(threshold)).astype(np.int64)
         return scores[ids], ids
 
 
@@ -188,11 +199,11 @@ class FaissSearch:
         query = checked_query(query, self.dim, threshold)
         faiss = load_faiss()
         if not _is_half(faiss, self._index):
-            _, scores, ids = self._index.range_search(query[None], float(_radius(threshold)))
+            _, scores, ids = self._index.range_search(query[None], float(radius_of(threshold)))
             return scores, ids
         # FAISS compares scalar-quantized codes one virtual call after the other here: 150 times slower.
         scores = np.concatenate([np.empty(0, np.float32), *(block @ query for block in self.vectors())])  # (n,)
-        ids = np.flatnonzero(scores > _radius(threshold)).astype(np.int64)
+        ids = np.flatnonzero(scores > radius_of(threshold)).astype(np.int64)
         return scores[ids], ids
 
 
@@ -282,7 +293,7 @@ def _checked_values(queries: np.ndarray) -> np.ndarray:
     return queries
 
 
-def _radius(threshold: float) -> np.float32:
+def radius_of(threshold: float) -> np.float32:
     """The largest float32 below ``threshold``: a float32 score exceeds it if and only if >= threshold."""
     with np.errstate(over="ignore"):
         nearest = np.float32(threshold)

@@ -17,6 +17,9 @@ EXAMPLES = {
     "port": "9000",
     "index": "/srv/index",
     "device": "cpu",
+    "search": "MILVUS",
+    "milvus_uri": "http://localhost:19530",
+    "milvus_token": "root:Milvus",
     "threads": "3",
     "queue_length": "0",
     "deadline": "2.5",
@@ -34,6 +37,9 @@ PARSED = {
     "port": 9000,
     "index": Path("/srv/index"),
     "device": "cpu",
+    "search": "milvus",
+    "milvus_uri": "http://localhost:19530",
+    "milvus_token": "root:Milvus",
     "threads": 3,
     "queue_length": 0,
     "deadline": 2.5,
@@ -62,8 +68,9 @@ def test_every_setting_can_be_given_as_flag_and_as_variable(
     monkeypatch.chdir(tmp_path)
     Path("FILE").write_text("s3cret\n")
     name = setting.name
-    by_flag = Settings.resolve(flags(flag(setting), EXAMPLES[name]), {})
-    by_variable = Settings.resolve(flags(), {variable(setting): EXAMPLES[name]})
+    needed = {"KGTRACE_MILVUS_URI": EXAMPLES["milvus_uri"]} if name == "search" else {}
+    by_flag = Settings.resolve(flags(flag(setting), EXAMPLES[name]), needed)
+    by_variable = Settings.resolve(flags(), {variable(setting): EXAMPLES[name], **needed})
     assert getattr(by_flag, name) == getattr(by_variable, name) == PARSED[name]
     assert getattr(Settings(), name) != PARSED[name]
 
@@ -89,6 +96,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("READ_KEY", "two words"),
         ("LOG_LEVEL", "loud"),
         ("BODY_LIMIT", "-1"),
+        ("SEARCH", "elastic"),
     ],
 )
 def test_an_unusable_variable_is_named(name: str, text: str) -> None:
