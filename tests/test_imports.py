@@ -14,6 +14,7 @@ DOORS = {
         "GenerationStatus",
         "IndexRoot",
         "Manifest",
+        "Milvus",
         "SearchIndex",
         "Vocabulary",
     ],
@@ -59,7 +60,7 @@ def test_public_api(package: str) -> None:
 @pytest.mark.parametrize(
     ("package", "absent"),
     [
-        ("kgtrace_store", ["torch", "fastapi", "faiss"]),
+        ("kgtrace_store", ["torch", "fastapi", "faiss", "pymilvus"]),
         ("kgtrace_indexer", ["fastapi", "pydantic", "pykeen", "faiss"]),
         ("kgtrace_server.cli", ["torch", "fastapi", "pydantic", "faiss"]),
     ],

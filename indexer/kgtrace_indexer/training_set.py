@@ -24,7 +24,7 @@ class PostingLists:
     def of(self, table: str, index: int) -> np.ndarray:
         """Return the training triples that read a row, (m,) int64, ascending."""
         offsets, rows = self.tables[table]
-        found: np.ndarray = rows[offsets[index] : offsets[index + 1]].astype(np.int64) + self.start
+        found: np.ndarray = np.add(rows[offsets[index] : offsets[index + 1]], self.start, dtype=np.int64)
         return found
 
 

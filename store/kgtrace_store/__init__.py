@@ -3,6 +3,7 @@
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import GenerationStatus, IndexRoot
 from kgtrace_store.manifest import Manifest
+from kgtrace_store.milvus import Milvus
 from kgtrace_store.search import ExactSearch, FaissSearch, SearchIndex
 from kgtrace_store.vocabulary import Vocabulary
 
@@ -13,6 +14,7 @@ __all__ = [
     "GenerationStatus",
     "IndexRoot",
     "Manifest",
+    "Milvus",
     "SearchIndex",
     "Vocabulary",
 ]

@@ -76,7 +76,16 @@ class TestFaissSearchOnDisk(SearchIndexContract):
 
 
 class TestShardedSearch(SearchIndexContract):
-    """Shards of different sizes, one of them empty."""
+    """Shards of different sizes, one of them empty, side by side."""
+
+    threads = 2
+
+    @pytest.fixture(autouse=True)
+    def _threads(self) -> Iterator[None]:
+        before = search_threads()
+        set_search_threads(self.threads)
+        yield
+        set_search_threads(before)
 
     def build(self, vectors: np.ndarray) -> SearchIndex:
         return ShardedSearch([faiss_index(each) for each in np.split(vectors, [10, 10, 83])])
@@ -85,12 +94,7 @@ class TestShardedSearch(SearchIndexContract):
 class TestShardedSearchInOneThread(TestShardedSearch):
     """The same, one shard after the other."""
 
-    @pytest.fixture(autouse=True)
-    def _one_thread(self) -> Iterator[None]:
-        threads = search_threads()
-        set_search_threads(1)
-        yield
-        set_search_threads(threads)
+    threads = 1
 
 
 def test_equal_scores_of_shards_come_in_the_order_of_ids() -> None:
