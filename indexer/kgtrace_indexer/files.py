@@ -22,6 +22,7 @@ from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.training_set import KNOWN, PostingLists, TrainingSet, posting_lists
 from kgtrace_store import durable, layout
 from kgtrace_store.arrays import assemble, merge, open_arrays, read_blocks, write_part
+from kgtrace_store.errors import CorruptGeneration
 from kgtrace_store.search import FaissSearch
 
 _SHARED = ("triples", "train_index", "self_influence")
@@ -66,6 +67,11 @@ class Files:
             Shard(within, open_arrays(within / layout.GRADIENTS), open_arrays(within / layout.POSTINGS))
             for within in _within(folder)
         ]
+        for shard in shards:
+            if set(shard.codes) != set(shards[0].codes):
+                raise CorruptGeneration(
+                    f"{shard.folder} holds arrays {sorted(shard.codes)}, the first shard {sorted(shards[0].codes)}"
+                )
         return cls(folder, arrays, postings, shards or [Shard(folder, _rows(arrays), postings)])
 
     def stacks(self) -> dict[str, Stack]:
@@ -155,8 +161,8 @@ def postings(arrays: Mapping[str, np.ndarray], model: ModelFile) -> dict[str, np
 
 
 def _within(folder: Path) -> list[Path]:
-    """Return the folders of a generation's shards."""
-    return sorted((folder / layout.SHARDS).glob("*"))
+    """Return the folders of a generation's shards, in the order of their numbers."""
+    return sorted((folder / layout.SHARDS).glob("*"), key=lambda shard: (len(shard.name), shard.name))
 
 
 def _shards(folder: Path, count: int, shard_size: int) -> Iterator[tuple[range, Path]]:

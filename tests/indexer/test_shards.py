@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -157,6 +158,16 @@ def test_a_missing_shard_is_named(few: Umls, tmp_path: Path) -> None:
         open_attributor(tmp_path, device="cpu", verify=False)
     with pytest.raises(CorruptGeneration, match=r"shards/0002/.* is missing"):
         open_attributor(tmp_path, device="cpu")
+
+
+def test_shards_that_do_not_fit_together_are_named(few: Umls, tmp_path: Path) -> None:
+    """One lacks an array that the others have."""
+    build(tmp_path, *few, SPLIT)
+    path = folder(open_attributor(tmp_path, device="cpu"))
+    with h5py.File(path / layout.SHARDS / "0001" / layout.GRADIENTS, "r+") as file:
+        del file["residual"]
+    with pytest.raises(CorruptGeneration, match=r"shards/0001 holds arrays .*, the first shard .*'residual'"):
+        open_attributor(tmp_path, device="cpu", verify=False)
 
 
 def test_what_cannot_be_split_is_refused() -> None:
