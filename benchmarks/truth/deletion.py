@@ -14,6 +14,7 @@ What was trained is kept in ``.bench/truth``, so that an interrupted run goes on
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,8 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[st
     for row, outcomes in zip(rows, happened.reshape(len(rows), seeds, *control.shape[1:]), strict=True):
         row |= effect(outcomes, control) | {"deleted": len(row["deleted"])}
     return {
-        "predictions": len(explained.test), "triples": len(graph.train), "control": measures(control),
-        "detectable": detectable(control), "rows": rows,
+        "predictions": len(explained.test), "reverse": int(reverses(graph.train, explained.test).any(0).sum()),
+        "triples": len(graph.train), "control": measures(control), "detectable": detectable(control), "rows": rows,
     }  # fmt: skip
 
 
@@ -82,18 +83,31 @@ def without(explained: Explained, deleted: np.ndarray, seeds: int) -> list[Job]:
 
 def deletions(explained: Explained) -> Iterator[dict[str, Any]]:
     """Yield what each method deletes: rows of the training triples, for all predictions together."""
-    heads = explained.test[:, 0]
-    near = (explained.graph.train[:, [0, 2]][:, :, None] == heads).any(1)  # (n, q): facts of the prediction's head
+    train, test = explained.graph.train, explained.test
+    near = (train[:, [0, 2]][:, :, None] == test[:, 0]).any(1)  # (n, q): facts of the prediction's head
+    reverse = reverses(train, test)
     for title, method in methods().items():
-        if len(explained.graph.train) > LARGE and title not in FEW:
+        if len(train) > LARGE and title not in FEW:
             continue
+        start = perf_counter()
         score = method(explained)
+        seconds = perf_counter() - start
         for restricted in (False, True):
             allowed = np.where(near, score, -np.inf) if restricted else score
             ranked = np.argsort(-allowed, axis=0, kind="stable")
             for k in COUNTS:
                 best = np.isfinite(np.take_along_axis(allowed, ranked[:k], 0))
-                yield {"method": title, "restricted": restricted, "k": k, "deleted": np.unique(ranked[:k][best])}
+                yield {
+                    "method": title, "restricted": restricted, "k": k, "seconds": seconds,
+                    "reverse": int(np.take_along_axis(reverse, ranked[:k], 0).any(0).sum()),
+                    "deleted": np.unique(ranked[:k][best]),
+                }  # fmt: skip
+
+
+def reverses(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Return which training triples (n, 3) say (t, r, h) where a prediction of (q, 3) says (h, r, t), (n, q) bool."""
+    found: np.ndarray = (train[:, :, None] == test.T[::-1]).all(1)
+    return found
 
 
 def measures(outcomes: np.ndarray) -> dict[str, float]:

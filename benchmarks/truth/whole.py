@@ -23,7 +23,8 @@ from kgtrace_indexer.model_file import with_checkpoints
 _SMALL = Recipe(checkpoints=(25, 50, 75, 100))
 _COMPLEX = Recipe(model="ComplEx", rate=0.01, epochs=48, checkpoints=(12, 24, 36, 48))
 _TRANSE = replace(_COMPLEX, model="TransE", softmax=True)
-_WORDNET = Sampled(model="ComplEx", softmax=True, rate=0.1, epochs=6, batch=512)
+_SAMPLED = Sampled(model="ComplEx", softmax=True, rate=0.1, epochs=6, batch=512)
+_SMALLER = replace(_SAMPLED, epochs=20, batch=256, random=1024)
 PROBLEMS = {
     "UMLS": ("UMLS", _SMALL),
     "Kinships": ("Kinships", _SMALL),
@@ -32,8 +33,10 @@ PROBLEMS = {
     "Kinships-ComplEx": ("Kinships", _COMPLEX),
     "UMLS-TransE": ("UMLS", _TRANSE),
     "Kinships-TransE": ("Kinships", _TRANSE),
-    "WN18RR-ComplEx": ("WN18RR", _WORDNET),
-    "WN18RR-TransE": ("WN18RR", replace(_WORDNET, model="TransE", rate=0.5, epochs=10, spread=0.4)),
+    "CoDEx-S-ComplEx": ("CoDEx-S", _SMALLER),
+    "CoDEx-S-TransE": ("CoDEx-S", replace(_SMALLER, model="TransE", rate=0.2, spread=0.4)),
+    "WN18RR-ComplEx": ("WN18RR", _SAMPLED),
+    "WN18RR-TransE": ("WN18RR", replace(_SAMPLED, model="TransE", rate=0.5, epochs=10, spread=0.4)),
 }
 """By name: a graph, and how a model of it is trained; ConvE where the name has no other."""
 _SEED = 1000
