@@ -59,7 +59,8 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[st
         row |= effect(outcomes, control) | {"deleted": len(row["deleted"])}
     return {
         "predictions": len(explained.test), "reverse": int(reverses(graph.train, explained.test).any(0).sum()),
-        "triples": len(graph.train), "control": measures(control), "detectable": detectable(control), "rows": rows,
+        "triples": len(graph.train), "mrr": explained.whole.mrr(),
+        "control": measures(control), "detectable": detectable(control), "rows": rows,
     }  # fmt: skip
 
 

@@ -206,6 +206,24 @@ def test_reverses_say_the_same_from_the_other_end() -> None:
     assert np.argwhere(found).tolist() == [[1, 0], [3, 1]]
 
 
+def test_large_graphs_are_asked_methods_that_there_are() -> None:
+    assert set(deletion.FEW) < set(deletion.methods())
+
+
+def test_who_deletes_the_same_as_a_method_before_has_no_row() -> None:
+    def row(method: str, restricted: bool, k: int, change: float) -> dict[str, object]:
+        value = {"mean": change, "low": change, "high": change}
+        return {"method": method, "restricted": restricted, "k": k} | dict.fromkeys(deletion.MEASURES.values(), value)
+
+    rows = [row("a", False, 1, -1), row("a", False, 4, -2), row("a", True, 1, -1), row("a", True, 4, -2)]
+    rows += [row("b", False, 1, -1), row("b", False, 4, -3)]
+    found = {"predictions": 9, "seeds": 2, "detectable": 0.1, "control": {"mrr": 0.5, "hits@1": 0.4}, "rows": rows}
+    lines = deletion.table("toy", found).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[4:]] == [["| a", "all"], ["| b", "all"]]
+    assert lines[2].startswith("| | candidates | 1: logit | 1: MRR | 1: Hits@1 | 4: logit |")
+    assert "-3.00 (-3.00…-3.00)" in lines[5]
+
+
 def test_nothing_deleted_has_no_effect() -> None:
     control = np.random.default_rng(0).random((3, 3, 10)) + 1
     found = deletion.effect(control, control)
