@@ -5,7 +5,8 @@
 The four training triples that a method names first for each prediction are deleted as in `deletion`: the first of all
 predictions, the second of all, and so on, with a training of its own each, and all four together. If effects added up, as
 influences do, then the four alone would make the effect of all together. A method's scores of everything deleted are summed
-for each prediction, too, and compared with the change of its logit: Spearman's correlation over predictions.
+for each prediction, too, and compared with the change: Spearman's correlation over predictions. What changes is the logit, or,
+where a softmax leaves the common level of logits free, the log-probability among all tails.
 
 *One after another* is the greedy choice: the first triple is deleted for all predictions, a model is trained without them,
 the second is what the method then says of that model, and so on.
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.truth.command import cell, run
-from benchmarks.truth.deletion import Method, detectable, methods, ranked_first, without
+from benchmarks.truth.deletion import Method, methods, ranked_first, without
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.retraining import retrain
+from benchmarks.truth.retraining import OUTCOMES, retrain
 from benchmarks.truth.statistics import correlation, mean, ratio
 from benchmarks.truth.whole import Explained, Whole
 
@@ -36,14 +37,15 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[st
     """Delete one by one, together and one after another, and compare."""
     explained = ranked_first(name, graph, predictions)
     control = np.stack(retrain(without(explained, np.empty(0, np.int64), seeds)))
-    rows = {title: row(explained, methods()[title], control) for title in NAMED}
+    place = OUTCOMES.index("log-probability" if explained.whole.recipe.softmax else "logit")
+    rows = {title: row(explained, methods()[title], control, place) for title in NAMED}
     return {
-        "predictions": len(explained.test), "triples": len(graph.train), "detectable": detectable(control), "rows": rows
+        "predictions": len(explained.test), "triples": len(graph.train), "outcome": OUTCOMES[place], "rows": rows
     }  # fmt: skip
 
 
-def row(explained: Explained, method: Method, control: np.ndarray) -> dict[str, Any]:
-    """Return how deleting a method's facts compares with controls (seeds, 3, q)."""
+def row(explained: Explained, method: Method, control: np.ndarray, outcome: int) -> dict[str, Any]:
+    """Return how deleting a method's facts compares with controls (seeds, 3, q), in one of the `OUTCOMES`."""
     score = method(explained)
     best = np.argsort(-score, axis=0, kind="stable")[:K]
     plans = {"together": best, "one after another": one_after_another(explained, method, best[0])}
@@ -51,8 +53,8 @@ def row(explained: Explained, method: Method, control: np.ndarray) -> dict[str, 
     deleted = {title: np.unique(facts) for title, facts in plans.items()}
     seeds = len(control)
     happened = np.stack(retrain([job for each in deleted.values() for job in without(explained, each, seeds)]))
-    logits = happened[:, 0].reshape(len(deleted), seeds, -1) - control[:, 0]
-    change = dict(zip(deleted, logits.mean(1).astype(np.float64), strict=True))
+    changes = happened[:, outcome].reshape(len(deleted), seeds, -1) - control[:, outcome]
+    change = dict(zip(deleted, changes.mean(1).astype(np.float64), strict=True))
     alone = np.sum([change[str(place)] for place in range(K)], 0)
     return {
         "four alone, added": mean(alone),
@@ -66,7 +68,7 @@ def row(explained: Explained, method: Method, control: np.ndarray) -> dict[str, 
 
 
 def foretold(score: np.ndarray, deleted: np.ndarray, change: np.ndarray) -> dict[str, float]:
-    """Return how well sums of what a method says (n, q) of deleted rows (d,) foretell the loss of the logit (q,)."""
+    """Return how well sums of what a method says (n, q) of deleted rows (d,) foretell losses, changes (q,)."""
     return correlation(score[deleted].sum(0, dtype=np.float64), -change)
 
 
@@ -91,7 +93,7 @@ def table(name: str, found: Mapping[str, Any]) -> str:
     columns = {"four alone, added": "+", "together": "+", "ratio": "", "one after another": "+"}
     columns |= {"one foretold": "", "four foretold": ""}
     lines = [
-        f"**{name}**: {found['predictions']} predictions, {found['seeds']} seeds",
+        f"**{name}**: {found['predictions']} predictions, {found['seeds']} seeds, {found['outcome']}",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
