@@ -43,9 +43,9 @@ class Job:
 
 
 def retrain(jobs: Sequence[Job]) -> list[np.ndarray]:
-    """Return the outcomes (3, q) of all jobs; one process a core works on those that are not done."""
+    """Return the outcomes (3, q) of all jobs; one process a core that is ours works on those that are not done."""
     open_jobs = {job.file: job for job in jobs if not job.file.exists()}
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         pool.map(_run, open_jobs.values(), chunksize=1)
     return [np.load(job.file) for job in jobs]
 

@@ -3,7 +3,7 @@
 Every distinct (h, r), inverse relations included, is one sample with all its known tails. The loss is either the mean
 binary cross-entropy over all entities, with label smoothing y (1 − ε) + ε/E (Dettmers et al., 2018,
 https://arxiv.org/abs/1707.01476; PyKEEN's spreads ε over the other E − 1), or the cross-entropy of their softmax with the
-known tails in equal parts.
+known tails in equal parts. Where entities are many, a few of them stand for all: see `Sampled`.
 """
 
 from collections.abc import Iterator
@@ -41,6 +41,26 @@ class Recipe:
     checkpoints: tuple[int, ...] = ()
     """Epochs after which states are kept."""
 
+    def candidates(self, known: Tensor, entities: int) -> Tensor | None:
+        """Return the entities, ascending, among which the tails known in a batch compete, or nothing for all."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Recipe):
+    """How to train on a graph of many entities: rows that a batch does not name are neither scored nor moved."""
+
+    random: int = 512
+    """Entities drawn at random for each batch, which compete with all tails known in it."""
+    spread: float = 0.01
+    """Standard deviation of embeddings before training."""
+    norm: int = 2
+    """TransE's; distances under 2 are a matrix product."""
+
+    def candidates(self, known: Tensor, entities: int) -> Tensor:
+        """Return the tails known in a batch, and random entities."""
+        return torch.cat([known, torch.randint(entities, (self.random,))]).unique()
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -58,14 +78,18 @@ def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Train
         torch.from_numpy(triples), num_entities=entities, num_relations=relations, create_inverse_triples=True
     )
     model = _untrained(recipe, triples_factory=factory, embedding_dim=recipe.height * recipe.width, random_seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate)
-    pairs, labels = known_tails(triples, entities)
+    optimizer = _optimizer(model, recipe)
+    known = KnownTails.of(triples)
     found = Trained(model, [])
     for epoch in range(1, recipe.epochs + 1):
         model.train()
-        for batch in _batches(len(pairs), recipe.batch):
-            head, relation = pairs[batch].T
-            scores, target = tail_scores(model, head, relation), labels[batch].float()
+        for batch in _batches(len(known.pairs), recipe.batch):
+            head, relation = known.pairs[batch].T
+            row, tail = known.of_pairs(batch)
+            candidates = recipe.candidates(tail, entities)
+            scores = tail_scores(model, head, relation, candidates)
+            target = torch.zeros_like(scores)
+            target[row, tail if candidates is None else torch.searchsorted(candidates, tail)] = 1
             if recipe.softmax:
                 loss = cross_entropy(scores, target / target.sum(1, keepdim=True))
             else:
@@ -77,7 +101,24 @@ def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Train
         if epoch in recipe.checkpoints:
             found.checkpoints.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     model.eval()
+    _sparse(model, False)
     return found
+
+
+def _optimizer(model: ERModel, recipe: Recipe) -> torch.optim.Optimizer:
+    if not isinstance(recipe, Sampled):
+        return torch.optim.Adam(model.parameters(), lr=recipe.rate)
+    for representation in (*model.entity_representations, *model.relation_representations):
+        torch.nn.init.normal_(representation._embeddings.weight, std=recipe.spread)
+    _sparse(model, True)
+    torch.sparse.check_sparse_tensor_invariants.disable()  # torch warns as long as nobody says whether to check
+    return torch.optim.Adagrad(model.parameters(), lr=recipe.rate)
+
+
+def _sparse(model: ERModel, sparse: bool) -> None:
+    """Say whether gradients of tables hold no rows but those that were looked up."""
+    for representation in (*model.entity_representations, *model.relation_representations):
+        representation._embeddings.sparse = sparse
 
 
 def _untrained(recipe: Recipe, **common: Any) -> ERModel:
@@ -86,37 +127,59 @@ def _untrained(recipe: Recipe, **common: Any) -> ERModel:
             shape = {"embedding_height": recipe.height, "embedding_width": recipe.width}
             return ConvE(**shape, output_channels=recipe.channels, **common)
         case "ComplEx":
-            return ComplEx(**common)
+            return ComplEx(regularizer=None, **common)
         case "TransE":
-            return TransE(entity_constrainer=None, **common)
+            norm = recipe.norm if isinstance(recipe, Sampled) else 1
+            return TransE(entity_constrainer=None, scoring_fct_norm=norm, **common)
     raise ValueError(f"there is no recipe for {recipe.model}")
 
 
-def tail_scores(model: ERModel, head: Tensor, relation: Tensor) -> Tensor:
-    """Return the scores of all entities as tail of heads (m,) and rows of the relation table (m,), (m, E)."""
+def tail_scores(model: ERModel, head: Tensor, relation: Tensor, tails: Tensor | None = None) -> Tensor:
+    """Return scores of heads (m,) and rows of the relation table (m,) with all entities as tail, or some (c,), (m, c)."""
+    entities, *biases = model.entity_representations
+    (relations,) = model.relation_representations
+    h, r = entities(head), relations(relation)
+    t = entities(tails)
+    if isinstance(model, TransE) and model.interaction.p == 2:
+        return -torch.cdist(h + r, t)
+    if isinstance(model, ComplEx) and tails is not None:  # the same in real numbers, and twice as fast
+        return torch.view_as_real(h * r).flatten(1) @ torch.view_as_real(t).flatten(1).T
     if not isinstance(model, ConvE):
-        (entities,), (relations,) = model.entity_representations, model.relation_representations
-        h, r, every = entities(head), relations(relation), torch.arange(entities.max_id)
-        found: Tensor = model.interaction(h[:, None], r[:, None], entities(every)[None])
+        found: Tensor = model.interaction(h[:, None], r[:, None], t[None])
         return found
-    entities, bias = (representation._embeddings.weight for representation in model.entity_representations)
-    relations = model.relation_representations[0]._embeddings.weight
     shape = model.interaction.shape_info
-    image = torch.cat([entities[head], relations[relation]], 1)
+    image = torch.cat([h, r], 1)
     image = image.view(len(head), shape.input_channels, 2 * shape.image_height, shape.image_width)
     x = model.interaction.hr1d(model.interaction.hr2d(image).flatten(1))
-    return x @ entities.T + bias[:, 0]
+    return x @ t.T + biases[0](tails)
 
 
-def known_tails(triples: np.ndarray, entities: int) -> tuple[Tensor, Tensor]:
-    """Return the distinct (h, row of the relation table) of triples and inverses, (p, 2), and their tails, (p, E)."""
-    head, relation, tail = triples.T
-    sides = [np.stack([head, 2 * relation, tail], 1), np.stack([tail, 2 * relation + 1, head], 1)]
-    both = np.concatenate(sides)
-    pairs, group = np.unique(both[:, :2], axis=0, return_inverse=True)
-    labels = torch.zeros(len(pairs), entities, dtype=torch.bool)
-    labels[torch.from_numpy(group), torch.from_numpy(both[:, 2])] = True
-    return torch.from_numpy(pairs), labels
+@dataclass(frozen=True, slots=True)
+class KnownTails:
+    """The distinct (h, row of the relation table) of triples and their inverses, with the tails known of each."""
+
+    pairs: Tensor
+    """(p, 2)."""
+    tails: Tensor
+    """(2n,): those of the first pair, of the second, ..."""
+    ends: Tensor
+    """(p,): where those of each pair end."""
+
+    @classmethod
+    def of(cls, triples: np.ndarray) -> "KnownTails":
+        """Gather those of triples (n, 3)."""
+        head, relation, tail = triples.T
+        both = np.concatenate([np.stack([head, 2 * relation, tail], 1), np.stack([tail, 2 * relation + 1, head], 1)])
+        pairs, group = np.unique(both[:, :2], axis=0, return_inverse=True)
+        tails = both[np.argsort(group, kind="stable"), 2]
+        return cls(torch.from_numpy(pairs), torch.from_numpy(tails), torch.from_numpy(np.bincount(group).cumsum()))
+
+    def of_pairs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tails of pairs (m,), after the place of each one's pair among these, 0 to m − 1."""
+        counts = self.ends.diff(prepend=self.ends.new_zeros(1))[rows]
+        place = torch.repeat_interleave(torch.arange(len(rows)), counts)
+        shift = self.ends[rows] - counts.cumsum(0)
+        return place, self.tails[torch.arange(len(place)) + shift[place]]
 
 
 def _batches(count: int, size: int) -> Iterator[Tensor]:

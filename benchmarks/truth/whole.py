@@ -16,13 +16,15 @@ from benchmarks.truth.fisher import Fisher
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import FOLDER, outcome
 from benchmarks.truth.scores import Influences, influences
-from benchmarks.truth.training import Recipe, train
+from benchmarks.truth.training import Recipe, Sampled, train
 from kgtrace_indexer import read_model
 from kgtrace_indexer.model_file import with_checkpoints
 
 _SMALL = Recipe(checkpoints=(25, 50, 75, 100))
 _COMPLEX = Recipe(model="ComplEx", rate=0.01, epochs=48, checkpoints=(12, 24, 36, 48))
 _TRANSE = replace(_COMPLEX, model="TransE", softmax=True)
+_SAMPLED = Sampled(model="ComplEx", softmax=True, rate=0.1, epochs=6, batch=512)
+_SMALLER = replace(_SAMPLED, epochs=20, batch=256, random=1024)
 PROBLEMS = {
     "UMLS": ("UMLS", _SMALL),
     "Kinships": ("Kinships", _SMALL),
@@ -31,6 +33,10 @@ PROBLEMS = {
     "Kinships-ComplEx": ("Kinships", _COMPLEX),
     "UMLS-TransE": ("UMLS", _TRANSE),
     "Kinships-TransE": ("Kinships", _TRANSE),
+    "CoDEx-S-ComplEx": ("CoDEx-S", _SMALLER),
+    "CoDEx-S-TransE": ("CoDEx-S", replace(_SMALLER, model="TransE", rate=0.2, spread=0.4)),
+    "WN18RR-ComplEx": ("WN18RR", _SAMPLED),
+    "WN18RR-TransE": ("WN18RR", replace(_SAMPLED, model="TransE", rate=0.5, epochs=10, spread=0.4)),
 }
 """By name: a graph, and how a model of it is trained; ConvE where the name has no other."""
 _SEED = 1000
@@ -42,7 +48,7 @@ class Whole:
 
     def __init__(self, name: str, graph: Graph, seed: int = _SEED, folder: str = ".") -> None:
         """Train it on a graph as `PROBLEMS` of that name say."""
-        self.graph = graph
+        self.name, self.graph = name, graph
         _, self.recipe = PROBLEMS[name]
         self.folder = FOLDER / name / folder
         self.folder.mkdir(parents=True, exist_ok=True)
