@@ -134,7 +134,7 @@ def build(folder: Path, *options: str) -> dict[str, Any]:
     }
 
 
-def ask(root: Path, queries: np.ndarray, *, verify: bool = True) -> dict[str, Any]:
+def ask(root: Path, queries: np.ndarray) -> dict[str, Any]:
     """Ask an index for the influences on test triples (n, 3), the first few of which do not count.
 
     On one thread: two that wait for each other are slowed down by whatever else runs.
@@ -142,7 +142,7 @@ def ask(root: Path, queries: np.ndarray, *, verify: bool = True) -> dict[str, An
     torch.set_num_threads(1)
     set_search_threads(1)
     start = time.perf_counter()
-    attributor = open_attributor(root, device="cpu", verify=verify)
+    attributor = open_attributor(root, device="cpu")
     opened = time.perf_counter() - start
     milliseconds, stages, answers = [], [], []
     for triple in queries:
