@@ -8,4 +8,4 @@ def milvus(settings: Settings) -> Milvus | None:
     """Connect to Milvus, if that is to search. Raises `SearchUnavailable` and `MissingExtra`."""
     if settings.search != "milvus" or settings.milvus_uri is None:
         return None
-    return Milvus(settings.milvus_uri, settings.milvus_token or "")
+    return Milvus(settings.milvus_uri, settings.milvus_token)

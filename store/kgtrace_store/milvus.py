@@ -33,7 +33,7 @@ _TIMEOUT = 60.0
 class Milvus:
     """A server or cluster that holds generations."""
 
-    def __init__(self, uri: str, token: str = "") -> None:
+    def __init__(self, uri: str, token: str | None = None) -> None:
         """Connect to ``http://HOST:PORT``, with ``/DATABASE`` behind it where it is not the default one.
 
         ``token`` is ``USER:PASSWORD`` or an API key. Raises :class:`SearchUnavailable` and :class:`MissingExtra`.
@@ -46,7 +46,7 @@ class Milvus:
         self._types, self._error = pymilvus.DataType, pymilvus.MilvusException
         self._uri = uri
         with self._asking():
-            self._client = pymilvus.MilvusClient(uri=uri, token=token, timeout=_TIMEOUT)
+            self._client = pymilvus.MilvusClient(uri=uri, token=token or "", timeout=_TIMEOUT)
             self._client.get_server_version()  # the client may be connected from before
 
     def hold(self, generation: str, vectors: Iterable[np.ndarray], triples: np.ndarray, dim: int) -> "MilvusSearch":
