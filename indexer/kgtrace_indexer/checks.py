@@ -62,9 +62,9 @@ def _finite(attributor: Attributor) -> Check:
 
 def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
     worst = 0.0
-    fresh = attributor.encode_again(rows)
+    fresh, held = attributor.encode_again(rows), attributor.rows()
     for name, again in fresh.items():
-        stored = attributor.rows()[name].take(torch.from_numpy(rows)).numpy()
+        stored = held[name].take(torch.from_numpy(rows)).numpy()
         scale = np.sqrt(attributor.training.self_influence[rows])  # ‖g‖, the unit of φ and ρ
         if name == "self_influence":
             scale = scale**2

@@ -57,7 +57,7 @@ class Milvus:
         """
         name = _collection(generation)
         with self._asking():
-            if not self._complete(name, len(triples)):
+            if self._held(name) != len(triples):
                 self._create(name, dim)
                 for rows in _rows(vectors, triples):
                     self._client.upsert(name, rows)
@@ -67,8 +67,10 @@ class Milvus:
                     index.add_index(_VECTOR, index_type="FLAT", metric_type="IP")
                     self._client.create_index(name, index)
                 self._client.load_collection(name, timeout=None)
-                if not self._complete(name, len(triples)):
-                    raise SearchUnavailable(f"Milvus at {self._uri} holds another number of rows in {name} than sent")
+                if (held := self._held(name)) != len(triples):
+                    raise SearchUnavailable(
+                        f"Milvus at {self._uri} holds {held} rows in {name}, {len(triples)} were sent"
+                    )
         return MilvusSearch(self, name, len(triples), dim)
 
     def switch(self, generation: str) -> None:
@@ -98,13 +100,13 @@ class Milvus:
             )  # fmt: skip
         return found
 
-    def _complete(self, name: str, count: int) -> bool:
-        """Whether a collection is there, loaded, and has so many rows."""
+    def _held(self, name: str) -> int | None:
+        """Load a collection and count its rows; None where it is not there, or not whole."""
         if not self._client.has_collection(name) or _VECTOR not in self._client.list_indexes(name):
-            return False
+            return None
         self._client.load_collection(name, timeout=None)
         (found,) = self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
-        return bool(found["count(*)"] == count)
+        return int(found["count(*)"])
 
     def _create(self, name: str, dim: int) -> None:
         """Create a collection, unless somebody has; it is loaded when it is full, so that all of it is searched."""
@@ -172,6 +174,9 @@ class MilvusSearch:
             scores, ids = np.concatenate([scores, more_scores], 1), np.concatenate([ids, more_ids], 1)
             best = np.argsort(-scores, 1, kind="stable")[:, :k]
             scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
+        found, wanted = (ids != NO_HIT).sum(1).min(initial=k), min(k, self._count)
+        if found < wanted:  # an answer that rests on the others would be certified, and wrong
+            raise SearchUnavailable(f"Milvus found {found} rows of {self._name}, there are at least {wanted}")
         return padded(scores, ids, k)
 
     def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:

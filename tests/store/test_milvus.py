@@ -94,6 +94,14 @@ def test_what_is_held_is_not_sent_again(server: Milvus, monkeypatch: pytest.Monk
     assert server.hold("again", iter(()), triples(60), 8).ntotal == 60
 
 
+def test_rows_that_are_gone_are_noticed(server: Milvus) -> None:
+    """An answer from the others would pass for certified."""
+    index = server.hold("short", [np.eye(6, dtype=np.float32)], triples(6), 6)
+    server._client.delete("kgtrace_short", ids=[2])
+    with pytest.raises(SearchUnavailable, match="Milvus found 5 rows of kgtrace_short, there are at least 6"):
+        index.search(np.ones((1, 6), np.float32), 8)
+
+
 def test_the_alias_switches_in_one_step(server: Milvus) -> None:
     """From one generation to another, and back."""
     vectors = np.eye(4, dtype=np.float32)
