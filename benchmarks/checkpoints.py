@@ -17,7 +17,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, machine
+from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, TRACIN_OPTIONS, machine
 
 COUNTS = (1, 2, 4, 8)
 
@@ -49,7 +49,7 @@ def measure(folder: Path, checkpoints: list[Path]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as root:
         start = time.perf_counter()
         build = subprocess.Popen(
-            [KGTRACE, "build", "--model", folder, "--index", root, "--device", "cpu", "--json",
+            [KGTRACE, "build", "--model", folder, "--index", root, "--device", "cpu", "--json", *TRACIN_OPTIONS,
              "--checkpoints", *checkpoints, "--learning-rates", "0.001"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip

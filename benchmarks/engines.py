@@ -42,7 +42,7 @@ def main() -> None:
             restriction = Restriction() if which == "all" else Restriction(must={"relation": {int(query[1])}})
             for attributor, rows in zip((faiss, milvus), found.values(), strict=True):
                 start = time.perf_counter()
-                (answer,) = attributor.query(query[None], restriction=restriction).attributions
+                (answer,) = attributor.query(query[None], restriction=restriction, score="tracin").attributions
                 rows.append((1000 * (time.perf_counter() - start), answer))
         for engine, rows in found.items():
             ms = [each for each, _ in rows[WARM_UP:]]

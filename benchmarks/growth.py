@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.fb15k237 import KGTRACE, RESULTS, TOP_K, machine, spread
+from benchmarks.fb15k237 import KGTRACE, RESULTS, TOP_K, TRACIN_OPTIONS, machine, spread
 from benchmarks.pages import DOCS, replace
 from benchmarks.synthetic import TRIPLES_AN_ENTITY, Graph, draw, train
 from kgtrace_indexer import open_attributor
@@ -109,7 +109,7 @@ def build(folder: Path, *options: str) -> dict[str, Any]:
     process = subprocess.Popen(
         [KGTRACE, "build", "--model", folder / "model.pt", "--train", folder / "train.tsv",
          "--entity-to-id", folder / "entities.tsv", "--relation-to-id", folder / "relations.tsv",
-         "--index", folder / "index", "--dim", str(DIM), "--device", "cpu", "--json", *options],
+         "--index", folder / "index", "--dim", str(DIM), "--device", "cpu", "--json", *TRACIN_OPTIONS, *options],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     own, disk = 0, 0

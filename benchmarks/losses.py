@@ -69,6 +69,7 @@ def main() -> None:
         config = BuildConfig(
             batch_size=_BATCH,
             loss=loss,
+            precondition="none",
             label_smoothing=LABEL_SMOOTHING if loss in ONE_TO_ALL else 0.0,
             landmarks=args.landmarks,
         )

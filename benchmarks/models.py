@@ -52,7 +52,14 @@ def main() -> None:
             vocabulary, table = read_training_folder(folder / "training_triples")
             test = read_triples(SHARED / "data" / args.dataset / "test.txt", vocabulary, skip_unknown=True).ids
             queries = test[np.random.default_rng(0).choice(len(test), args.queries, replace=False)].astype(np.int64)
-            measured = measure(read_model(folder), vocabulary, table, BuildConfig(), queries, args.checked)
+            measured = measure(
+                read_model(folder),
+                vocabulary,
+                table,
+                BuildConfig(loss="bce", precondition="none"),
+                queries,
+                args.checked,
+            )
         found["models"][name] = {**MODELS[name], "mrr": mrr, "triples": len(table.ids), **measured}
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{args.name}.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -67,7 +67,7 @@ def prepare(root: IndexRoot) -> np.ndarray:
     vocabulary, triples = read_training_folder(folder / "training_triples")
     for odd in (0, 1):
         numbered = TripleTable(triples.ids, 2 * np.arange(len(triples.ids)) + odd, 0)
-        build(root.path, read_model(folder), vocabulary, numbered, BuildConfig())
+        build(root.path, read_model(folder), vocabulary, numbered, BuildConfig(loss="bce", precondition="none"))
     test = read_triples(SHARED / "data" / "CoDEx-S" / "test.txt", vocabulary, skip_unknown=True).ids
     return test[np.random.default_rng(0).choice(len(test), QUERIES, replace=False)].astype(np.int64)
 

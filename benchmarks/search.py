@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, machine
+from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, TRACIN_OPTIONS, machine
 from benchmarks.pages import DOCS, replace
 from kgtrace_indexer import Attributor, open_attributor, read_model, read_triples
 from kgtrace_indexer.codec import read_codec
@@ -100,7 +100,8 @@ def build(folder: Path) -> Path:
     """Build the index as a user does."""
     root = folder / "index"
     subprocess.run(
-        [KGTRACE, "build", "--model", SHARED / "models" / MODEL, "--index", root, "--device", "cpu", "--json"],
+        [KGTRACE, "build", "--model", SHARED / "models" / MODEL, "--index", root, "--device", "cpu", "--json",
+         *TRACIN_OPTIONS],
         check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     return root

@@ -168,7 +168,7 @@ def prepare(root: Path) -> np.ndarray:
     folder = SHARED / "models" / "conve-codex-s"
     vocabulary, triples = read_training_folder(folder / "training_triples")
     if not (root / "CURRENT").exists():
-        build(root, read_model(folder), vocabulary, triples, BuildConfig())
+        build(root, read_model(folder), vocabulary, triples, BuildConfig(loss="bce", precondition="none"))
     test = read_triples(SHARED / "data" / "CoDEx-S" / "test.txt", vocabulary, skip_unknown=True).ids
     return test[np.random.default_rng(0).choice(len(test), 1000, replace=False)].astype(np.int64)
 

@@ -30,7 +30,9 @@ def main() -> None:
     queries = test[np.random.default_rng(0).choice(len(test), args.queries, replace=False)].astype(np.int64)
     begun = time.perf_counter()
     blocks = np.array_split(np.arange(len(attributor)), -(-len(attributor) // BLOCK))
-    influences = np.concatenate([attributor.exact_influences(queries, rows) for rows in blocks]).astype(np.float64)
+    influences = np.concatenate([attributor.exact_influences(queries, rows, score="tracin") for rows in blocks]).astype(
+        np.float64
+    )
     print(f"one scan for {args.queries} test triples: {time.perf_counter() - begun:.1f} s")
     print(f"\n| by | estimate | same top {TOP_K} | certified | distance / sum | error / sum | beyond the error |")
     print("|---|---|---|---|---|---|---|")
@@ -44,7 +46,7 @@ def line(attributor: Attributor, queries: np.ndarray, influences: np.ndarray, by
     seconds, overlap, certified, distances, errors = [], [], 0, [], []
     for triple, influence in zip(queries, influences.T, strict=True):
         begun = time.perf_counter()
-        found = attributor.aggregate(triple, by, top_k=TOP_K)
+        found = attributor.aggregate(triple, by, top_k=TOP_K, score="tracin")
         seconds.append(time.perf_counter() - begun)
         sums = np.bincount(column, influence)
         best = np.argsort(-np.where(np.bincount(column) > 0, sums, -np.inf))[:TOP_K]

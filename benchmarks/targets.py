@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, TOP_K, machine, post, serving, spread
+from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, TOP_K, TRACIN_OPTIONS, machine, post, serving, spread
 from benchmarks.pages import replace
 from kgtrace_indexer import open_attributor, read_model, read_training_folder
 from kgtrace_indexer.conve import ConvE
@@ -56,7 +56,8 @@ def main() -> None:
 def build(root: Path, *options: str) -> dict[str, Any]:
     """Build as a user does, in a process of its own; return its report, seconds and largest resident size."""
     start = time.perf_counter()
-    command = [str(KGTRACE), "build", "--index", str(root), "--device", "cpu", "--json", "--fresh", *options]
+    command = [str(KGTRACE), "build", "--index", str(root), "--device", "cpu", "--json", "--fresh"]
+    command += [*TRACIN_OPTIONS, *options]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     printed = child.stdout.read() if child.stdout else ""
     _, status, usage = os.wait4(child.pid, 0)

@@ -48,7 +48,7 @@ def umls(umls_folder: Path) -> tuple[ModelFile, Vocabulary, TripleTable]:
 
 @pytest.fixture(scope="session")
 def umls_index(umls: tuple[ModelFile, Vocabulary, TripleTable], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index root with one live generation of all UMLS training triples."""
+    """An index root with one live generation of all UMLS training triples, which answers with plain influence."""
     root = tmp_path_factory.mktemp("umls-index")
-    build(root, *umls, BuildConfig(dim=16, landmarks=512))
+    build(root, *umls, BuildConfig(dim=16, landmarks=512, precondition="none"))
     return root

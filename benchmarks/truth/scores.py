@@ -60,7 +60,7 @@ def influences(
                 found[order, these] += attributor.exact_influences(
                     test[these], np.arange(count), side, score=score, damping=damping
                 )
-        norms[order] = attributor.training.self_influence
+        norms[order] = attributor.training.squared_norm
     return Influences(found, norms)
 
 

@@ -69,6 +69,11 @@ class QueryCode:
     norm: float
     """‖g'‖."""
 
+    @property
+    def dense(self) -> bool:
+        """Whether training triples that read none of its rows may have any influence on it."""
+        return bool(self.phi.any() or self.residual.any())
+
     def reads(self) -> dict[str, set[int]]:
         """Return the rows of each table that are read, or scored as a loss term's own tail."""
         found = {table: {index for index, _ in uses} for table, uses in self.rows.items()}

@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -47,7 +47,7 @@ from kgtrace_store.vocabulary import Vocabulary
 class BuildConfig:
     """What is indexed and how; part of the generation's fingerprint but for the last two fields."""
 
-    loss: str = "bce"
+    loss: str = "removal"
     """Name of ℓ."""
     label_smoothing: float = 0.0
     """ε of losses over all tails."""
@@ -70,9 +70,9 @@ class BuildConfig:
     """``relation``, ``head`` or ``tail``: draw that share from the triples of each, and at least one."""
     seed: int = 0
     """Fixes the choice of landmarks, random projections, the sample and negatives."""
-    precondition: str = "none"
+    precondition: str | None = None
     """What queries are answered with unless they ask otherwise: ``none``, TracIn itself, or ``fisher``, the
-    preconditioned score."""
+    preconditioned score; None means ``fisher`` where the index can, and ``none`` elsewhere."""
     damping: float | None = None
     """σ² of the latter, in units of the mean ‖g‖² of the gradients of embedding rows; None chooses."""
     shard_size: int | None = None
@@ -89,13 +89,13 @@ class BuildConfig:
         for name, least in (("dim", 1), ("landmarks", 1), ("batch_size", 1), ("seed", 0), ("shard_size", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise BadRequest(f"{name} is {getattr(self, name)}, must be at least {least}")
-        for name, known in (
-            ("dtype", DTYPES),
-            ("projection", PROJECTIONS),
-            ("precondition", SCORES),
+        for name, chosen, known in (
+            ("dtype", self.dtype, DTYPES),
+            ("projection", self.projection, PROJECTIONS),
+            ("precondition", self.precondition or "none", SCORES),
         ):
-            if getattr(self, name) not in known:
-                raise BadRequest(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+            if chosen not in known:
+                raise BadRequest(f"{name} {chosen!r} is not one of {', '.join(known)}")
         if self.shard_size is not None and self.projection == "none":
             raise BadRequest("shard_size splits what a search reads, and projection none keeps nothing of the kind")
         check_damping(self.damping)
@@ -171,8 +171,7 @@ def build(
         codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
         first = encode(featurizer, codec, indexed, np.arange(1))
-        if SCORES[config.precondition] == "preconditioned":
-            check_rows(first)
+        settings["precondition"] = _precondition(config.precondition, first)
         batch_size = featurizer.batch_size(config.batch_size)
         count = len(indexed.ids)
         parts, shards = parts_of(count, first, config.shard_size), shards_of(count, config.shard_size)
@@ -324,6 +323,19 @@ def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, s
     for array in (table.ids, table.train_index):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _precondition(asked: str | None, stored: Collection[str]) -> str:
+    """Return what queries are answered with by default. Raises `BadRequest` for what arrays of these names have not."""
+    if asked == "none":
+        return asked
+    try:
+        check_rows(stored)
+    except BadRequest:
+        if asked is not None:
+            raise
+        return "none"
+    return "fisher"
 
 
 def _codec(staging: Staging, featurizer: Featurizer, table: TripleTable, config: BuildConfig) -> Codec:

@@ -1,12 +1,14 @@
 """Does an index say what the model says? Asked before a generation goes live, and by ``kgtrace verify``."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from kgtrace_indexer.answers import Attribution, Score
 from kgtrace_indexer.engine import Attributor
+from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE
 
 _ROWS = 64
 """Training triples whose stored row is compared with a fresh one."""
@@ -30,7 +32,7 @@ class Check:
 
 def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
     """Check counts, finite values, stored rows against fresh ones, answers against exact influences, and that training
-    triples find themselves.
+    triples find themselves; the latter with plain influences, and with the score that the index was built to give.
 
     An answer that is not certified may overlook what its gap admits, and no more; where there is no index, answers are
     the exact influences. Checksums are compared when a generation is opened. The sample is drawn with `seed`.
@@ -41,7 +43,10 @@ def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
     probes = np.sort(rng.choice(len(attributor), min(_PROBES, len(attributor)), replace=False))
     checks = [_counts(attributor), _finite(attributor), _stored_rows(attributor, rows)]
     if attributor.searches:
-        checks += [*_answers(attributor, queries, probes), _self_retrieval(attributor, queries)]
+        checks += _searched(attributor, queries, probes, "tracin")
+        if attributor.score != "tracin":
+            named = _searched(attributor, queries, probes, attributor.score)
+            checks += [replace(check, name=f"{attributor.score} {check.name}") for check in named]
     return checks
 
 
@@ -64,9 +69,11 @@ def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
     worst = 0.0
     fresh, held = attributor.encode_again(rows), attributor.rows()
     for name, again in fresh.items():
+        if name not in held and name == BCE_SELF_INFLUENCE:
+            continue  # older generations under removal do without
         stored = held[name].take(torch.from_numpy(rows)).numpy()
-        scale = np.sqrt(attributor.training.self_influence[rows])  # ‖g‖, the unit of φ and ρ
-        if name == "self_influence":
+        scale = np.sqrt(attributor.training.squared_norm[rows])  # ‖g‖, the unit of φ and ρ
+        if name in ("self_influence", BCE_SELF_INFLUENCE):
             scale = scale**2
         error = np.abs(again - stored).reshape(len(rows), -1).max(1, initial=0)
         worst = max(worst, float((error / np.maximum(scale, np.finfo(np.float32).tiny)).max()))
@@ -77,17 +84,18 @@ def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
     )
 
 
-def _answers(attributor: Attributor, queries: np.ndarray, probes: np.ndarray) -> Iterator[Check]:
+def _searched(attributor: Attributor, queries: np.ndarray, probes: np.ndarray, score: Score) -> Iterator[Check]:
+    """Compare what is found for training triples `queries`, and bounds, with exact influences of `probes`."""
     triples = np.asarray(attributor.training.triples[queries], np.int64)
-    exact = attributor.exact_influences(triples, probes)  # (probes, queries)
-    attributions = attributor.query(triples, top_k=_TOP_K).attributions
+    exact = attributor.exact_influences(triples, probes, score=score)  # (probes, queries)
+    attributions = attributor.query(triples, top_k=_TOP_K, score=score).attributions
     overlooked, violated = 0, 0
     for triple, influences, found in zip(triples, exact.T, attributions, strict=True):
         named = np.isin(attributor.training.train_index[probes], found.train_index)
-        norms = np.sqrt(found.self_influence * attributor.training.self_influence[probes].astype(np.float64))
+        norms = np.sqrt(found.self_influence * attributor.training.squared_norm[probes].astype(np.float64))
         admitted = found.influence[-1] + found.bound_gap
         overlooked += int((influences[~named] > admitted + _TOLERANCE * norms[~named]).sum())
-        upper, low, high = attributor.bounds(triple, probes)
+        upper, low, high = attributor.bounds(triple, probes, score=score)
         violated += int(((upper < influences) | (low > influences) | (high < influences)).sum())
     pairs = f"{len(probes)} × {len(queries)} pairs"
     certified = sum(found.certified for found in attributions)
@@ -97,16 +105,18 @@ def _answers(attributor: Attributor, queries: np.ndarray, probes: np.ndarray) ->
         not overlooked and (certified == len(queries) or not attributor.certifies),
         f"{certified} of {len(queries)} certified; {overlooked} of {pairs} overlooked",
     )
+    own = attributor.exact_influences(triples, queries, score=score).diagonal()
+    yield _self_retrieval(attributor, queries, own, attributions)
 
 
-def _self_retrieval(attributor: Attributor, rows: np.ndarray) -> Check:
+def _self_retrieval(
+    attributor: Attributor, rows: np.ndarray, own: np.ndarray, attributions: Sequence[Attribution]
+) -> Check:
     """A training triple is known as one, and named for itself unless as many others influence it more."""
-    triples = np.asarray(attributor.training.triples[rows], np.int64)
-    own = attributor.exact_influences(triples, rows).diagonal()
     named, missed = 0, 0
-    for row, influence, found in zip(rows, own, attributor.query(triples, top_k=_TOP_K).attributions, strict=True):
+    for row, influence, found in zip(rows, own, attributions, strict=True):
         itself = attributor.training.train_index[row] in found.train_index
-        margin = _TOLERANCE * np.sqrt(found.self_influence * float(attributor.training.self_influence[row]))
+        margin = _TOLERANCE * np.sqrt(found.self_influence * float(attributor.training.squared_norm[row]))
         outranked = len(found.influence) == _TOP_K and found.influence[-1] + found.bound_gap >= influence - margin
         named += itself
         missed += not found.in_training or not (itself or outranked)

@@ -113,7 +113,7 @@ class Attributor:
         max_candidates: int | None = None,
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
-        score: Score = "tracin",
+        score: Score | None = None,
         damping: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
@@ -136,7 +136,8 @@ class Attributor:
         direction
             Explain the tail, or the head.
         score
-            Plain influence, or preconditioned; see `kgtrace_indexer.preconditioner`.
+            Plain influence, or preconditioned, see `kgtrace_indexer.preconditioner`; None for what the index was built
+            to answer with.
         damping
             σ² of the latter in units of the mean ‖g‖²; None for that of the index.
         wanted
@@ -200,7 +201,7 @@ class Attributor:
         exact: bool = False,
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
-        score: Score = "tracin",
+        score: Score | None = None,
         damping: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
@@ -260,7 +261,7 @@ class Attributor:
         rows: np.ndarray,
         direction: Direction = "tail",
         *,
-        score: Score = "tracin",
+        score: Score | None = None,
         damping: float | None = None,
     ) -> np.ndarray:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32.
@@ -273,7 +274,7 @@ class Attributor:
             return torch.cat([self._influences(block, terms) for block in blocks]).numpy()
 
     def bounds(
-        self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail"
+        self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail", *, score: Score | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return an upper, a lower and a tighter upper bound of the influences of training triples (m,), (m,) each.
 
@@ -282,7 +283,7 @@ class Attributor:
         if self._retrieval is None:
             raise BadRequest("this index was built with projection none: it holds no bounds")
         with torch.inference_mode():
-            terms = self._featurizer.test_terms(self._checked(triple[None]), direction)
+            terms = self._asked(self._featurizer.test_terms(self._checked(triple[None]), direction), score, None)
             upper, low, high = self._retrieval.bounds(terms, torch.as_tensor(rows))
             return upper.numpy(), low.numpy(), high.numpy()
 
@@ -295,6 +296,12 @@ class Attributor:
     def score(self) -> Score:
         """What the index was built to answer with, unless asked otherwise."""
         return SCORES[self.manifest.configuration.get("precondition", "none")]
+
+    @property
+    def self_influence_loss(self) -> str:
+        """Name of the loss that self-influences are of."""
+        same = self.training.self_influence is self.training.squared_norm
+        return str(self.manifest.configuration["loss"]) if same else "bce"
 
     @property
     def searches(self) -> bool:
@@ -312,7 +319,7 @@ class Attributor:
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
-            return self._codec.checked(self._featurizer.training_terms_apart(self.training.triples[rows]))
+            return self._featurizer.codes(self.training.triples[rows], self._codec.checked)
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
@@ -320,10 +327,10 @@ class Attributor:
             raise BadRequest("the preconditioned score needs an index that was built with projection pca")
         return Preconditioner(self._retrieval.codes, self._retrieval.bases, self.training)
 
-    def _asked(self, terms: Terms, score: Score, damping: float | None) -> Terms:
+    def _asked(self, terms: Terms, score: Score | None, damping: float | None) -> Terms:
         """Return what the gradients of training triples are multiplied with."""
         check_damping(damping)
-        if score == "tracin":
+        if (self.score if score is None else score) == "tracin":
             if damping is not None:
                 raise BadRequest("damping is of the preconditioned score: ask for that, too")
             return terms
@@ -415,7 +422,7 @@ class Attributor:
         better = scores > score
         better[torch.as_tensor(known.astype(np.int64))] = False
         rows = found.rows.numpy()
-        norms = np.sqrt(self.training.self_influence[rows].astype(np.float64) * squared_norm)
+        norms = np.sqrt(self.training.squared_norm[rows].astype(np.float64) * squared_norm)
         influence = found.influence.numpy()
         return Attribution(
             triple=(head, relation, tail),
@@ -498,7 +505,7 @@ def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus 
                 short = ShortCode(files.postings[COLUMNS]) if COLUMNS in files.postings else None
                 retrieval = Cascade(bases, codes, index, short, training)
             case RandomCodec(projection):
-                retrieval = Pool(projection, stacks["projected"], index, training.self_influence)
+                retrieval = Pool(projection, stacks["projected"], index, training.squared_norm)
     return Attributor(
         generation=opened,
         vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),

@@ -1,6 +1,6 @@
 """From triples to gradient terms: one path for training triples and for test triples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -13,14 +13,25 @@ from kgtrace_indexer.answers import Direction
 from kgtrace_indexer.checkpoints import Checkpoints
 from kgtrace_indexer.conve import ConvE
 from kgtrace_indexer.layers import Selection
-from kgtrace_indexer.losses import Contrast, KnownTails, Loss, OneToAll, loss_by_name
+from kgtrace_indexer.losses import (
+    Contrast,
+    KnownTails,
+    Loss,
+    OneToAll,
+    bce_over_removal,
+    loss_by_name,
+    removal,
+)
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.models import ForwardModel, ScoringModel, one_to_all, scoring_model
-from kgtrace_indexer.terms import Terms, inner
+from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
 Directions = Literal["forward", "both"]
 """Which loss terms a training triple has: (h, r) → t alone, or (t, r⁻¹) → h as well."""
+
+BCE_SELF_INFLUENCE = "self_influence_bce"
+"""Name of the stored array of ‖g‖² under ``bce`` in an index under ``removal``; see `Featurizer.codes`."""
 
 _BATCH_SIZE = 2048
 """Triples whose gradients are computed together, by automatic differentiation."""
@@ -91,6 +102,25 @@ class Featurizer:
                 yield replace(self, model=single).training_terms(triples)
         else:
             yield self.training_terms(triples)
+
+    def codes(
+        self, triples: np.ndarray, code: Callable[[Iterable[Terms]], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Return what `code` makes of the gradients of training triples (n, 3), and what it cannot know of them.
+
+        Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
+        nothing of errors. `BCE_SELF_INFLUENCE` (n,), that of the same gradients under ``bce``, is then added.
+        """
+        gradients = self.training_terms_apart(triples)
+        if self.loss is not removal:
+            return code(gradients)
+        norms: list[Tensor] = []
+
+        def noted(terms: Terms) -> Terms:
+            norms.append(squared_norms(terms.weighted(bce_over_removal(terms.loss))).total)
+            return terms
+
+        return code(map(noted, gradients)) | {BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy()}
 
     def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.

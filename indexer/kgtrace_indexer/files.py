@@ -15,6 +15,7 @@ import torch
 
 from kgtrace_indexer.checkpoints import parameter_of
 from kgtrace_indexer.codec import Codec, PrincipalCodec
+from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.parts import in_order, shards_of
 from kgtrace_indexer.short_code import COLUMNS, WIDTH, ShortCode
@@ -25,8 +26,10 @@ from kgtrace_store.arrays import assemble, merge, open_arrays, read_blocks, writ
 from kgtrace_store.errors import CorruptGeneration
 from kgtrace_store.search import FaissSearch
 
-_SHARED = ("triples", "train_index", "self_influence")
-"""Arrays that no shard has: every answer reads them."""
+_NAMED = ("triples", "train_index", "self_influence")
+"""Arrays of every generation that say who a training triple is."""
+_SHARED = (*_NAMED, BCE_SELF_INFLUENCE)
+"""Arrays that no shard has: answers read them whatever is searched."""
 _BASIS = "basis."
 """Begins the names of arrays that have no row for each training triple."""
 _BLOCK = 65_536
@@ -88,8 +91,9 @@ class Files:
         lists = [
             PostingLists(start, _tables(shard.postings)) for start, shard in zip(starts, self.shards, strict=False)
         ]
-        triples, train_index, self_influence = (self.arrays[name] for name in _SHARED)
-        return TrainingSet(triples, train_index, self_influence, lists, self.postings.get(KNOWN, triples))
+        triples, train_index, squared_norm = (self.arrays[name] for name in _NAMED)
+        self_influence = self.arrays.get(BCE_SELF_INFLUENCE, squared_norm)
+        return TrainingSet(triples, train_index, squared_norm, self_influence, lists, self.postings.get(KNOWN, triples))
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield all arrays with a row for each training triple, and the bases, as `read_blocks` does."""
@@ -113,12 +117,15 @@ def join_parts(
 def merge_parts(folder: Path, old: Files, paths: Sequence[Path], shard_size: int | None) -> None:
     """Write ``gradients.h5`` as `join_parts` does, from the arrays of a generation and parts of further triples."""
     new = [open_arrays(path) for path in paths]
+    if BCE_SELF_INFLUENCE not in old.arrays:  # under another loss, or of before it was kept
+        new = [{name: array for name, array in part.items() if name != BCE_SELF_INFLUENCE} for part in new]
     bases = {name: array for name, array in old.arrays.items() if name.startswith(_BASIS)}
     order = in_order(np.concatenate([old.arrays["triples"], *(part["triples"] for part in new)]))
     if shard_size is None:
         merge([_rows(old.arrays), *new], order, folder / layout.GRADIENTS, extra=bases)
         return
-    shared = [{name: source[name] for name in _SHARED} for source in (old.arrays, *new)]
+    names = [name for name in _SHARED if name in old.arrays]
+    shared = [{name: source[name] for name in names} for source in (old.arrays, *new)]
     merge(shared, order, folder / layout.GRADIENTS, extra=bases)
     codes = [{name: part[name] for name in part if name not in _SHARED} for part in new]
     for shard, within in _shards(folder, len(order), shard_size):

@@ -43,6 +43,11 @@ def removal(score: Tensor) -> tuple[Tensor, Tensor]:
     return -score, torch.full_like(score, -1.0)
 
 
+def bce_over_removal(loss: Tensor) -> Tensor:
+    """Return σ(−s), by which gradients under `bce` are shorter than those of losses −s (m,) under `removal`."""
+    return loss.sigmoid()
+
+
 @dataclass(frozen=True, slots=True)
 class KnownTails:
     """The tails of every (source, relation row) in the training triples, inverse directions included."""

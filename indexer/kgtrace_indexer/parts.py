@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.codec import Codec, PrincipalCodec
-from kgtrace_indexer.featurizer import Featurizer
+from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE, Featurizer
 from kgtrace_indexer.lanes import Lanes
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.short_code import WIDTH
@@ -113,9 +113,10 @@ def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.n
         arrays = {
             "triples": triples.astype(np.int32),
             "train_index": table.train_index[batch].astype(np.int64),
-            **codec.encode(featurizer.training_terms_apart(triples)),
+            **featurizer.codes(triples, codec.encode),
         }
-    wrong = np.flatnonzero(~np.isfinite(arrays["self_influence"]))
+    norms = [arrays[name] for name in ("self_influence", BCE_SELF_INFLUENCE) if name in arrays]
+    wrong = np.flatnonzero(~np.isfinite(norms).all(0))
     if len(wrong):
         row, ids = int(arrays["train_index"][wrong[0]]), triples[wrong[0]].tolist()
         raise NonFinite(

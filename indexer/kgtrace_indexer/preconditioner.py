@@ -15,7 +15,7 @@ coordinates of longer rows leave out counts as equal in all directions.
 """
 
 from collections.abc import Collection
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from math import inf
 
 import torch
@@ -66,8 +66,8 @@ class Preconditioner:
         check_rows(codes.arrays)
         self._codes = codes
         self._bases = bases
-        self._training = training
-        self._moment = lru_cache(_REMEMBERED)(self._moment_of)
+        # not of a method: what a cache holds of its owner keeps the files of a closed index mapped
+        self._moment = lru_cache(_REMEMBERED)(partial(_moment_of, codes, bases, training))
 
     def __call__(self, terms: Terms, damping: float | None = None) -> Terms:
         """Return Pg' of test triples, with σ² so many times the mean ‖g‖²; None for `AUTO_DAMPING`."""
@@ -101,10 +101,11 @@ class Preconditioner:
             found.append(basis @ solved.to(basis.device) + sigma / (left + sigma) * rest)
         return torch.stack(found).to(use.grad.dtype)
 
-    def _moment_of(self, table: str, index: int) -> tuple[Tensor, float]:
-        """Return F_i in the coordinates of a table's rows, (c, c) float64, and its mean on what these leave out."""
-        rows = torch.from_numpy(self._training.reading(table, index)).to(self._codes.device)
-        grads, left = self._codes.row_gradients(table, index, rows)
-        width, coordinates = self._bases.of_rows(table).shape
-        moment = (grads.T @ grads).double()
-        return moment, float(left) / max(1, width - coordinates)
+
+def _moment_of(codes: Codes, bases: Bases, training: TrainingSet, table: str, index: int) -> tuple[Tensor, float]:
+    """Return F_i in the coordinates of a table's rows, (c, c) float64, and its mean on what these leave out."""
+    rows = torch.from_numpy(training.reading(table, index)).to(codes.device)
+    grads, left = codes.row_gradients(table, index, rows)
+    width, coordinates = bases.of_rows(table).shape
+    moment = (grads.T @ grads).double()
+    return moment, float(left) / max(1, width - coordinates)

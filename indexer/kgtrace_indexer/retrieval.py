@@ -92,8 +92,13 @@ class Cascade:
         """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
         queries = encode_queries(terms, self.bases, self.codes.device)
         index = self._narrowed(asks[0])
-        searched = [i for i, ask in enumerate(asks) if ask.rows is None or index is not self.index]
+        searched = [
+            i
+            for i, (query, ask) in enumerate(zip(queries, asks, strict=True))
+            if query.dense and (ask.rows is None or index is not self.index)
+        ]
         hits = dict(zip(searched, self._hits(index, [queries[i] for i in searched], asks), strict=True))
+        hits |= {i: self._unsearched(ask) for i, ask in enumerate(asks) if not queries[i].dense}
         found = []
         for i, (query, ask) in enumerate(zip(queries, asks, strict=True)):
             search = CertifiedSearch(
@@ -133,6 +138,12 @@ class Cascade:
 
         return [of(i) for i in range(len(queries))]
 
+    def _unsearched(self, ask: Ask) -> Hits:
+        """Return hits where every dense influence is 0, and there is nothing to search for."""
+        rows = np.arange(len(self.codes)) if ask.rows is None else ask.rows.numpy()
+        count = min(max(_FIRST_HITS, 4 * ask.top_k), len(rows))
+        return Hits(rows[:count], 0.0 if count < len(rows) else -inf, lambda threshold: rows)
+
     def _vectors(self, query: QueryCode, signs: Sequence[int]) -> np.ndarray:
         """Return what the index is asked with, a row for each sign."""
         phi = np.stack([sign * query.phi.cpu().numpy() for sign in signs])
@@ -169,8 +180,8 @@ class Pool:
     """(n, dim) float32, memory-mapped on the CPU."""
     index: SearchIndex
     """Inner products with `projected`."""
-    self_influence: np.ndarray
-    """(n,) float32."""
+    squared_norm: np.ndarray
+    """(n,) float32: ‖g‖²."""
 
     @property
     def certifies(self) -> bool:
@@ -197,7 +208,7 @@ class Pool:
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ‖g‖‖g'‖, with a minus, and as it is, (m,) each."""
-        norms = torch.from_numpy(self.self_influence[rows.numpy()])
+        norms = torch.from_numpy(self.squared_norm[rows.numpy()])
         bound = _times_norm(terms, norms)
         return bound, -bound, bound
 
@@ -219,7 +230,7 @@ class Pool:
         if rows is not None:
             left[rows.numpy()] = True
         left[seen.numpy()] = False
-        return float(_times_norm(terms, torch.tensor(self.self_influence[left].max())))
+        return float(_times_norm(terms, torch.tensor(self.squared_norm[left].max())))
 
 
 def _times_norm(terms: Terms, squared: Tensor) -> Tensor:

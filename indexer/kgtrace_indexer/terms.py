@@ -18,7 +18,7 @@ TracIn (Pruthi et al., 2020, https://arxiv.org/abs/2002.08484) is the sum of the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -177,6 +177,17 @@ class Terms:
             {name: grad[part] for name, grad in self.flat.items()},
             {table: [Rows(use.index[part], use.grad[part]) for use in uses] for table, uses in self.rows.items()},
             {table: block.part(part) for table, block in self.spread.items()},
+        )
+
+    def weighted(self, weight: Tensor) -> "Terms":
+        """Return the gradients with each loss term's multiplied by a number (m,); tables all scored are not for it."""
+        assert not self.spread
+        column = weight[:, None]
+        return replace(
+            self,
+            kron={name: Kron(column * block.u, block.v, block.group) for name, block in self.kron.items()},
+            flat={name: column * grad for name, grad in self.flat.items()},
+            rows={table: [Rows(use.index, column * use.grad) for use in uses] for table, uses in self.rows.items()},
         )
 
     def losses(self) -> Tensor:

@@ -36,8 +36,10 @@ class TrainingSet:
     """(n, 3) int32."""
     train_index: np.ndarray
     """(n,) int64: rows as read."""
+    squared_norm: np.ndarray
+    """(n,) float32: ‖g‖² of the gradients that are indexed."""
     self_influence: np.ndarray
-    """(n,) float32."""
+    """(n,) float32: by what suspicious ones are told, the same, or that under ``bce``."""
     postings: Sequence["PostingLists"]
     """Who reads which embedding row, of all shards in their order."""
     known: np.ndarray

@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
 def _build(build: argparse.ArgumentParser) -> None:
     _trained(build)
     what = build.add_argument_group("what is indexed")
-    _gradients(what)
+    _gradients(what, "removal")
     what.add_argument(
         "--layers",
         nargs="+",
@@ -152,9 +152,8 @@ def _build(build: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--precondition",
         choices=PRECONDITIONERS,
-        default="none",
         help="what queries are answered with by default: none is plain TracIn, fisher turns down what all gradients of "
-        "an embedding row have in common (default: %(default)s)",
+        "an embedding row have in common (default: fisher with projection pca, where rows have gradients of their own)",
     )
     what.add_argument("--damping", type=_damping, metavar="X|auto", help="of fisher (default: auto)")
     what.add_argument(
@@ -357,7 +356,7 @@ def _evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--top-k", type=_integer(1), default=10, metavar="K", help="training triples to find (default: %(default)s)"
     )
     asked.add_argument("--order", choices=ORDERS, default="proponents", help="default: %(default)s")
-    _gradients(asked)
+    _gradients(asked, "bce")
     how = evaluate.add_argument_group("how")
     how.add_argument(
         "--seed",
@@ -420,12 +419,12 @@ def _trained(to: argparse.ArgumentParser) -> None:
     data.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
 
 
-def _gradients(to: "argparse._ActionsContainer") -> None:
-    """Arguments that say what influence is the inner product of."""
+def _gradients(to: "argparse._ActionsContainer", loss: str) -> None:
+    """Arguments that say what influence is the inner product of, under some loss unless another is asked for."""
     to.add_argument(
         "--loss",
         choices=LOSSES,
-        default="bce",
+        default=loss,
         metavar="NAME",
         help=f"whose gradient: {', '.join(LOSSES)} (default: %(default)s)",
     )

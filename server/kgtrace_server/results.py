@@ -216,12 +216,15 @@ class SelfInfluences:
 
     generation: str
     """The generation of the index that answered."""
+    loss: str | None
+    """Whose gradient; older services do not say it."""
     self_influences: tuple[SelfInfluence, ...]
 
     @classmethod
     def read(cls, content: Json) -> SelfInfluences:
         """Take it from an answer."""
-        return cls(content["generation"], tuple(map(SelfInfluence.read, content["self_influences"])))
+        found = tuple(map(SelfInfluence.read, content["self_influences"]))
+        return cls(content["generation"], content.get("loss"), found)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row for each training triple, in the columns of ``kgtrace self-influence --output FILE.csv``.

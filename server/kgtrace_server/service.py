@@ -221,6 +221,7 @@ class Service:
         )
         return {
             "generation": self.generation,
+            "loss": self._attributor.self_influence_loss,
             "self_influences": [
                 {"train_index": index, "triple": self._triple(*triple), "self_influence": value}
                 for index, triple, value in found

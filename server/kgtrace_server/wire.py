@@ -476,6 +476,8 @@ class SelfInfluences(TypedDict):
 
     generation: str
     """The generation of the index that answered."""
+    loss: str
+    """Whose gradient: that of the index, but ``bce`` where that is ``removal``, whose slope is always the same."""
     self_influences: list[SelfInfluence]
 
 
@@ -725,7 +727,7 @@ def _named(id_: int, label: str, name: str | None = None) -> Named:
 
 EXAMPLE_INFLUENCES: Influences = {
     "generation": "20261123T020000Z-1a2b3c",
-    "score": "tracin",
+    "score": "preconditioned",
     "results": [
         {
             "triple": {
@@ -736,8 +738,8 @@ EXAMPLE_INFLUENCES: Influences = {
             "score": 7.31,
             "rank": 2,
             "in_training": False,
-            "loss": 0.0007,
-            "self_influence": 0.12,
+            "loss": -7.31,
+            "self_influence": 42.6,
             "certified": True,
             "bound_gap": 0.0,
             "candidates": 241,
@@ -750,8 +752,8 @@ EXAMPLE_INFLUENCES: Influences = {
                         "relation": _named(1, "treats"),
                         "tail": _named(7, "Q86", "headache"),
                     },
-                    "influence": 0.83,
-                    "cosine": 0.91,
+                    "influence": 11.9,
+                    "cosine": 0.28,
                 }
             ],
         }
@@ -761,6 +763,7 @@ EXAMPLE_INFLUENCES: Influences = {
 
 EXAMPLE_SELF_INFLUENCES: SelfInfluences = {
     "generation": "20261123T020000Z-1a2b3c",
+    "loss": "bce",
     "self_influences": [
         {
             "train_index": 1234,
@@ -794,7 +797,7 @@ EXAMPLE_PREDICTIONS: Predictions = {
 
 EXAMPLE_AGGREGATE: Aggregate = {
     "generation": "20261123T020000Z-1a2b3c",
-    "score": "tracin",
+    "score": "preconditioned",
     "triple": {
         "head": _named(3, "Q18216", "aspirin"),
         "relation": _named(1, "treats"),
@@ -816,18 +819,27 @@ EXAMPLE_AGGREGATE: Aggregate = {
     ],
 }
 
+EXAMPLE_CONFIGURATION = {
+    "loss": "removal",
+    "layers": ["all"],
+    "dim": 64,
+    "landmarks": 2048,
+    "precondition": "fisher",
+    "seed": 0,
+}
+
 EXAMPLE_INDEX: IndexInfo = {
     "generation": "20261123T020000Z-1a2b3c",
     "built_at": "2026-11-23T02:00:00Z",
     "age_seconds": 4211.0,
     "fingerprint": "1a2b3c",
     "model": "ConvE",
-    "loss": "bce",
+    "loss": "removal",
     "layers": ["all"],
     "projection": {"type": "pca", "dim": 64, "landmarks": 2048, "seed": 0},
     "sample_rate": 1.0,
     "counts": {"triples": 32888, "entities": 2034, "relations": 42},
-    "configuration": {"loss": "bce", "layers": ["all"], "dim": 64, "landmarks": 2048, "seed": 0},
+    "configuration": EXAMPLE_CONFIGURATION,
 }
 
 EXAMPLE_ENTITIES: Entities = {
@@ -848,7 +860,7 @@ EXAMPLE_GENERATIONS: Generations = {
             "built_at": "2026-11-23T02:00:00Z",
             "model": "ConvE",
             "counts": {"triples": 32888, "entities": 2034, "relations": 42},
-            "configuration": {"loss": "bce", "layers": ["all"], "dim": 64, "landmarks": 2048, "seed": 0},
+            "configuration": EXAMPLE_CONFIGURATION,
             "bytes": 61865984,
             "agreement": {"generation": "20261122T020000Z-4d5e6f", "overlap": 0.81, "top_k": 10, "triples": 32},
         }

@@ -233,14 +233,14 @@ def test_what_is_not_proved_says_so(browse: Browse, site: Site, triple: dict[str
 def test_the_other_score_is_one_click_away(browse: Browse, site: Site, triple: dict[str, str]) -> None:
     """Tables and sums are then of it, and there is a way back."""
     page = browse(address(site, **triple))
-    influences = card(page, "Speaks for it").get_by_role("columnheader", name="Influence")
-    expect(influences).to_be_visible()
-    with page.expect_request(lambda request: "aggregate" in request.url and "score=preconditioned" in request.url):
-        page.get_by_role("link", name="Preconditioned score").click()
-    expect(card(page, "Speaks for it").get_by_role("columnheader", name="Preconditioned")).to_be_visible()
+    preconditioned = card(page, "Speaks for it").get_by_role("columnheader", name="Preconditioned")
+    expect(preconditioned).to_be_visible()
+    with page.expect_request(lambda request: "aggregate" in request.url and "score=tracin" in request.url):
+        page.get_by_role("link", name="Plain influence (TracIn)").click()
+    expect(card(page, "Speaks for it").get_by_role("columnheader", name="Influence")).to_be_visible()
     expect(card(page, "Speaks for it").locator(".certified")).to_be_visible()
-    page.get_by_role("link", name="Plain influence (TracIn)").click()
-    expect(influences).to_be_visible()
+    page.get_by_role("link", name="Preconditioned score").click()
+    expect(preconditioned).to_be_visible()
 
 
 def test_another_generation_is_told_of(browse: Browse, site: Site) -> None:

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_attributor, parts
+from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, checks, open_attributor, parts
 from kgtrace_indexer import build as build_index
 from kgtrace_indexer.append import append
+from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_store import IndexRoot, Vocabulary
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import EmptyInput, IndexNotFound, UnknownEntity
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
-SMALL = BuildConfig(dim=8, landmarks=128)
+SMALL = BuildConfig(precondition="none", dim=8, landmarks=128)
 OLD, NEW = 300, 80
 
 
@@ -130,3 +131,17 @@ def test_an_interrupted_append_is_resumed(umls: Umls, grown: Path, monkeypatch: 
     encoded.clear()
     append(grown, file)
     assert sum(encoded) == NEW - 32
+
+
+def test_what_an_older_generation_lacks_stays_away(umls: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under removal these had no self-influence of bce: a generation is extended in its own format, and sound."""
+    model, vocabulary, table = umls
+    old = TripleTable(table.ids[:OLD], table.train_index[:OLD], 0)
+    with monkeypatch.context() as before:
+        before.setattr(Featurizer, "codes", lambda self, triples, code: code(self.training_terms_apart(triples)))
+        build(tmp_path, model, vocabulary, old, SMALL)
+    append(tmp_path, write(tmp_path / "new.tsv", vocabulary, table.ids[OLD : OLD + NEW]))
+    grown = open_attributor(tmp_path, device="cpu")
+    assert len(grown) == OLD + NEW
+    assert grown.self_influence_loss == "removal"
+    assert all(check.ok for check in checks.verify(grown))

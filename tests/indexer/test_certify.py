@@ -21,7 +21,7 @@ from kgtrace_indexer.codec import PrincipalCodec
 from kgtrace_indexer.conve import BIAS, ENTITY, RELATION, ConvE
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.files import Files, Shard, postings
-from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, KnownTails, loss_by_name
+from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, loss_by_name
 from kgtrace_indexer.parts import encode, shards_of
 from kgtrace_indexer.preconditioner import Preconditioner
 from kgtrace_indexer.projection import Bases, fit_bases
@@ -212,7 +212,7 @@ cases = st.builds(
     layers=st.sampled_from(["all", "last:1", "last:2", "last:3", "interaction.hr1d.0.bias"]),
     both=st.booleans(),
     dtype=st.sampled_from([torch.float16, torch.float32]),
-    loss=st.sampled_from(["bce", *ONE_TO_ALL, *CONTRAST]),
+    loss=st.sampled_from([*OWN_SCORE, *ONE_TO_ALL, *CONTRAST]),
     shortened=st.booleans(),
     damping=st.sampled_from([None, 0.01, 3.0]),
     shard_size=st.sampled_from([None, 7, 100]),

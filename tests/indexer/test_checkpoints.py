@@ -92,7 +92,9 @@ def test_an_index_of_checkpoints_answers_exactly(umls, umls_folder, tmp_path) ->
     summed = with_checkpoints(model, [umls_folder, other], [0.5, 2.0])
     assert summed.fingerprint() != model.fingerprint()
     few = TripleTable(table.ids[:400], table.train_index[:400], 0)
-    build(tmp_path / "index", summed, vocabulary, few, BuildConfig(dim=16, landmarks=200))
+    build(
+        tmp_path / "index", summed, vocabulary, few, BuildConfig(loss="bce", precondition="none", dim=16, landmarks=200)
+    )
     attributor = open_attributor(tmp_path / "index", device="cpu")
     queries = table.ids[:8].astype(np.int64)
     found = attributor.query(queries).attributions

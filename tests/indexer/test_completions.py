@@ -9,10 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgtrace_indexer import Attributor, Restriction, open_attributor
+from kgtrace_indexer import (
+    Attributor,
+    BuildConfig,
+    ModelFile,
+    Restriction,
+    TripleTable,
+    build,
+    open_attributor,
+)
 from kgtrace_indexer.completions import complete
 from kgtrace_indexer.training_set import TrainingSet
+from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest
+from tests.indexer.oracle import gradient, pykeen_model
+
+Umls = tuple[ModelFile, Vocabulary, TripleTable]
 
 
 @given(
@@ -91,7 +103,7 @@ def test_self_influences_are_ranked_as_by_sorting_all(
     random.shuffle(rows)
     triples = np.array([[0, r, 0] for _, r in stored], np.int32).reshape(-1, 3)
     values = np.array([v for v, _ in stored], np.float32)
-    training = TrainingSet(triples, np.array(rows, np.int64), values, (), triples)
+    training = TrainingSet(triples, np.array(rows, np.int64), np.ones_like(values), values, (), triples)
     restriction = Restriction() if relation is None else Restriction(must={"relation": [relation]})
     found = training.by_self_influence(top_k, order, restriction)
     sign = -1 if order == "descending" else 1
@@ -103,10 +115,19 @@ def test_self_influences_are_ranked_as_by_sorting_all(
     assert found.tolist() == [at for _, _, at in expected[:top_k]]
 
 
-def test_stored_self_influences_are_the_norms_of_gradients(attributor: Attributor) -> None:
-    """What is ranked is the influence of each training triple on itself, computed anew."""
+def test_stored_self_influences_are_the_norms_of_gradients(
+    attributor: Attributor, umls: Umls, umls_folder: Path, tmp_path: Path
+) -> None:
+    """What is ranked is the squared norm of each training triple's gradient under bce, under removal as well."""
+    found = attributor.training.self_influence
     rows = attributor.training.by_self_influence(5, "descending", Restriction())
-    assert attributor.training.self_influence[rows[0]] == attributor.training.self_influence.max()
-    assert (np.diff(attributor.training.self_influence[rows]) <= 0).all()
-    again = attributor.encode_again(rows)["self_influence"]
-    np.testing.assert_allclose(attributor.training.self_influence[rows], again, rtol=1e-4)
+    assert found[rows[0]] == found.max()
+    assert (np.diff(found[rows]) <= 0).all()
+    model = pykeen_model(umls_folder)
+    grads = [gradient(model, triple, ["tail", "head"]) for triple in attributor.training.triples[rows]]
+    np.testing.assert_allclose(found[rows], [float(g @ g) for g in grads], rtol=1e-4)
+    build(tmp_path, *umls, BuildConfig(loss="bce", projection="none"))
+    bce = open_attributor(tmp_path, device="cpu")
+    np.testing.assert_allclose(found, bce.training.self_influence, rtol=1e-4)
+    assert attributor.self_influence_loss == bce.self_influence_loss == "bce"
+    assert (attributor.training.squared_norm > found).all()  # slopes of removal are larger

@@ -30,7 +30,7 @@ from kgtrace_store.locks import builder
 from tests.indexer import oracle
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
-CONFIG = BuildConfig(dim=8, landmarks=64, seed=3, device="cpu")
+CONFIG = BuildConfig(loss="bce", dim=8, landmarks=64, seed=3, device="cpu")
 FEW, ASKED, TOP_K = 150, 3, 5
 
 VECTORS = arrays(np.float32, st.integers(2, 40), elements=st.integers(-4, 4).map(float))

@@ -30,7 +30,8 @@ def test_the_verdict_is_kept(umls: Umls, tmp_path: Path) -> None:
     assert verdict["ok"]
     assert verdict["agreement"] is None
     assert {check["name"] for check in verdict["checks"]} == {
-        *("trial load", "counts", "finite", "stored rows", "bounds", "answers", "self-retrieval")
+        *("trial load", "counts", "finite", "stored rows", "bounds", "answers", "self-retrieval"),
+        *("preconditioned bounds", "preconditioned answers", "preconditioned self-retrieval"),
     }
     assert first.agreement is None
     second = build(tmp_path, *few(umls), replace(SMALL, dim=9), gate_report=tmp_path / "report.json")
@@ -95,7 +96,7 @@ def test_agreement_compares_labels(umls: Umls, umls_index: Path, tmp_path: Path)
     ids = np.stack([turn[table.ids[:, 0]], table.ids[:, 1], turn[table.ids[:, 2]]], 1).astype(np.int32)
     labels = [vocabulary.entities[i] for i in back]
     turned = TripleTable(ids, table.train_index, 0)
-    config = BuildConfig(dim=16, landmarks=512)
+    config = BuildConfig(dim=16, landmarks=512, precondition="none")
     build(tmp_path, replace(model, tensors=tensors), Vocabulary(labels, vocabulary.relations), turned, config)
     new, old = open_attributor(tmp_path, device="cpu"), open_attributor(umls_index, device="cpu")
     drawn = [

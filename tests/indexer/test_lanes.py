@@ -93,7 +93,7 @@ def test_what_is_written_is_written_in_order() -> None:
 def test_the_number_of_lanes_changes_nothing(umls: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three batches at a time give the same files, byte for byte, as one."""
     model, vocabulary, table = umls
-    config = BuildConfig(dim=16, landmarks=256, device="cpu")
+    config = BuildConfig(precondition="none", dim=16, landmarks=256, device="cpu")
     build(tmp_path / "one", model, vocabulary, table, config)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     build(tmp_path / "three", model, vocabulary, table, config)

@@ -229,7 +229,7 @@ def test_certified_answers_equal_the_full_scan(
 ) -> None:
     """An index under each loss passes the gate, records its options, and every answer of it is certified and exact."""
     _, table = nations
-    config = BuildConfig(loss=loss, dim=8, landmarks=40, **_options(loss))
+    config = BuildConfig(precondition="none", loss=loss, dim=8, landmarks=40, **_options(loss))
     build(tmp_path, save(name, True).model, *nations, config)
     attributor = open_attributor(tmp_path, device="cpu")
     recorded = attributor.manifest.configuration
@@ -274,7 +274,12 @@ def test_negatives_count_in_what_is_computed_at_a_time(save: Save) -> None:
 
 def test_negatives_default_to_one(save: Save, nations: tuple[Vocabulary, TripleTable], tmp_path: Path) -> None:
     """Without ``negatives`` a triple has as many as PyKEEN's sampler gives it, and the manifest says so."""
-    build(tmp_path, save("TransE", False).model, *nations, BuildConfig(loss="margin", dim=8, landmarks=40))
+    build(
+        tmp_path,
+        save("TransE", False).model,
+        *nations,
+        BuildConfig(precondition="none", loss="margin", dim=8, landmarks=40),
+    )
     assert open_attributor(tmp_path, device="cpu").manifest.configuration["negatives"] == 1
 
 

@@ -278,7 +278,7 @@ def test_certified_answers_equal_the_full_scan(
     """An index of each model passes the gate, and every answer of it is certified and exact."""
     _, table = nations
     inverse = bool(sorted(ZOO).index(name) % 2)
-    build(tmp_path, save(name, inverse).model, *nations, BuildConfig(dim=8, landmarks=40))
+    build(tmp_path, save(name, inverse).model, *nations, BuildConfig(precondition="none", dim=8, landmarks=40))
     attributor = open_attributor(tmp_path, device="cpu")
     queries = np.concatenate([table.ids[:1], _pairs()[1][:1]]).astype(np.int64)
     for order, top_k, score in (
@@ -298,7 +298,7 @@ def test_ties_at_zero(
     """Triples that share nothing with the query have influence 0, are named where they belong, and cost nothing."""
     monkeypatch.setattr(retrieval, "_FIRST_HITS", 1)  # so that not all triples are looked at in the first round
     vocabulary, table = nations
-    build(tmp_path, save("DistMult", False).model, vocabulary, table, BuildConfig(landmarks=64))
+    build(tmp_path, save("DistMult", False).model, vocabulary, table, BuildConfig(precondition="none", landmarks=64))
     attributor = open_attributor(tmp_path, device="cpu")
     query = table.ids[:1].astype(np.int64)
     exact = attributor.query(query, top_k=len(table.ids), exact=True).attributions[0]
@@ -649,7 +649,7 @@ def _own_index(root: Path, nations: tuple[Vocabulary, TripleTable], score: nn.Mo
         loss={},
         source="own training code",
     )
-    build(root, model, vocabulary, table, BuildConfig(dim=8, landmarks=40))
+    build(root, model, vocabulary, table, BuildConfig(loss="bce", precondition="none", dim=8, landmarks=40))
     return network
 
 

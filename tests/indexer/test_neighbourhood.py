@@ -32,7 +32,8 @@ def distances(triples: list[tuple[int, int, int]], head: int, tail: int) -> dict
 
 def training_set(triples: list[tuple[int, int, int]]) -> TrainingSet:
     ids = np.array(triples, np.int32).reshape(-1, 3)
-    return TrainingSet(ids, np.arange(len(ids)), np.zeros(len(ids), np.float32), (), ids)
+    nothing = np.zeros(len(ids), np.float32)
+    return TrainingSet(ids, np.arange(len(ids)), nothing, nothing, (), ids)
 
 
 @given(

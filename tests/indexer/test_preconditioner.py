@@ -1,5 +1,7 @@
 """The preconditioned score, against its dense formula with gradients from PyTorch's autograd."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +38,7 @@ def attributor(umls_part: Umls, tmp_path_factory: pytest.TempPathFactory) -> Att
 
 def built(root: Path, umls: Umls, **config: object) -> Attributor:
     """Build in float32 with few directions, and open."""
-    build(root, *umls, BuildConfig(**{"dim": 8, "landmarks": 100, "dtype": "float32", **config}))
+    build(root, *umls, BuildConfig(**{"loss": "bce", "dim": 8, "landmarks": 100, "dtype": "float32", **config}))
     return open_attributor(root, device="cpu")
 
 
@@ -93,7 +95,7 @@ def test_without_end_of_damping_rows_have_their_plain_influence(
     rows = built(tmp_path, umls_part, layers=(ENTITY, BIAS, RELATION))
     every = np.arange(TRIPLES)
     found = attributor.exact_influences(TESTS, every, score="preconditioned", damping=1e9)
-    np.testing.assert_allclose(found, rows.exact_influences(TESTS, every), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found, rows.exact_influences(TESTS, every, score="tracin"), rtol=1e-4, atol=1e-7)
 
 
 def test_numbers_beyond_the_stored_coordinates_are_damped_alike(
@@ -117,7 +119,7 @@ def test_numbers_of_an_answer_are_of_the_score(attributor: Attributor) -> None:
     """Self-influence is g'ᵀPg', cosines are at most 1, and sums by relation are sums of scores."""
     test = attributor.training.triples[:1].astype(np.int64)
     every = attributor.exact_influences(test, np.arange(TRIPLES), score="preconditioned")[:, 0]
-    (plain,) = attributor.query(test).attributions
+    (plain,) = attributor.query(test, score="tracin").attributions
     (found,) = attributor.query(test, top_k=TRIPLES, score="preconditioned").attributions
     assert found.loss == plain.loss
     assert 0 < found.self_influence < plain.self_influence
@@ -126,15 +128,20 @@ def test_numbers_of_an_answer_are_of_the_score(attributor: Attributor) -> None:
     np.testing.assert_allclose(sums.total.sums, every.astype(np.float64).sum(), rtol=1e-4)
 
 
-def test_an_index_may_prefer_it(umls_part: Umls, tmp_path: Path) -> None:
-    """Its damping is taken where none is asked for."""
-    attributor = built(tmp_path, umls_part, precondition="fisher", damping=5.0)
+def test_it_is_what_an_index_answers_unless_asked(umls_part: Umls, attributor: Attributor, tmp_path: Path) -> None:
+    """With the index's own damping; or plain influence, where it was built so."""
     assert attributor.score == "preconditioned"
+    other = built(tmp_path / "other", umls_part, precondition="fisher", damping=5.0)
     every = np.arange(TRIPLES)
-    np.testing.assert_array_equal(
-        attributor.exact_influences(TESTS, every, score="preconditioned"),
-        attributor.exact_influences(TESTS, every, score="preconditioned", damping=5.0),
-    )
+    for each, damping in ((attributor, AUTO_DAMPING), (other, 5.0)):
+        wanted = each.exact_influences(TESTS, every, score="preconditioned", damping=damping)
+        np.testing.assert_array_equal(each.exact_influences(TESTS, every), wanted)
+        (found,) = each.query(TESTS[:1], top_k=5).attributions
+        np.testing.assert_allclose(found.influence, np.sort(wanted[:, 0])[::-1][:5], rtol=1e-3, atol=1e-6)
+    plain = built(tmp_path / "plain", umls_part, precondition="none")
+    assert plain.score == "tracin"
+    wanted = attributor.exact_influences(TESTS, every, score="tracin")
+    np.testing.assert_array_equal(plain.exact_influences(TESTS, every), wanted)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +156,11 @@ def test_an_index_may_prefer_it(umls_part: Umls, tmp_path: Path) -> None:
 def test_what_cannot_be_preconditioned_is_refused(
     umls_part: Umls, tmp_path: Path, config: dict[str, object], said: str
 ) -> None:
-    """By a build that prefers it, and by a query of an index that was built without it."""
+    """By a build that prefers it, and by a query of an index that was built without it, as the default is then."""
     with pytest.raises(BadRequest, match=said):
         built(tmp_path / "first", umls_part, precondition="fisher", **config)
     attributor = built(tmp_path / "second", umls_part, **config)
+    assert attributor.score == "tracin"
     with pytest.raises(BadRequest, match=said):
         attributor.query(TESTS, score="preconditioned")
 
@@ -179,4 +187,17 @@ def test_damping_is_a_positive_number(attributor: Attributor, damping: float) ->
 def test_damping_of_plain_influence_is_refused(attributor: Attributor) -> None:
     """It would say nothing."""
     with pytest.raises(BadRequest, match="damping is of the preconditioned score"):
-        attributor.query(TESTS, damping=1.0)
+        attributor.query(TESTS, score="tracin", damping=1.0)
+
+
+def test_an_index_that_is_let_go_is_gone(umls_part: Umls, tmp_path: Path) -> None:
+    """Its files are unmapped at once, not when garbage is collected: a service changes generations for years."""
+    attributor = built(tmp_path, umls_part)
+    attributor.query(TESTS, score="preconditioned")
+    left = weakref.ref(attributor.training.triples)
+    gc.disable()
+    try:
+        del attributor
+        assert left() is None
+    finally:
+        gc.enable()

@@ -27,7 +27,7 @@ from tests.conftest import REPOSITORY
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 TRIPLES, PART = 300, 64
-CONFIG = BuildConfig(dim=8, landmarks=128, device="cpu")
+CONFIG = BuildConfig(precondition="none", dim=8, landmarks=128, device="cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -47,6 +47,7 @@ class FakeAttributor:
     """Influence 1/(1 + i) of training triple i, with alternating sign, a tenth preconditioned; score −e of entity e."""
 
     score: Score = "tracin"
+    self_influence_loss = "ce-1vsall"
 
     def __init__(self) -> None:
         self.vocabulary = Vocabulary(ENTITIES, RELATIONS, {0: "Aspirin®"}, {})
@@ -62,7 +63,8 @@ class FakeAttributor:
         grid = np.arange(20)
         self.triples = np.stack([grid % 5, grid % 3, (grid * 3) % 5], 1).astype(np.int32)
         self.influence = (1 / (1 + grid) * np.where(grid % 2, -1, 1)).astype(np.float32)
-        self.training = TrainingSet(self.triples, grid + 100, (grid % 7 / 2).astype(np.float32), (), self.triples)
+        norms, own = np.ones(20, np.float32), (grid % 7 / 2).astype(np.float32)
+        self.training = TrainingSet(self.triples, grid + 100, norms, own, (), self.triples)
         self.wanted: Callable[[], bool] = lambda: True
         self.before_query: Callable[[], None] = lambda: None
         self.calls: list[dict[str, Any]] = []

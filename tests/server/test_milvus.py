@@ -22,7 +22,7 @@ from tests.server.conftest import Client, patient
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 COUNT = 2000
-CONFIG = BuildConfig(dim=8, landmarks=128)
+CONFIG = BuildConfig(dim=8, landmarks=128, precondition="none")  # nothing is searched for the preconditioned score
 NOWHERE = "http://127.0.0.1:1"
 
 

@@ -29,7 +29,7 @@ def test_rankings_are_answered_as_documented(client: Client) -> None:
     """Largest first, equal ones in the order of the rows; the address asks the same as a body."""
     body = client.post(PATH, {"top_k": 5}).json()
     TypeAdapter(wire.SelfInfluences).validate_python(body, strict=True)
-    assert body["generation"] == GENERATION
+    assert (body["generation"], body["loss"]) == (GENERATION, "ce-1vsall")
     assert [found["self_influence"] for found in body["self_influences"]] == [3.0, 3.0, 2.5, 2.5, 2.5]
     assert rows(body) == [106, 113, 105, 112, 119]
     assert body["self_influences"][0]["triple"]["head"]["label"] == "ibuprofen"

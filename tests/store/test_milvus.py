@@ -72,7 +72,7 @@ def test_filters_are_pushed_down(server: Milvus, monkeypatch: pytest.MonkeyPatch
     for k in (5, 20, 300):
         (scores, ids), (wanted_scores, wanted) = narrowed.search(query, k), oracle.search(query, k)
         np.testing.assert_array_equal(ids, np.where(wanted < 0, wanted, rows[wanted]))
-        np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
+        np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(
         np.sort(narrowed.range_search(query[0], 0.5)[1]), rows[vectors[rows] @ query[0] >= 0.5]
     )

@@ -27,7 +27,9 @@ class Ours(Method):
     def open(self, **config: Any) -> None:
         """Build an index of all triples of the problem, and open it."""
         options = self.request.options
-        whole = BuildConfig(layers=tuple(options["layers"]), loss=options["loss"], directions="forward", **config)
+        whole = BuildConfig(
+            layers=tuple(options["layers"]), loss=options["loss"], precondition="none", directions="forward", **config
+        )
         build(self.root, self.model, self.vocabulary, self.table, whole)
         self.attributor = open_attributor(self.root)
 

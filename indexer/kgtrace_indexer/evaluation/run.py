@@ -162,7 +162,7 @@ def _plain_loop(model: ModelFile, problem: Problem) -> PlainLoop | None:
 
 def _ask(attributor: Attributor, problem: Problem, exact: np.ndarray) -> tuple[float, int]:
     """Return the mean overlap of the index's answers with the exact ones, and how many of them are certified."""
-    answer = attributor.query(problem.test, top_k=problem.top_k, order=problem.order)
+    answer = attributor.query(problem.test, top_k=problem.top_k, order=problem.order, score="tracin")
     sorter = np.argsort(problem.train_index)
     shares = []
     for found, truth in zip(answer.attributions, exact, strict=True):

@@ -60,7 +60,7 @@ def query_seconds(
         tasks[configuration] = _task(configuration, problem, timed, projections.get(estimate))
         scale[configuration] = len(rows) / len(timed)
     for i, triple in enumerate(problem.test):
-        tasks[i] = partial(attributor.query, triple[None], top_k=problem.top_k, order=problem.order)
+        tasks[i] = partial(attributor.query, triple[None], top_k=problem.top_k, order=problem.order, score="tracin")
     if loop is not None:
         timed = _middle(np.arange(len(problem.ids)), LOOP_SLICE)
         tasks[loop] = partial(loop.influences, problem.ids[timed], problem.test[0])
