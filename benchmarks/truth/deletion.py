@@ -27,14 +27,15 @@ from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddin
 from benchmarks.truth.statistics import mean
 from benchmarks.truth.training import tail_scores
 from benchmarks.truth.whole import Explained, Whole
+from kgtrace_indexer.preconditioner import AUTO_DAMPING
 
 COUNTS = (1, 4)
 """Facts deleted for each prediction: one, and about as many as Kelpie's explanations have."""
 LARGE = 10_000
 """Training triples beyond which methods are `FEW`: every training takes longer there."""
 FEW = (
-    "bce, forward", "removal, forward", "preconditioned", "Data Poisoning", "embeddings alike",
-    "same (h, r) or (r, t)", "shared entities", "random, sharing an entity", "random",
+    "bce, forward", "removal, forward", "preconditioned", "preconditioned, default", "Data Poisoning",
+    "embeddings alike", "same (h, r) or (r, t)", "shared entities", "random, sharing an entity", "random",
 )  # fmt: skip
 MEASURES = {"logit": "logit", "MRR": "mrr", "Hits@1": "hits@1"}
 """By their titles."""
@@ -143,6 +144,7 @@ def methods() -> dict[str, Method]:
         "removal, both": lambda e: e.influences("removal", directions="both").of,
         "removal, forward, cosine": lambda e: e.influences("removal").cosine(),
         "preconditioned": lambda e: e.influences("removal", damping=_DAMPING).of,
+        "preconditioned, default": lambda e: e.influences("removal", directions="both", damping=AUTO_DAMPING).of,
         "Data Poisoning": poisoning,
         "embeddings alike": lambda e: similar_embeddings(e.whole.model, e.graph, e.test),
         "same (h, r) or (r, t)": lambda e: same_pair(e.graph, e.test) + _coin(e, 1e-3),

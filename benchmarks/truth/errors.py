@@ -5,7 +5,8 @@
 
 One training triple in twenty gets another head or tail, such that the result is in no part of the graph. A model is trained on
 them; every method then ranks all training triples by how suspicious they are. Self-influence and the model's score need the
-training triples alone; opponents are those that speak against triples known to be right, here the test triples.
+training triples alone; opponents are those that speak against triples known to be right, here the test triples. The model's
+score of a triple as it is trained on, in both directions, is the sum of the logits of (h, r, t) and (t, r⁻¹, h).
 
 Writes ``benchmarks/results/errors-PROBLEM-cpu.json`` and the table in ``docs/truth.md``.
 """
@@ -15,17 +16,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.truth.command import run, tables
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import outcome
+from benchmarks.truth.scores import preconditioned_self_influences
+from benchmarks.truth.training import tail_scores
 from benchmarks.truth.whole import Explained, Whole
 
 SHARE = 0.05
 VALIDATION = 500
 """Triples known to be right."""
 LOSSES = ("bce", "removal", "bce-1vsall", "ce-1vsall")
+PRECONDITIONED = ("bce", "removal")
 MEASURES = ("AUC", "average precision", "precision")
 """Area under the ROC curve; of precision over recall; precision among as many as there are errors."""
 
@@ -45,6 +50,7 @@ def ranked(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
     logit, log_probability, _ = outcome(whole.module, graph, graph.train)
     found = {
         "model score (logit)": -logit,
+        "model score (logit), both": -logit - backward(whole, graph.train),
         "model score (log-probability)": -log_probability,
         "random": np.random.default_rng([seed, 3]).random(len(wrong)),
     }
@@ -53,10 +59,22 @@ def ranked(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
             found[f"self-influence, {loss}, {directions}"] = itself.influences(
                 loss, directions=directions
             ).self_influence
+        if loss in PRECONDITIONED:
+            found[f"self-influence, {loss}, both, preconditioned"] = preconditioned_self_influences(
+                whole.model, graph, loss
+            )
         influences = validation.influences(loss)
         found[f"opponents of validation triples, {loss}"] = -influences.of.sum(1)
         found[f"opponents of validation triples, {loss}, cosine"] = -influences.cosine().sum(1)
     return {title: judged(wrong, suspicion) for title, suspicion in found.items()}
+
+
+def backward(whole: Whole, triples: np.ndarray) -> np.ndarray:
+    """Return the logits of (t, r⁻¹, h) for triples (n, 3), (n,)."""
+    head, relation, tail = torch.from_numpy(triples).T
+    with torch.inference_mode():
+        found: np.ndarray = tail_scores(whole.module, tail, 2 * relation + 1).gather(1, head[:, None])[:, 0].numpy()
+    return found
 
 
 def corrupted(graph: Graph, seed: int) -> tuple[Graph, np.ndarray]:

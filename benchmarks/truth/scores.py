@@ -1,6 +1,7 @@
 """What a method expects of each training triple: (n, q) numbers, large where the training triple speaks for the test one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.truth.graphs import Graph
-from kgtrace_indexer import BuildConfig, Direction, ModelFile, TripleTable, build, open_attributor
+from kgtrace_indexer import Attributor, BuildConfig, Direction, ModelFile, TripleTable, build, open_attributor
 
 _TESTS = 2048
 """Test triples explained together."""
@@ -46,12 +47,9 @@ def influences(
     With a `damping` they are preconditioned.
     """
     count = len(graph.train)
-    table = TripleTable(graph.train.astype(np.int32), np.arange(count), 0)
     projection, score = ("none", "tracin") if damping is None else ("pca", "preconditioned")
     config = BuildConfig(loss=loss, layers=tuple(layers), directions=directions, projection=projection, device="cpu")
-    with TemporaryDirectory() as folder:
-        build(Path(folder), model, graph.vocabulary, table, config)
-        attributor = open_attributor(Path(folder), device="cpu", verify=False)
+    with _indexed(model, graph, config) as attributor:
         order = np.asarray(attributor.training.train_index)
         found, norms = np.zeros((count, len(test)), np.float32), np.empty(count, np.float32)
         for start in range(0, len(test), _TESTS):
@@ -62,6 +60,28 @@ def influences(
                 )
         norms[order] = attributor.training.squared_norm
     return Influences(found, norms)
+
+
+def preconditioned_self_influences(model: ModelFile, graph: Graph, loss: str) -> np.ndarray:
+    """Return gᵀPg of all training triples' gradients g in both directions, by kgtrace's preconditioned score, (n,)."""
+    found = np.zeros(len(graph.train), np.float32)
+    with _indexed(model, graph, BuildConfig(loss=loss, directions="both", device="cpu")) as attributor:
+        triples = np.asarray(attributor.training.triples, np.int64)
+        order = np.asarray(attributor.training.train_index)
+        for rows in np.array_split(np.arange(len(order)), -(-len(order) // _TESTS)):
+            for side in ("tail", "head"):  # whose gradients add up to g
+                influences = attributor.exact_influences(triples[rows], rows, side, score="preconditioned")
+                found[order[rows]] += influences.diagonal()
+    return found
+
+
+@contextmanager
+def _indexed(model: ModelFile, graph: Graph, config: BuildConfig) -> Iterator[Attributor]:
+    """Index the training triples for as long as the block runs."""
+    table = TripleTable(graph.train.astype(np.int32), np.arange(len(graph.train)), 0)
+    with TemporaryDirectory() as folder:
+        build(Path(folder), model, graph.vocabulary, table, config)
+        yield open_attributor(Path(folder), device="cpu", verify=False)
 
 
 def same_pair(graph: Graph, test: np.ndarray) -> np.ndarray:

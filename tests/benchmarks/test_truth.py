@@ -9,12 +9,13 @@ import torch
 from benchmarks.truth import deletion, errors, groups, whole
 from benchmarks.truth.fisher import Fisher
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.scores import influences, same_pair, shared_entities
+from benchmarks.truth.scores import influences, preconditioned_self_influences, same_pair, shared_entities
 from benchmarks.truth.statistics import correlation, mean, ratio, spearman
 from benchmarks.truth.training import KnownTails, Recipe, Sampled, tail_scores, train
 from scipy.stats import spearmanr
 
 from kgtrace_indexer import ModelFile, read_model
+from kgtrace_indexer.preconditioner import AUTO_DAMPING
 from kgtrace_store import Vocabulary
 
 RECIPE = Recipe(height=3, width=4, channels=3, epochs=80, batch=16, rate=0.01)
@@ -132,6 +133,15 @@ def test_influences_are_by_row_of_the_training_triples(graph: Graph, model: Mode
     found = influences(model, graph, graph.train)
     np.testing.assert_allclose(found.of.diagonal(), found.self_influence, rtol=1e-4)
     np.testing.assert_allclose(found.of, found.of.T, rtol=1e-3, atol=1e-5 * abs(found.of).max())
+
+
+def test_preconditioned_self_influences_are_what_triples_have_on_themselves(graph: Graph, model: ModelFile) -> None:
+    one = influences(
+        model, graph, graph.train, loss="bce", directions="both", sides=("tail", "head"), damping=AUTO_DAMPING
+    )
+    found = preconditioned_self_influences(model, graph, "bce")
+    np.testing.assert_allclose(found, one.of.diagonal(), rtol=1e-4)
+    assert (found < one.self_influence).all()
 
 
 @pytest.mark.parametrize("damping", [0.1, 3.0])
