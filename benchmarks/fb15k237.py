@@ -217,7 +217,8 @@ def count_violations(attributor: Attributor, queries: np.ndarray) -> dict[str, A
             upper, low, high = attributor.bounds(triple, block)
             index += int((upper < truth).sum())
             factor += int(((low > truth) | (high < truth)).sum())
-            tightest = min(tightest, float(((high - truth) / (high - low)).min()))
+            wide = high > low  # others have no influence, and bounds that say so
+            tightest = min(tightest, float(((high - truth)[wide] / (high - low)[wide]).min(initial=np.inf)))
             pairs += len(block)
     return {"pairs": pairs, "index_bound": index, "factor_bound": factor, "smallest_margin_of_interval": tightest}
 
