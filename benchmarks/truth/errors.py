@@ -30,7 +30,11 @@ SHARE = 0.05
 VALIDATION = 500
 """Triples known to be right."""
 LOSSES = ("bce", "removal", "bce-1vsall", "ce-1vsall")
-PRECONDITIONED = ("bce", "removal")
+PRECONDITIONED = {
+    "bce": "self-influence, bce, both, preconditioned",
+    "removal": "self-influence, bce, both, preconditioned under removal",
+}
+"""What `kgtrace self-influence` ranks by where the index has such a loss: the latter is its default."""
 MEASURES = ("AUC", "average precision", "precision")
 """Area under the ROC curve; of precision over recall; precision among as many as there are errors."""
 
@@ -60,9 +64,7 @@ def ranked(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
                 loss, directions=directions
             ).self_influence
         if loss in PRECONDITIONED:
-            found[f"self-influence, {loss}, both, preconditioned"] = preconditioned_self_influences(
-                whole.model, graph, loss
-            )
+            found[PRECONDITIONED[loss]] = preconditioned_self_influences(whole.model, graph, loss)
         influences = validation.influences(loss)
         found[f"opponents of validation triples, {loss}"] = -influences.of.sum(1)
         found[f"opponents of validation triples, {loss}, cosine"] = -influences.cosine().sum(1)

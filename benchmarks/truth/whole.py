@@ -35,10 +35,12 @@ PROBLEMS = {
     "Kinships-TransE": ("Kinships", _TRANSE),
     "CoDEx-S-ComplEx": ("CoDEx-S", _SMALLER),
     "CoDEx-S-TransE": ("CoDEx-S", replace(_SMALLER, model="TransE", rate=0.2, spread=0.4)),
+    "CoDEx-S-ConvE": ("CoDEx-S", replace(_SMALLER, model="ConvE", channels=16, spread=0.1)),
     "WN18RR-ComplEx": ("WN18RR", _SAMPLED),
     "WN18RR-TransE": ("WN18RR", replace(_SAMPLED, model="TransE", rate=0.5, epochs=10, spread=0.4)),
-    "WN18RR": ("WN18RR", replace(_SAMPLED, model="ConvE", epochs=10, channels=16, spread=0.1)),
+    "WN18RR-ConvE": ("WN18RR", replace(_SAMPLED, model="ConvE", epochs=10, channels=16, spread=0.1)),
     "FB15k-237-ComplEx": ("FB15k-237", replace(_SAMPLED, epochs=3)),
+    "FB15k-237-ConvE": ("FB15k-237", replace(_SAMPLED, model="ConvE", epochs=4, channels=16, spread=0.1)),
     "FB15k-237-TransE": ("FB15k-237", replace(_SAMPLED, model="TransE", rate=0.2, epochs=3, spread=0.2)),
 }
 """By name: a graph, and how a model of it is trained; ConvE where the name has no other."""

@@ -4,7 +4,7 @@
 ``estimate ± slack`` within which the exact influence lies. See `kgtrace_indexer.projection` for why they hold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -231,12 +231,21 @@ class Codes:
         """
         found = torch.zeros(len(rows), self.arrays[f"{table}.0.code"].shape[2], device=self.device)
         left = torch.zeros((), device=self.device)
-        for i in range(self.uses[table]):
-            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index, as_tuple=True)
-            stored = self._stored(f"{table}.{i}", rows[place], direction)
-            found.index_add_(0, place, stored.direction * stored.norm[:, None])
-            left += stored.rest.square().sum()
+        for place, _, grad, rest in self.row_reads(table, torch.full_like(rows, index), rows):
+            found.index_add_(0, place, grad)
+            left += rest.square().sum()
         return found, left
+
+    def row_reads(self, table: str, index: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield, for each use of a table, where training triples (m,) read row `index` (m,) of it.
+
+        That is the place among these and the direction of each read, (k,), its gradient in stored coordinates, (k, c)
+        float32, and the norm of what these leave out, (k,).
+        """
+        for i in range(self.uses[table]):
+            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index[:, None], as_tuple=True)
+            stored = self._stored(f"{table}.{i}", rows[place], direction)
+            yield place, direction, stored.direction * stored.norm[:, None], stored.rest
 
     def _spread_bracket(
         self, table: str, slopes: Sequence[_Slopes], query: QueryCode, rows: Tensor, rounding: Tensor

@@ -24,7 +24,7 @@ import torch
 
 from kgtrace_indexer.codec import DTYPES, PCA, PROJECTIONS, Codec, PrincipalCodec, read_codec
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
-from kgtrace_indexer.files import index_files, join_parts
+from kgtrace_indexer.files import add_self_influences, index_files, join_parts
 from kgtrace_indexer.gate import pass_gate
 from kgtrace_indexer.losses import check_loss, resolve_negatives
 from kgtrace_indexer.model_file import ModelFile, write_model
@@ -241,6 +241,8 @@ def finish(
     `committed` is as in `build`.
     """
     index_files(staging.path, contents.codec, contents.known, contents.model)
+    if contents.configuration.get("precondition") == "fisher" and isinstance(contents.codec, PrincipalCodec):
+        add_self_influences(staging.path, contents.codec.bases, contents.configuration)
     write_model(contents.model, staging.path / layout.MODEL)
     contents.vocabulary.write(staging.path / layout.VOCABULARY)
     stages.lap("index")

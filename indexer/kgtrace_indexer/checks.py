@@ -8,7 +8,8 @@ import torch
 
 from kgtrace_indexer.answers import Attribution, Score
 from kgtrace_indexer.engine import Attributor
-from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE
+from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE, BCE_SLOPE, OF_BCE
+from kgtrace_indexer.projection import FLOOR
 
 _ROWS = 64
 """Training triples whose stored row is compared with a fresh one."""
@@ -19,6 +20,9 @@ _PROBES = 1024
 _TOP_K = 10
 _TOLERANCE = 1e-3
 """Relative: float32 in another batch, or on another device."""
+
+_NOTHING = 1e8 * FLOOR
+"""‖g‖² of triples that have hardly any gradient: what is stored of them is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
     checks = [_counts(attributor), _finite(attributor), _stored_rows(attributor, rows)]
     if attributor.searches:
         checks += _searched(attributor, queries, probes, "tracin")
+        if "preconditioned" in attributor.training.self_influence:
+            checks.append(_self_influences(attributor, queries))
         if attributor.score != "tracin":
             named = _searched(attributor, queries, probes, attributor.score)
             checks += [replace(check, name=f"{attributor.score} {check.name}") for check in named]
@@ -69,18 +75,32 @@ def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
     worst = 0.0
     fresh, held = attributor.encode_again(rows), attributor.rows()
     for name, again in fresh.items():
-        if name not in held and name == BCE_SELF_INFLUENCE:
+        if name not in held and name in OF_BCE:
             continue  # older generations under removal do without
         stored = held[name].take(torch.from_numpy(rows)).numpy()
         scale = np.sqrt(attributor.training.squared_norm[rows])  # ‖g‖, the unit of φ and ρ
         if name in ("self_influence", BCE_SELF_INFLUENCE):
             scale = scale**2
+        elif name == BCE_SLOPE:
+            scale = np.ones_like(scale)
         error = np.abs(again - stored).reshape(len(rows), -1).max(1, initial=0)
         worst = max(worst, float((error / np.maximum(scale, np.finfo(np.float32).tiny)).max()))
     return Check(
         "stored rows",
         worst <= _TOLERANCE,
         f"{len(rows)} training triples reproduce theirs within {worst:.1e} (at most {_TOLERANCE:.0e})",
+    )
+
+
+def _self_influences(attributor: Attributor, rows: np.ndarray) -> Check:
+    """Preconditioned self-influences as far from fresh ones as the precision of stored codes allows."""
+    stored = attributor.training.self_influence
+    error = np.abs(attributor.self_influence_again(rows) - stored["preconditioned"][rows])
+    worst = float((error / np.maximum(stored["tracin"][rows], _NOTHING)).max())
+    return Check(
+        "preconditioned self-influences",
+        worst < _TOLERANCE,
+        f"{len(rows)} compared, largest difference {worst:.1e} ‖g‖²",
     )
 
 

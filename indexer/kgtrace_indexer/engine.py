@@ -300,7 +300,7 @@ class Attributor:
     @property
     def self_influence_loss(self) -> str:
         """Name of the loss that self-influences are of."""
-        same = self.training.self_influence is self.training.squared_norm
+        same = self.training.self_influence["tracin"] is self.training.squared_norm
         return str(self.manifest.configuration["loss"]) if same else "bce"
 
     @property
@@ -320,6 +320,12 @@ class Attributor:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
             return self._featurizer.codes(self.training.triples[rows], self._codec.checked)
+
+    def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
+        """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""
+        with torch.inference_mode():
+            terms = self._featurizer.self_influence_terms(self.training.triples[rows])
+            return inner(terms, self._asked(terms, "preconditioned", None)).diagonal().cpu().numpy()
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
@@ -535,10 +541,11 @@ def _check_counts(opened: Generation, training: TrainingSet, files: Files, store
     """Raise `CorruptGeneration` where manifest, arrays and search indexes are not of the same training triples."""
     count, rows = opened.manifest.counts["triples"], len(training.triples)
     indexed = sum(index.ntotal for index in stored) if stored else count
-    if not count == rows == indexed == sum(map(len, files.shards)):
+    told = {len(values) for values in training.self_influence.values()}
+    if not count == rows == indexed == sum(map(len, files.shards)) or told != {count}:
         raise CorruptGeneration(
             f"{opened.path}: the manifest counts {count} triples, {layout.GRADIENTS} holds {rows}, "
-            f"{layout.SEARCH} {indexed}"
+            f"{layout.SEARCH} {indexed}, self-influences are of {', '.join(map(str, sorted(told)))}"
         )
 
 

@@ -33,6 +33,12 @@ Directions = Literal["forward", "both"]
 BCE_SELF_INFLUENCE = "self_influence_bce"
 """Name of the stored array of ‖g‖² under ``bce`` in an index under ``removal``; see `Featurizer.codes`."""
 
+BCE_SLOPE = "slope_bce"
+"""Likewise of what each loss term's gradient is multiplied with to have that under ``bce``."""
+
+OF_BCE = (BCE_SELF_INFLUENCE, BCE_SLOPE)
+"""Arrays that are stored under ``removal`` alone, and not in generations of before they were kept."""
+
 _BATCH_SIZE = 2048
 """Triples whose gradients are computed together, by automatic differentiation."""
 _BATCH_SIZES = {"cpu": 256, "cuda": 8192}
@@ -103,24 +109,36 @@ class Featurizer:
         else:
             yield self.training_terms(triples)
 
+    def self_influence_terms(self, triples: np.ndarray) -> Terms:
+        """Return the gradients of training triples (n, 3) that self-influence is of: under ``bce`` for ``removal``."""
+        terms = self.training_terms(triples)
+        return terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
+
     def codes(
         self, triples: np.ndarray, code: Callable[[Iterable[Terms]], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """Return what `code` makes of the gradients of training triples (n, 3), and what it cannot know of them.
 
         Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
-        nothing of errors. `BCE_SELF_INFLUENCE` (n,), that of the same gradients under ``bce``, is then added.
+        nothing of errors. `BCE_SELF_INFLUENCE` (n,), that of the same gradients under ``bce``, is then added, and
+        `BCE_SLOPE` (n, directions).
         """
         gradients = self.training_terms_apart(triples)
         if self.loss is not removal:
             return code(gradients)
         norms: list[Tensor] = []
+        slopes: list[Tensor] = []
 
         def noted(terms: Terms) -> Terms:
-            norms.append(squared_norms(terms.weighted(bce_over_removal(terms.loss))).total)
+            slope = bce_over_removal(terms.loss)
+            norms.append(squared_norms(terms.weighted(slope)).total)
+            slopes.append(slope.view(len(terms), -1))
             return terms
 
-        return code(map(noted, gradients)) | {BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy()}
+        return code(map(noted, gradients)) | {
+            BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy(),
+            BCE_SLOPE: torch.cat(slopes, 1).cpu().numpy(),
+        }
 
     def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.

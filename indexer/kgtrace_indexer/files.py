@@ -9,15 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from kgtrace_indexer.answers import Score
+from kgtrace_indexer.bounds import Codes
 from kgtrace_indexer.checkpoints import parameter_of
 from kgtrace_indexer.codec import Codec, PrincipalCodec
-from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE
+from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE, BCE_SLOPE, OF_BCE
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.parts import in_order, shards_of
+from kgtrace_indexer.projection import Bases
+from kgtrace_indexer.self_influence import preconditioned_self_influences
 from kgtrace_indexer.short_code import COLUMNS, WIDTH, ShortCode
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.training_set import KNOWN, PostingLists, TrainingSet, posting_lists
@@ -28,8 +33,10 @@ from kgtrace_store.search import FaissSearch
 
 _NAMED = ("triples", "train_index", "self_influence")
 """Arrays of every generation that say who a training triple is."""
-_SHARED = (*_NAMED, BCE_SELF_INFLUENCE)
+_SHARED = (*_NAMED, *OF_BCE)
 """Arrays that no shard has: answers read them whatever is searched."""
+_PRECONDITIONED: Score = "preconditioned"
+"""Name of the only array of self-influences by another score."""
 _BASIS = "basis."
 """Begins the names of arrays that have no row for each training triple."""
 _BLOCK = 65_536
@@ -61,11 +68,15 @@ class Files:
     postings: Mapping[str, np.ndarray]
     shards: Sequence[Shard]
     """At least one, in the order of their training triples."""
+    preconditioned: np.ndarray | None = None
+    """(n,) float32: self-influence by the preconditioned score, where it was computed."""
 
     @classmethod
     def open(cls, folder: Path) -> "Files":
         """Map the files of a generation's folder. Raises `CorruptGeneration`."""
         arrays, postings = open_arrays(folder / layout.GRADIENTS), open_arrays(folder / layout.POSTINGS)
+        path = folder / layout.SELF_INFLUENCE
+        preconditioned = open_arrays(path)[_PRECONDITIONED] if path.exists() else None
         shards = [
             Shard(within, open_arrays(within / layout.GRADIENTS), open_arrays(within / layout.POSTINGS))
             for within in _within(folder)
@@ -75,7 +86,7 @@ class Files:
                 raise CorruptGeneration(
                     f"{shard.folder} holds arrays {sorted(shard.codes)}, the first shard {sorted(shards[0].codes)}"
                 )
-        return cls(folder, arrays, postings, shards or [Shard(folder, _rows(arrays), postings)])
+        return cls(folder, arrays, postings, shards or [Shard(folder, _rows(arrays), postings)], preconditioned)
 
     def stacks(self) -> dict[str, Stack]:
         """Return every array with a row for each training triple."""
@@ -92,7 +103,9 @@ class Files:
             PostingLists(start, _tables(shard.postings)) for start, shard in zip(starts, self.shards, strict=False)
         ]
         triples, train_index, squared_norm = (self.arrays[name] for name in _NAMED)
-        self_influence = self.arrays.get(BCE_SELF_INFLUENCE, squared_norm)
+        self_influence: dict[Score, np.ndarray] = {"tracin": self.arrays.get(BCE_SELF_INFLUENCE, squared_norm)}
+        if self.preconditioned is not None:
+            self_influence["preconditioned"] = self.preconditioned
         return TrainingSet(triples, train_index, squared_norm, self_influence, lists, self.postings.get(KNOWN, triples))
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -117,8 +130,7 @@ def join_parts(
 def merge_parts(folder: Path, old: Files, paths: Sequence[Path], shard_size: int | None) -> None:
     """Write ``gradients.h5`` as `join_parts` does, from the arrays of a generation and parts of further triples."""
     new = [open_arrays(path) for path in paths]
-    if BCE_SELF_INFLUENCE not in old.arrays:  # under another loss, or of before it was kept
-        new = [{name: array for name, array in part.items() if name != BCE_SELF_INFLUENCE} for part in new]
+    new = [{name: array for name, array in part.items() if name not in OF_BCE or name in old.arrays} for part in new]
     bases = {name: array for name, array in old.arrays.items() if name.startswith(_BASIS)}
     order = in_order(np.concatenate([old.arrays["triples"], *(part["triples"] for part in new)]))
     if shard_size is None:
@@ -152,6 +164,22 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None, model: Mod
         write_part(each / layout.POSTINGS, postings(arrays, model) | (common if each == folder else {}))
     if folders != [folder]:
         write_part(folder / layout.POSTINGS, common)
+
+
+def add_self_influences(folder: Path, bases: Bases, configuration: Mapping[str, Any]) -> None:
+    """Write self-influences by the preconditioned score for the arrays and posting lists in a folder.
+
+    Not under ``removal`` for an older generation's arrays, which say nothing of ``bce``.
+    """
+    files = Files.open(folder)
+    stacks = files.stacks()
+    slopes = stacks.get(BCE_SLOPE)
+    if configuration["loss"] == "removal" and slopes is None:
+        return
+    found = preconditioned_self_influences(
+        Codes.of(stacks), bases, files.training_set(), slopes, configuration["damping"]
+    )
+    write_part(folder / layout.SELF_INFLUENCE, {_PRECONDITIONED: found})
 
 
 def postings(arrays: Mapping[str, np.ndarray], model: ModelFile) -> dict[str, np.ndarray]:

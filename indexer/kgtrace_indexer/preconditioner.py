@@ -35,6 +35,9 @@ AUTO_DAMPING = 3.0
 """σ² unless asked otherwise, in units of the mean ‖g‖² of the training triples' gradients of embedding rows. Of 0.1,
 0.3, 1, 3 and 10 it foretold best, on average, what retraining did (``python -m benchmarks.truth.lds``)."""
 
+_BLOCK = 65_536
+"""Training triples whose gradients of a row are in memory together."""
+
 _REMEMBERED = 128
 """Rows whose second moment is kept: 40 MB for rows of 200 numbers."""
 
@@ -67,7 +70,7 @@ class Preconditioner:
         self._codes = codes
         self._bases = bases
         # not of a method: what a cache holds of its owner keeps the files of a closed index mapped
-        self._moment = lru_cache(_REMEMBERED)(partial(_moment_of, codes, bases, training))
+        self._moment = lru_cache(_REMEMBERED)(partial(moment_of, codes, bases, training))
 
     def __call__(self, terms: Terms, damping: float | None = None) -> Terms:
         """Return Pg' of test triples, with σ² so many times the mean ‖g‖²; None for `AUTO_DAMPING`."""
@@ -80,11 +83,7 @@ class Preconditioner:
 
     @cached_property
     def _mean_square(self) -> float:
-        """Mean over training triples of ‖g‖², uses of rows apart."""
-        names = [f"{table}.{i}.size" for table, uses in self._codes.uses.items() for i in range(uses)]
-        sizes = [piece for name in names for piece in self._codes.arrays[name].pieces]
-        squares = [size[:, :, 0].square().sum(dtype=torch.float64) for size in sizes]
-        return float(sum(squares)) / len(self._codes) + FLOOR
+        return mean_square(self._codes)
 
     def _preconditioned(self, table: str, use: Rows, sigma: float) -> Tensor:
         """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) of rows i (m,)."""
@@ -102,10 +101,21 @@ class Preconditioner:
         return torch.stack(found).to(use.grad.dtype)
 
 
-def _moment_of(codes: Codes, bases: Bases, training: TrainingSet, table: str, index: int) -> tuple[Tensor, float]:
+def mean_square(codes: Codes) -> float:
+    """Return the mean over training triples of ‖g‖², uses of embedding rows apart: the unit of damping."""
+    names = [f"{table}.{i}.size" for table, uses in codes.uses.items() for i in range(uses)]
+    sizes = [piece for name in names for piece in codes.arrays[name].pieces]
+    squares = [size[:, :, 0].square().sum(dtype=torch.float64) for size in sizes]
+    return float(sum(squares)) / len(codes) + FLOOR
+
+
+def moment_of(codes: Codes, bases: Bases, training: TrainingSet, table: str, index: int) -> tuple[Tensor, float]:
     """Return F_i in the coordinates of a table's rows, (c, c) float64, and its mean on what these leave out."""
-    rows = torch.from_numpy(training.reading(table, index)).to(codes.device)
-    grads, left = codes.row_gradients(table, index, rows)
     width, coordinates = bases.of_rows(table).shape
-    moment = (grads.T @ grads).double()
-    return moment, float(left) / max(1, width - coordinates)
+    moment = torch.zeros(coordinates, coordinates, dtype=torch.float64, device=codes.device)
+    total = 0.0
+    for rows in torch.from_numpy(training.reading(table, index)).split(_BLOCK):
+        grads, left = codes.row_gradients(table, index, rows.to(codes.device))
+        moment += grads.T @ grads
+        total += float(left)
+    return moment, total / max(1, width - coordinates)

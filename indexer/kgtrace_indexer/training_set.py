@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kgtrace_indexer.answers import Ranking, Restriction
+from kgtrace_indexer.answers import Ranking, Restriction, Score
 from kgtrace_indexer.bounds import QueryCode
 
 KNOWN = "known"
@@ -38,8 +38,8 @@ class TrainingSet:
     """(n,) int64: rows as read."""
     squared_norm: np.ndarray
     """(n,) float32: ‖g‖² of the gradients that are indexed."""
-    self_influence: np.ndarray
-    """(n,) float32: by what suspicious ones are told, the same, or that under ``bce``."""
+    self_influence: Mapping[Score, np.ndarray]
+    """(n,) float32: by what suspicious ones are told. ``tracin`` is the same, or that under ``bce``."""
     postings: Sequence["PostingLists"]
     """Who reads which embedding row, of all shards in their order."""
     known: np.ndarray
@@ -76,6 +76,18 @@ class TrainingSet:
         found: np.ndarray = np.concatenate([lists.of(table, index) for lists in self.postings])
         return found
 
+    def readers(self, table: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return which training triples read each row of an embedding table: offsets (size + 1,) and rows (·,).
+
+        Those that read row i are ``rows[offsets[i] : offsets[i + 1]]``.
+        """
+        if len(self.postings) == 1:
+            return self.postings[0].tables[table]
+        lists = [(lists.start, *lists.tables[table]) for lists in self.postings]
+        rows = np.concatenate([np.add(rows, start, dtype=np.int64) for start, _, rows in lists])
+        read = np.concatenate([np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) for _, offsets, _ in lists])
+        return np.sum([offsets for _, offsets, _ in lists], 0), rows[np.argsort(read, kind="stable")]
+
     def allowed(self, restriction: Restriction) -> np.ndarray | None:
         """Return a mask (n,) of the triples whose fields are as asked for, or None for all."""
         if not (restriction.must or restriction.must_not):
@@ -101,11 +113,13 @@ class TrainingSet:
             reached[ends] = True
         return reached
 
-    def by_self_influence(self, top_k: int, order: Ranking, restriction: Restriction) -> np.ndarray:
+    def by_self_influence(self, score: Score, top_k: int, order: Ranking, restriction: Restriction) -> np.ndarray:
         """Return the allowed rows (k,) of largest or smallest self-influence; equal ones by `train_index`."""
         mask = self.allowed(restriction)
         rows = np.arange(len(self.triples)) if mask is None else np.flatnonzero(mask)
-        keys = -self.self_influence[rows] if order == "descending" else self.self_influence[rows]
+        keys = self.self_influence[score][rows]
+        if order == "descending":
+            keys = -keys
         if top_k < len(rows):
             kept = keys <= np.partition(keys, top_k - 1)[top_k - 1]
             rows, keys = rows[kept], keys[kept]

@@ -287,7 +287,9 @@ def _v1() -> APIRouter:
     def post_self_influence(body: wire.SelfInfluenceRequest, service: _Ready) -> Response:
         asked = body.filter or wire.Filter()
         must, must_not = _condition(asked.must), _condition(asked.must_not)
-        return _json(service.self_influences(top_k=body.top_k, order=body.order, must=must, must_not=must_not))
+        return _json(
+            service.self_influences(top_k=body.top_k, order=body.order, score=body.score, must=must, must_not=must_not)
+        )
 
     @router.get(
         "/self-influence",
@@ -302,7 +304,7 @@ def _v1() -> APIRouter:
             "tail": [service.entity_ref(text) for text in query.tail],
         }
         must = {field: named for field, named in refs.items() if named}
-        return _json(service.self_influences(top_k=query.top_k, order=query.order, must=must))
+        return _json(service.self_influences(top_k=query.top_k, order=query.order, score=query.score, must=must))
 
     @router.get(
         "/index",

@@ -328,6 +328,11 @@ def _self_influence(ranking: argparse.ArgumentParser) -> None:
         "--top-k", type=_integer(1), default=10, metavar="K", help="training triples to name (default: %(default)s)"
     )
     ranking.add_argument("--order", choices=RANKINGS, default="descending", help="default: %(default)s")
+    ranking.add_argument(
+        "--precondition",
+        choices=PRECONDITIONERS,
+        help="none is the squared norm, fisher the preconditioned score (default: what the index was built with)",
+    )
     _filters(ranking)
     _device(ranking)
     ranking.add_argument(

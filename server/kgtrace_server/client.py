@@ -220,8 +220,10 @@ def _aggregate(
     return _Call("POST", "/v1/aggregate", Aggregate.read, json=body)
 
 
-def _self_influence(*, top_k: int, order: "Ranking", must: Condition, must_not: Condition) -> _Call[SelfInfluences]:
-    body = {"top_k": top_k, "order": order, "filter": _filter(must, must_not)}
+def _self_influence(
+    *, top_k: int, order: "Ranking", score: "Score | None", must: Condition, must_not: Condition
+) -> _Call[SelfInfluences]:
+    body = {"top_k": top_k, "order": order, "score": score, "filter": _filter(must, must_not)}
     return _Call("POST", "/v1/self-influence", SelfInfluences.read, json=body)
 
 
@@ -347,11 +349,12 @@ class Client:
         *,
         top_k: int = 10,
         order: "Ranking" = "descending",
+        score: "Score | None" = None,
         must: Condition = _NOWHERE,
         must_not: Condition = _NOWHERE,
     ) -> SelfInfluences:
-        """Return the training triples of largest (or smallest) self-influence."""
-        return self._send(_self_influence(top_k=top_k, order=order, must=must, must_not=must_not))
+        """Return the training triples of largest (or smallest) self-influence; `score` None is the index's own."""
+        return self._send(_self_influence(top_k=top_k, order=order, score=score, must=must, must_not=must_not))
 
     def entities(self, q: str = "", limit: int = 20) -> list[Named]:
         """Return entities whose label or name equals, starts with or contains ``q``."""
@@ -500,11 +503,12 @@ class AsyncClient:
         *,
         top_k: int = 10,
         order: "Ranking" = "descending",
+        score: "Score | None" = None,
         must: Condition = _NOWHERE,
         must_not: Condition = _NOWHERE,
     ) -> SelfInfluences:
         """As `Client.self_influence`."""
-        return await self._send(_self_influence(top_k=top_k, order=order, must=must, must_not=must_not))
+        return await self._send(_self_influence(top_k=top_k, order=order, score=score, must=must, must_not=must_not))
 
     async def entities(self, q: str = "", limit: int = 20) -> list[Named]:
         """As `Client.entities`."""
@@ -650,11 +654,12 @@ class LocalClient:
         *,
         top_k: int = 10,
         order: "Ranking" = "descending",
+        score: "Score | None" = None,
         must: Condition = _NOWHERE,
         must_not: Condition = _NOWHERE,
     ) -> SelfInfluences:
         """As `Client.self_influence`."""
-        answer = self._service.self_influences(top_k=top_k, order=order, must=must, must_not=must_not)
+        answer = self._service.self_influences(top_k=top_k, order=order, score=score, must=must, must_not=must_not)
         return SelfInfluences.read(answer)
 
     def entities(self, q: str = "", limit: int = 20) -> list[Named]:

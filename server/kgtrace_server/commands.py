@@ -303,6 +303,7 @@ def tracin(args: argparse.Namespace) -> int:
 def self_influence(args: argparse.Namespace) -> int:
     """Rank training triples by self-influence."""
     from kgtrace_indexer.engine import open_attributor
+    from kgtrace_indexer.preconditioner import SCORES
     from kgtrace_server import render
     from kgtrace_server.service import Service
     from kgtrace_store import durable
@@ -310,7 +311,8 @@ def self_influence(args: argparse.Namespace) -> int:
     ending = ".json" if args.output is None else render.check_format(args.output)
     service = Service(open_attributor(args.index, device=args.device))
     must, must_not = _filter(args, service, "must"), _filter(args, service, "must_not")
-    answer = service.self_influences(top_k=args.top_k, order=args.order, must=must, must_not=must_not)
+    score = None if args.precondition is None else SCORES[args.precondition]
+    answer = service.self_influences(top_k=args.top_k, order=args.order, score=score, must=must, must_not=must_not)
     if args.output is None:
         sys.stdout.write(render.json_text(answer) if args.json else render.self_influences(answer))
         return 0

@@ -216,15 +216,17 @@ class SelfInfluences:
 
     generation: str
     """The generation of the index that answered."""
+    score: str | None
+    """``tracin`` or ``preconditioned``; older services do not say it, nor the next."""
     loss: str | None
-    """Whose gradient; older services do not say it."""
+    """Whose gradient."""
     self_influences: tuple[SelfInfluence, ...]
 
     @classmethod
     def read(cls, content: Json) -> SelfInfluences:
         """Take it from an answer."""
         found = tuple(map(SelfInfluence.read, content["self_influences"]))
-        return cls(content["generation"], content.get("loss"), found)
+        return cls(content["generation"], content.get("score"), content.get("loss"), found)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row for each training triple, in the columns of ``kgtrace self-influence --output FILE.csv``.

@@ -200,27 +200,37 @@ class Service:
         *,
         top_k: int = 10,
         order: Ranking = "descending",
+        score: Score | None = None,
         must: Condition = _ANY,
         must_not: Condition = _ANY,
     ) -> SelfInfluences:
-        """Return the training triples of largest (or smallest) self-influence.
+        """Return the training triples of largest (or smallest) self-influence, by the index's own score if it can.
 
-        Raises `BadRequest` for ``top_k`` below 1 and another ``order``, and `UnknownLabel` and `IdOutOfRange` for what
-        the vocabulary lacks.
+        Raises `BadRequest` for ``top_k`` below 1, another ``order`` and a ``score`` that was not computed, and
+        `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks.
         """
         _integer("top_k", top_k, 1)
         _one_of("order", order, get_args(Ranking))
         training = self._attributor.training
+        if score is None:
+            score = self._attributor.score if self._attributor.score in training.self_influence else "tracin"
+        _one_of("score", score, get_args(Score))
+        if score not in training.self_influence:
+            raise BadRequest(
+                f"score is {score!r}, and this index holds self-influences of {', '.join(training.self_influence)} "
+                "alone: build it with --precondition fisher"
+            )
         restriction = Restriction(self._resolved(must), self._resolved(must_not))
-        rows = training.by_self_influence(top_k, order, restriction)
+        rows = training.by_self_influence(score, top_k, order, restriction)
         found = zip(
             training.train_index[rows].tolist(),
             training.triples[rows].tolist(),
-            _shortest(training.self_influence[rows]),
+            _shortest(training.self_influence[score][rows]),
             strict=True,
         )
         return {
             "generation": self.generation,
+            "score": score,
             "loss": self._attributor.self_influence_loss,
             "self_influences": [
                 {"train_index": index, "triple": self._triple(*triple), "self_influence": value}

@@ -235,6 +235,8 @@ class SelfInfluenceRequest(_Request):
     """How many training triples to name."""
     order: Ranking = "descending"
     """Largest first, or smallest."""
+    score: Score | None = None
+    """``tracin`` for ‖g‖², ``preconditioned`` for gᵀPg; null for what the index was built to answer with."""
     filter: Filter | None = None
     """Which training triples may be named."""
 
@@ -246,6 +248,8 @@ class SelfInfluenceQuery(_Query):
     """How many training triples to name."""
     order: Ranking = "descending"
     """Largest first, or smallest."""
+    score: Score | None = None
+    """``tracin`` for ‖g‖², ``preconditioned`` for gᵀPg; null for what the index was built to answer with."""
     head: list[str] = []
     """Label, or id where no label is the same, of the training triple's head."""
     relation: list[str] = []
@@ -467,7 +471,8 @@ class SelfInfluence(TypedDict):
     """Row of the training triples as read, from 0."""
     triple: NamedTriple
     self_influence: float | None
-    """Squared norm of the triple's own gradient: large where the model has to strain to hold it."""
+    """Squared norm of the triple's own gradient, or its preconditioned influence on itself: large where the model has
+    to strain to hold it."""
 
 
 @_described
@@ -476,6 +481,8 @@ class SelfInfluences(TypedDict):
 
     generation: str
     """The generation of the index that answered."""
+    score: Score
+    """Which of the two it is."""
     loss: str
     """Whose gradient: that of the index, but ``bce`` where that is ``removal``, whose slope is always the same."""
     self_influences: list[SelfInfluence]
@@ -763,6 +770,7 @@ EXAMPLE_INFLUENCES: Influences = {
 
 EXAMPLE_SELF_INFLUENCES: SelfInfluences = {
     "generation": "20261123T020000Z-1a2b3c",
+    "score": "preconditioned",
     "loss": "bce",
     "self_influences": [
         {

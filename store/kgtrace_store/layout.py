@@ -38,11 +38,14 @@ GRADIENTS = "gradients.h5"
 POSTINGS = "postings.h5"
 """Which training triples read each embedding row."""
 
+SELF_INFLUENCE = "self_influence.h5"
+"""Self-influence of the training triples by another score; absent where there is none."""
+
 SEARCH = "search.faiss"
 """Inner-product index."""
 
 SHARDS = "shards"
-"""Folder of shards, where there are several: folders numbered from ``0000``, each with the three files above."""
+"""Folder of shards, where there are several: folders from ``0000`` on, with gradients, posting lists and index."""
 
 GATE = "gate.json"
 """What was checked before the generation could be published, and how far it agrees with the one before it."""

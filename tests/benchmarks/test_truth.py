@@ -140,7 +140,7 @@ def test_preconditioned_self_influences_are_what_triples_have_on_themselves(grap
         model, graph, graph.train, loss="bce", directions="both", sides=("tail", "head"), damping=AUTO_DAMPING
     )
     found = preconditioned_self_influences(model, graph, "bce")
-    np.testing.assert_allclose(found, one.of.diagonal(), rtol=1e-4)
+    np.testing.assert_allclose(found, one.of.diagonal(), rtol=5e-3)
     assert (found < one.self_influence).all()
 
 
@@ -217,7 +217,7 @@ def test_reverses_say_the_same_from_the_other_end() -> None:
 
 
 def test_large_graphs_are_asked_methods_that_there_are() -> None:
-    assert set(deletion.FEW) < set(deletion.methods())
+    assert set(deletion.FEWER) < set(deletion.FEW) < set(deletion.methods())
 
 
 def test_who_deletes_the_same_as_a_method_before_has_no_row() -> None:

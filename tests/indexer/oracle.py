@@ -1,6 +1,6 @@
 """The slow truth: gradients from PyTorch's autograd on the original PyKEEN module, one triple at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,17 @@ def instances(triple: Iterable[int], directions: Iterable[str]) -> list[list[int
 
 
 def gradient(
-    model: torch.nn.Module, triple: np.ndarray, directions: Iterable[str], names: Iterable[str] | None = None
+    model: torch.nn.Module,
+    triple: np.ndarray,
+    directions: Iterable[str],
+    names: Iterable[str] | None = None,
+    *,
+    loss: Callable[[Tensor], Tensor] = torch.nn.functional.softplus,
 ) -> Tensor:
-    """Return the gradient of Σ softplus(−s) over the directions, all parameters (or those named) in one vector."""
+    """Return the gradient of Σ ℓ(−s) over the directions, all parameters (or those named) in one vector."""
     model.zero_grad()
     score = model.score_hrt(torch.tensor(instances(triple, directions)))
-    torch.nn.functional.softplus(-score).sum().backward()
+    loss(-score).sum().backward()
     chosen = None if names is None else set(names)
     return torch.cat(
         [

@@ -152,7 +152,7 @@ def test_a_served_training_triple_reproduces_its_stored_row(umls_index: Path) ->
     rows = np.arange(0, len(attributor), 37)
     for name, fresh in attributor.encode_again(rows).items():
         stored = attributor.rows()[name].take(torch.from_numpy(rows))
-        scale = np.sqrt(attributor.training.self_influence[rows]).max()
+        scale = np.sqrt(attributor.training.squared_norm[rows]).max()
         np.testing.assert_allclose(fresh, stored, rtol=1e-3, atol=1e-4 * scale)
 
 

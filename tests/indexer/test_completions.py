@@ -103,9 +103,9 @@ def test_self_influences_are_ranked_as_by_sorting_all(
     random.shuffle(rows)
     triples = np.array([[0, r, 0] for _, r in stored], np.int32).reshape(-1, 3)
     values = np.array([v for v, _ in stored], np.float32)
-    training = TrainingSet(triples, np.array(rows, np.int64), np.ones_like(values), values, (), triples)
+    training = TrainingSet(triples, np.array(rows, np.int64), np.ones_like(values), {"tracin": values}, (), triples)
     restriction = Restriction() if relation is None else Restriction(must={"relation": [relation]})
-    found = training.by_self_influence(top_k, order, restriction)
+    found = training.by_self_influence("tracin", top_k, order, restriction)
     sign = -1 if order == "descending" else 1
     expected = sorted(
         (sign * v, row, at)
@@ -119,8 +119,8 @@ def test_stored_self_influences_are_the_norms_of_gradients(
     attributor: Attributor, umls: Umls, umls_folder: Path, tmp_path: Path
 ) -> None:
     """What is ranked is the squared norm of each training triple's gradient under bce, under removal as well."""
-    found = attributor.training.self_influence
-    rows = attributor.training.by_self_influence(5, "descending", Restriction())
+    found = attributor.training.self_influence["tracin"]
+    rows = attributor.training.by_self_influence("tracin", 5, "descending", Restriction())
     assert found[rows[0]] == found.max()
     assert (np.diff(found[rows]) <= 0).all()
     model = pykeen_model(umls_folder)
@@ -128,6 +128,6 @@ def test_stored_self_influences_are_the_norms_of_gradients(
     np.testing.assert_allclose(found[rows], [float(g @ g) for g in grads], rtol=1e-4)
     build(tmp_path, *umls, BuildConfig(loss="bce", projection="none"))
     bce = open_attributor(tmp_path, device="cpu")
-    np.testing.assert_allclose(found, bce.training.self_influence, rtol=1e-4)
+    np.testing.assert_allclose(found, bce.training.self_influence["tracin"], rtol=1e-4)
     assert attributor.self_influence_loss == bce.self_influence_loss == "bce"
     assert (attributor.training.squared_norm > found).all()  # slopes of removal are larger

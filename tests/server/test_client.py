@@ -180,6 +180,7 @@ def test_errors_are_the_same_everywhere(
         (lambda client: client.predictions(relation=None, head=0), "label"),
         (lambda client: client.predictions(relation=0, head=0, top_k="5"), "top_k"),
         (lambda client: client.self_influence(order="x"), "order"),
+        (lambda client: client.self_influence(score="x"), "score"),
         (lambda client: client.self_influence(top_k=2.0), "top_k"),
         (lambda client: client.self_influence(must={"foo": [0]}), "foo"),
         (lambda client: client.entities(limit=0), "limit"),

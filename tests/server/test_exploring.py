@@ -30,6 +30,7 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         {"top_k": 2, "order": "absolute", "exact": True, "must": {"relation": ["treats"]}, "within_hops": 2},
     ),
     ("self_influence", (), {}),
+    ("self_influence", (), {"score": "preconditioned"}),
     ("self_influence", (), {"top_k": 3, "order": "ascending", "must": {"head": [4, "7"]}, "must_not": {"tail": [0]}}),
     ("influences", ([TRIPLE],), {"within_hops": 1, "top_k": 20}),
     ("influences", ([TRIPLE],), {"score": "preconditioned", "damping": 2.5}),

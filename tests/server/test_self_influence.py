@@ -29,12 +29,31 @@ def test_rankings_are_answered_as_documented(client: Client) -> None:
     """Largest first, equal ones in the order of the rows; the address asks the same as a body."""
     body = client.post(PATH, {"top_k": 5}).json()
     TypeAdapter(wire.SelfInfluences).validate_python(body, strict=True)
-    assert (body["generation"], body["loss"]) == (GENERATION, "ce-1vsall")
+    assert (body["generation"], body["score"], body["loss"]) == (GENERATION, "tracin", "ce-1vsall")
     assert [found["self_influence"] for found in body["self_influences"]] == [3.0, 3.0, 2.5, 2.5, 2.5]
     assert rows(body) == [106, 113, 105, 112, 119]
     assert body["self_influences"][0]["triple"]["head"]["label"] == "ibuprofen"
     assert client.get(PATH, params={"top_k": 5}).json() == body
     assert rows(client.get(PATH, params={"top_k": 4, "order": "ascending"}).json()) == [100, 107, 114, 101]
+
+
+def test_the_other_score_can_be_asked_for(client: Client) -> None:
+    """In the body and in the address; the answer says which it is."""
+    body = client.post(PATH, {"top_k": 3, "score": "preconditioned"}).json()
+    assert body["score"] == "preconditioned"
+    assert rows(body) == [106, 113, 100]
+    assert client.get(PATH, params={"top_k": 3, "score": "preconditioned"}).json() == body
+
+
+def test_an_index_answers_by_its_own_score_where_it_holds_it(service: Service, attributor: Any) -> None:
+    """Otherwise by plain influence, and says so where the other is asked for."""
+    attributor.score = "preconditioned"
+    assert service.self_influences()["score"] == "preconditioned"
+    assert service.self_influences(score="tracin")["score"] == "tracin"
+    attributor.training.self_influence.pop("preconditioned")
+    assert service.self_influences()["score"] == "tracin"
+    with pytest.raises(BadRequest, match="holds self-influences of tracin alone: build it with --precondition fisher"):
+        service.self_influences(score="preconditioned")
 
 
 def test_rankings_can_be_restricted(client: Client, attributor: Any) -> None:
@@ -56,6 +75,7 @@ def test_rankings_can_be_restricted(client: Client, attributor: Any) -> None:
         ({"top_k": 0}, "top_k"),
         ({"top_k": 1001}, "1000"),
         ({"order": "largest"}, "order"),
+        ({"score": "fisher"}, "score"),
         ({"relation": "treat"}, "unknown relation 'treat'"),
         ({"head": "99"}, "out of range"),
         ({"entity": "aspirin"}, "entity: unknown field"),
@@ -93,6 +113,8 @@ def test_the_command_line_answers_what_the_service_answers(
         top_k=3, order="ascending", must={"relation": ["treats", 1]}, must_not={"tail": ["7"]}
     )
     assert json.loads(capsys.readouterr().out) == expected
+    assert cli.main([*call[:5], "--precondition", "fisher", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == service.self_influences(top_k=3, score="preconditioned")
     assert cli.main(call) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["self-influence", "row", "head", "relation", "tail"]

@@ -1,0 +1,126 @@
+"""Preconditioned self-influence: how much of what the model makes of a training triple rests on the triple itself.
+
+With P as in `kgtrace_indexer.preconditioner`, of all training triples at once,
+
+    gᵀPg = Σ_i σ² g_iᵀ (F_i + σ²I)⁻¹ g_i,
+
+where i are the embedding rows that a triple reads, and g is its gradient under ``bce`` where the index has ``removal``,
+whose F is kept: the squared slope times what statistics call leverage. Where n triples read a row of c coordinates,
+the smaller of two systems is solved, GᵀG + σ²I of c equations, or GGᵀ + σ²I of n, since with gradients as rows of G
+
+    σ² (GᵀG + σ²I)⁻¹ = I − Gᵀ (GGᵀ + σ²I)⁻¹ G.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgtrace_indexer.bounds import Codes
+from kgtrace_indexer.preconditioner import AUTO_DAMPING, mean_square, moment_of
+from kgtrace_indexer.projection import Bases
+from kgtrace_indexer.stack import Stack
+from kgtrace_indexer.training_set import TrainingSet
+
+_NUMBERS = 1 << 22
+"""Numbers of the gradients of embedding rows that are looked at together."""
+
+
+def preconditioned_self_influences(
+    codes: Codes, bases: Bases, training: TrainingSet, slopes: Stack | None, damping: float | None
+) -> np.ndarray:
+    """Return gᵀPg of all training triples, (n,) float32.
+
+    `slopes` (n, directions) multiply the stored gradients of each, in g but not in F; `damping` is as in
+    `Preconditioner`.
+    """
+    sigma = (AUTO_DAMPING if damping is None else damping) * mean_square(codes)
+    found = torch.zeros(len(codes), dtype=torch.float64)
+    for table in codes.uses:
+        width, coordinates = bases.of_rows(table).shape
+        offsets, readers = training.readers(table)
+        counts = np.diff(offsets)
+        together = max(1, _NUMBERS // coordinates)
+        for rows, most in _alike(counts, together):
+            if most > together:
+                (row,) = rows.tolist()
+                moment, mean_left = moment_of(codes, bases, training, table, row)
+                for triples in torch.from_numpy(training.reading(table, row)).split(together):
+                    reads = _Reads.of(codes, slopes, table, torch.full_like(triples, row), triples)
+                    inside = _by_coordinates(moment, reads.scaled.T, sigma)
+                    found.index_add_(0, triples, inside + sigma / (mean_left + sigma) * reads.scaled_left)
+                continue
+            held = np.arange(most) < counts[rows][:, None]  # (s, most)
+            triples = torch.from_numpy(readers[(offsets[rows][:, None] + np.arange(most))[held]].astype(np.int64))
+            place = torch.from_numpy(np.nonzero(held)[0])  # (m,): whose readers they are
+            reads = _Reads.of(codes, slopes, table, torch.from_numpy(rows)[place], triples)
+            grads, scaled = torch.zeros(2, *held.shape, coordinates)
+            grads[torch.from_numpy(held)], scaled[torch.from_numpy(held)] = reads.grads, reads.scaled
+            inside = _damped(grads, scaled, sigma)[torch.from_numpy(held)]
+            outside = torch.zeros(len(rows)).index_add_(0, place, reads.left) / max(1, width - coordinates)
+            found.index_add_(0, triples, inside + sigma / (outside[place] + sigma) * reads.scaled_left)
+    return found.float().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """Gradients of embedding rows as training triples (m,) have them that read one each."""
+
+    grads: Tensor
+    """(m, c): stored coordinates."""
+    scaled: Tensor
+    """(m, c): with the slopes."""
+    left: Tensor
+    """(m,): squared norm of what these leave out."""
+    scaled_left: Tensor
+    """(m,)"""
+
+    @classmethod
+    def of(cls, codes: Codes, slopes: Stack | None, table: str, index: Tensor, triples: Tensor) -> "_Reads":
+        """Gather those of rows `index` (m,) of a table."""
+        coordinates = codes.arrays[f"{table}.0.code"].shape[2]
+        found = cls(*torch.zeros(2, len(triples), coordinates), *torch.zeros(2, len(triples)))
+        for at, direction, grad, rest in codes.row_reads(table, index, triples):
+            slope = torch.ones(1) if slopes is None else slopes.take(triples[at], direction)
+            found.grads.index_add_(0, at, grad)
+            found.scaled.index_add_(0, at, slope[:, None] * grad)
+            found.left.index_add_(0, at, rest.square())
+            found.scaled_left.index_add_(0, at, (slope * rest).square())
+        return found
+
+
+def _alike(counts: np.ndarray, together: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield rows of a table that about as many training triples (rows,) read each, and how many at most.
+
+    These are no more than `together` of all, unless it is a single row.
+    """
+    degree = np.floor(4 * np.log2(np.maximum(counts, 1)))  # two of the same differ by less than a fifth
+    for each in np.unique(degree[counts > 0]):
+        rows = np.flatnonzero((degree == each) & (counts > 0))
+        most = int(counts[rows].max())
+        share = max(1, together // most)
+        for start in range(0, len(rows), share):
+            some = rows[start : start + share]
+            yield some, int(counts[some].max())
+
+
+def _damped(grads: Tensor, scaled: Tensor, sigma: float) -> Tensor:
+    """Return σ² gᵀ (GᵀG + σ²I)⁻¹ g for the gradients G (s, n, c) of s rows and g (s, n, c), (s, n) float64."""
+    _, count, coordinates = grads.shape
+    if count >= coordinates:
+        return _by_coordinates(grads.mT @ grads, scaled.mT, sigma)
+    right = grads @ scaled.mT  # (s, n, n)
+    return scaled.double().square().sum(2) - (right * _solved(grads @ grads.mT, right, sigma)).sum(1)
+
+
+def _by_coordinates(moment: Tensor, scaled: Tensor, sigma: float) -> Tensor:
+    """Return σ² gᵀ (F + σ²I)⁻¹ g for F (…, c, c) and g (…, c, n), (…, n) float64."""
+    return sigma * (scaled * _solved(moment, scaled, sigma)).sum(-2)
+
+
+def _solved(system: Tensor, right: Tensor, sigma: float) -> Tensor:
+    """Return (A + σ²I)⁻¹ B for A (…, m, m) and B (…, m, n), in float64."""
+    damped = system + sigma * torch.eye(system.shape[-1], dtype=torch.float64)
+    return torch.cholesky_solve(right.double(), torch.linalg.cholesky(damped))

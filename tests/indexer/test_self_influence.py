@@ -1,0 +1,135 @@
+"""Preconditioned self-influence of all training triples, against its dense formula with gradients from autograd."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kgtrace_indexer import (
+    Attributor,
+    BuildConfig,
+    ModelFile,
+    TripleTable,
+    build,
+    checks,
+    open_attributor,
+    projection,
+    self_influence,
+)
+from kgtrace_indexer.append import append
+from kgtrace_indexer.conve import BIAS, ENTITY, RELATION
+from kgtrace_indexer.preconditioner import AUTO_DAMPING
+from kgtrace_store import Vocabulary, layout
+from tests.indexer.oracle import gradient, pykeen_model
+
+Umls = tuple[ModelFile, Vocabulary, TripleTable]
+TRIPLES = 400
+SLOPES = {"bce": torch.nn.functional.softplus, "removal": torch.Tensor.clone}
+"""ℓ(−s) whose gradients make up F."""
+
+
+@pytest.fixture(scope="module")
+def umls_part(umls: Umls) -> Umls:
+    model, vocabulary, table = umls
+    rows = np.sort(np.random.default_rng(0).choice(len(table.ids), TRIPLES, replace=False))
+    return model, vocabulary, TripleTable(table.ids[rows], table.train_index[rows], 0)
+
+
+def built(root: Path, umls: Umls, **config: object) -> Attributor:
+    build(root, *umls, BuildConfig(**{"dim": 8, "landmarks": 100, "dtype": "float32", **config}))
+    return open_attributor(root, device="cpu")
+
+
+def dense(folder: Path, triples: np.ndarray, loss: str, directions: list[str], damping: float) -> np.ndarray:
+    """Return gᵀPg of each triple, (n,): g is under bce, F under a loss."""
+    model = pykeen_model(folder)
+    shapes = {name: p.shape for name, p in model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
+
+    def rows(name: str) -> dict[str, torch.Tensor]:
+        grads = [gradient(model, triple, directions, shapes, loss=SLOPES[name]) for triple in triples]
+        parts = torch.stack(grads).double().split([shape.numel() for shape in shapes.values()], 1)
+        found = {table: part.view(-1, *shapes[table]) for table, part in zip(shapes, parts, strict=True)}
+        return {ENTITY: torch.cat([found[ENTITY], found[BIAS]], 2), RELATION: found[RELATION]}
+
+    found = torch.zeros(len(triples), dtype=torch.float64)
+    ours = rows("bce")
+    for table, known in rows(loss).items():
+        for i in range(known.shape[1]):
+            moment = known[:, i].T @ known[:, i] + damping * torch.eye(known.shape[2], dtype=torch.float64)
+            found += damping * (ours[table][:, i] * torch.linalg.solve(moment, ours[table][:, i].T).T).sum(1)
+    return found.numpy()
+
+
+@pytest.mark.parametrize("shard_size", [None, 70])
+@pytest.mark.parametrize("directions", ["forward", "both"])
+@pytest.mark.parametrize("loss", ["removal", "bce"])
+def test_it_is_the_dense_formula(
+    umls_part: Umls, umls_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    loss: str, directions: str, shard_size: int | None,
+) -> None:  # fmt: skip
+    """Under either loss, of rows that more and of rows that fewer triples read than they have numbers."""
+    # so that rows are looked at in several blocks, and the readers of the most read one, too
+    monkeypatch.setattr(self_influence, "_NUMBERS", 33 * 25)
+    attributor = built(tmp_path, umls_part, loss=loss, directions=directions, shard_size=shard_size)
+    training = attributor.training
+    counts = np.concatenate([np.diff(training.readers(table)[0]) for table in (ENTITY, RELATION)])
+    assert counts[counts > 0].min() < 32 < 33 < counts.max()
+    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    used = ["tail", "head"] if directions == "both" else ["tail"]
+    wanted = dense(umls_folder, np.asarray(training.triples), loss, used, sigma)
+    np.testing.assert_allclose(training.self_influence["preconditioned"], wanted, rtol=1e-3)
+    rows = np.arange(0, TRIPLES, 9)
+    np.testing.assert_allclose(attributor.self_influence_again(rows), wanted[rows], rtol=1e-3)
+    assert (wanted < training.self_influence["tracin"]).all()
+    (check,) = (c for c in checks.verify(attributor) if c.name == "preconditioned self-influences")
+    assert check.ok
+
+
+def test_it_is_what_a_triple_has_on_itself(umls_part: Umls, tmp_path: Path) -> None:
+    """With the index's own damping."""
+    attributor = built(tmp_path, umls_part, loss="bce", directions="forward", damping=0.5)
+    triples = attributor.training.triples.astype(np.int64)
+    found = attributor.exact_influences(triples, np.arange(TRIPLES), score="preconditioned").diagonal()
+    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], found, rtol=1e-3)
+
+
+def test_readers_of_shards_are_those_of_the_whole(umls_part: Umls, tmp_path: Path) -> None:
+    """Each row's, ascending."""
+    whole, split = (built(tmp_path / str(size), umls_part, shard_size=size).training for size in (None, 70))
+    for table in (ENTITY, RELATION):
+        for ours, theirs in zip(whole.readers(table), split.readers(table), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_numbers_beyond_the_stored_coordinates_are_damped_alike(
+    umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows longer than what is stored of them it ranks much as of whole rows."""
+    whole = built(tmp_path / "whole", umls_part).training.self_influence["preconditioned"]
+    monkeypatch.setattr(projection, "_ROW_DIMS", 24)  # of 33
+    short = built(tmp_path / "short", umls_part).training.self_influence["preconditioned"]
+    np.testing.assert_allclose(short, whole, rtol=0.3)
+    assert np.corrcoef(short, whole)[0, 1] > 0.99
+
+
+def test_an_extended_index_has_those_of_all_its_triples(umls_part: Umls, tmp_path: Path) -> None:
+    """Old triples, too, since their rows are read by more."""
+    model, vocabulary, table = umls_part
+    half = TRIPLES // 2
+    built(tmp_path / "grown", (model, vocabulary, TripleTable(table.ids[:half], np.arange(half), 0)))
+    labels = [[vocabulary.entities[h], vocabulary.relations[r], vocabulary.entities[t]] for h, r, t in table.ids[half:]]
+    (tmp_path / "new.tsv").write_text("".join("\t".join(line) + "\n" for line in labels))
+    append(tmp_path / "grown", tmp_path / "new.tsv")
+    grown = open_attributor(tmp_path / "grown", device="cpu").training
+    whole = built(tmp_path / "whole", (model, vocabulary, TripleTable(table.ids, np.arange(TRIPLES), 0))).training
+    np.testing.assert_array_equal(grown.triples, whole.triples)
+    found, wanted = (each.self_influence["preconditioned"] for each in (grown, whole))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("config", [{"precondition": "none"}, {"projection": "none"}, {"loss": "ce-1vsall"}])
+def test_an_index_of_plain_influence_has_none(umls_part: Umls, tmp_path: Path, config: dict[str, object]) -> None:
+    """Nor does it have the file."""
+    assert list(built(tmp_path, umls_part, **config).training.self_influence) == ["tracin"]
+    assert not list(tmp_path.rglob(layout.SELF_INFLUENCE))
