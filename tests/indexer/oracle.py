@@ -6,6 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
+
+from kgtrace_indexer.conve import BIAS, ENTITY, RELATION
+
+Loss = Callable[[Tensor], Tensor]
+"""Takes −s."""
 
 
 def pykeen_model(folder: Path) -> torch.nn.Module:
@@ -27,7 +33,7 @@ def gradient(
     directions: Iterable[str],
     names: Iterable[str] | None = None,
     *,
-    loss: Callable[[Tensor], Tensor] = torch.nn.functional.softplus,
+    loss: Loss = softplus,
 ) -> Tensor:
     """Return the gradient of Σ ℓ(−s) over the directions, all parameters (or those named) in one vector."""
     model.zero_grad()
@@ -41,3 +47,47 @@ def gradient(
             if chosen is None or name in chosen
         ]
     )
+
+
+class Dense:
+    """P of the preconditioned score as a matrix for each embedding row of ConvE, whose bias is one more number."""
+
+    def __init__(self, folder: Path, triples: np.ndarray, directions: Iterable[str], loss: Loss = softplus) -> None:
+        """Compute the gradient of each triple under ℓ(−s), (n, numbers) by row."""
+        self.model = pykeen_model(folder)
+        self.shapes = {name: p.shape for name, p in self.model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
+        self.training = self.rows(triples, directions, loss)
+
+    def rows(self, triples: np.ndarray, directions: Iterable[str], loss: Loss = softplus) -> dict[str, torch.Tensor]:
+        """Return gradients (n, rows, d) of each table, in float64."""
+        grads = torch.stack([gradient(self.model, triple, directions, self.shapes, loss=loss) for triple in triples])
+        parts = grads.double().split([shape.numel() for shape in self.shapes.values()], 1)
+        found = {
+            name: part.view(len(triples), *self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)
+        }
+        return {ENTITY: torch.cat([found[ENTITY], found[BIAS]], 2), RELATION: found[RELATION]}
+
+    def mean_square(self) -> float:
+        """Return the mean ‖g‖² of the triples: the unit of damping, but for rows that a triple reads twice."""
+        return sum(float(g.square().sum()) for g in self.training.values()) / len(self.training[ENTITY])
+
+    def scores(self, tests: np.ndarray, sigma: float) -> np.ndarray:
+        """Return gᵀPg' of all training triples and test triples, (n, b)."""
+        found = torch.zeros(len(self.training[ENTITY]), len(tests), dtype=torch.float64)
+        for table, asked in self.rows(tests, ["tail"]).items():
+            for i in range(asked.shape[1]):
+                found += self.training[table][:, i] @ self._damped(table, i, asked[:, i].T, sigma)
+        return found.numpy()
+
+    def self_influences(self, triples: np.ndarray, directions: Iterable[str], sigma: float) -> np.ndarray:
+        """Return gᵀPg of triples, whose gradients g are under cross-entropy, (m,)."""
+        found = torch.zeros(len(triples), dtype=torch.float64)
+        for table, own in self.rows(triples, directions).items():
+            for i in range(own.shape[1]):
+                found += (own[:, i] * self._damped(table, i, own[:, i].T, sigma).T).sum(1)
+        return found.numpy()
+
+    def _damped(self, table: str, row: int, grads: torch.Tensor, sigma: float) -> torch.Tensor:
+        known = self.training[table][:, row]
+        moment = known.T @ known + sigma * torch.eye(known.shape[1], dtype=torch.float64)
+        return sigma * torch.linalg.solve(moment, grads)

@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from kgtrace_indexer.conve import BIAS, ENTITY, RELATION
 from kgtrace_indexer.preconditioner import AUTO_DAMPING
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest
-from tests.indexer.oracle import gradient, pykeen_model
+from tests.indexer.oracle import Dense
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 TRIPLES = 120
@@ -42,34 +41,6 @@ def built(root: Path, umls: Umls, **config: object) -> Attributor:
     return open_attributor(root, device="cpu")
 
 
-class Dense:
-    """P as a matrix for each embedding row: a bias is one more number of its entity's."""
-
-    def __init__(self, folder: Path, triples: np.ndarray, directions: Sequence[str]) -> None:
-        """Compute the gradient of each triple, (n, numbers) by row."""
-        self.model = pykeen_model(folder)
-        self.shapes = {name: p.shape for name, p in self.model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
-        self.training = self.rows(triples, directions)
-
-    def rows(self, triples: np.ndarray, directions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return gradients (n, rows, d) of each table, in float64."""
-        grads = torch.stack([gradient(self.model, triple, directions, self.shapes) for triple in triples]).double()
-        parts = dict(zip(self.shapes, grads.split([shape.numel() for shape in self.shapes.values()], 1), strict=True))
-        parts = {name: part.view(len(triples), *self.shapes[name]) for name, part in parts.items()}
-        return {ENTITY: torch.cat([parts[ENTITY], parts[BIAS]], 2), RELATION: parts[RELATION]}
-
-    def scores(self, tests: np.ndarray, damping: float) -> np.ndarray:
-        """Return gᵀPg' of all training triples and test triples, (n, b)."""
-        sigma = damping * sum(float(g.square().sum()) for g in self.training.values()) / len(self.training[ENTITY])
-        found = torch.zeros(len(self.training[ENTITY]), len(tests), dtype=torch.float64)
-        for table, asked in self.rows(tests, ["tail"]).items():
-            for i in range(asked.shape[1]):
-                known = self.training[table][:, i]
-                moment = known.T @ known + sigma * torch.eye(known.shape[1], dtype=torch.float64)
-                found += sigma * known @ torch.linalg.solve(moment, asked[:, i].T)
-        return found.numpy()
-
-
 @pytest.mark.parametrize("directions", ["forward", "both"])
 def test_it_is_the_dense_formula(umls_part: Umls, umls_folder: Path, tmp_path: Path, directions: str) -> None:
     """Exactly recomputed, and searched for and certified, for any damping."""
@@ -79,7 +50,7 @@ def test_it_is_the_dense_formula(umls_part: Umls, umls_folder: Path, tmp_path: P
     # uses of one row by one triple count apart in the mean ‖g‖² that the damping is in units of
     tolerance = 1e-3 if directions == "forward" else 0.05
     for damping in (None, 0.01, 100.0):
-        wanted = dense.scores(TESTS, AUTO_DAMPING if damping is None else damping)
+        wanted = dense.scores(TESTS, (AUTO_DAMPING if damping is None else damping) * dense.mean_square())
         found = attributor.exact_influences(TESTS, np.arange(TRIPLES), score="preconditioned", damping=damping)
         np.testing.assert_allclose(found, wanted, atol=tolerance * abs(wanted).max())
         answer = attributor.query(TESTS, top_k=7, score="preconditioned", damping=damping)

@@ -18,14 +18,14 @@ from kgtrace_indexer import (
     self_influence,
 )
 from kgtrace_indexer.append import append
-from kgtrace_indexer.conve import BIAS, ENTITY, RELATION
+from kgtrace_indexer.conve import ENTITY, RELATION
 from kgtrace_indexer.preconditioner import AUTO_DAMPING
 from kgtrace_store import Vocabulary, layout
-from tests.indexer.oracle import gradient, pykeen_model
+from tests.indexer.oracle import Dense
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 TRIPLES = 400
-SLOPES = {"bce": torch.nn.functional.softplus, "removal": torch.Tensor.clone}
+LOSSES = {"bce": torch.nn.functional.softplus, "removal": torch.Tensor.clone}
 """ℓ(−s) whose gradients make up F."""
 
 
@@ -39,26 +39,6 @@ def umls_part(umls: Umls) -> Umls:
 def built(root: Path, umls: Umls, **config: object) -> Attributor:
     build(root, *umls, BuildConfig(**{"dim": 8, "landmarks": 100, "dtype": "float32", **config}))
     return open_attributor(root, device="cpu")
-
-
-def dense(folder: Path, triples: np.ndarray, loss: str, directions: list[str], damping: float) -> np.ndarray:
-    """Return gᵀPg of each triple, (n,): g is under bce, F under a loss."""
-    model = pykeen_model(folder)
-    shapes = {name: p.shape for name, p in model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
-
-    def rows(name: str) -> dict[str, torch.Tensor]:
-        grads = [gradient(model, triple, directions, shapes, loss=SLOPES[name]) for triple in triples]
-        parts = torch.stack(grads).double().split([shape.numel() for shape in shapes.values()], 1)
-        found = {table: part.view(-1, *shapes[table]) for table, part in zip(shapes, parts, strict=True)}
-        return {ENTITY: torch.cat([found[ENTITY], found[BIAS]], 2), RELATION: found[RELATION]}
-
-    found = torch.zeros(len(triples), dtype=torch.float64)
-    ours = rows("bce")
-    for table, known in rows(loss).items():
-        for i in range(known.shape[1]):
-            moment = known[:, i].T @ known[:, i] + damping * torch.eye(known.shape[2], dtype=torch.float64)
-            found += damping * (ours[table][:, i] * torch.linalg.solve(moment, ours[table][:, i].T).T).sum(1)
-    return found.numpy()
 
 
 @pytest.mark.parametrize("shard_size", [None, 70])
@@ -77,7 +57,8 @@ def test_it_is_the_dense_formula(
     assert counts[counts > 0].min() < 32 < 33 < counts.max()
     sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
     used = ["tail", "head"] if directions == "both" else ["tail"]
-    wanted = dense(umls_folder, np.asarray(training.triples), loss, used, sigma)
+    dense = Dense(umls_folder, np.asarray(training.triples), used, LOSSES[loss])
+    wanted = dense.self_influences(np.asarray(training.triples), used, sigma)
     np.testing.assert_allclose(training.self_influence["preconditioned"], wanted, rtol=1e-3)
     rows = np.arange(0, TRIPLES, 9)
     np.testing.assert_allclose(attributor.self_influence_again(rows), wanted[rows], rtol=1e-3)
