@@ -70,7 +70,7 @@ class Preconditioner:
         self._codes = codes
         self._bases = bases
         # not of a method: what a cache holds of its owner keeps the files of a closed index mapped
-        self._moment = lru_cache(_REMEMBERED)(partial(moment_of, codes, bases, training))
+        self._moment = lru_cache(_REMEMBERED)(partial(_moment_of, codes, bases, training))
 
     def __call__(self, terms: Terms, damping: float | None = None) -> Terms:
         """Return Pg' of test triples, with σ² so many times the mean ‖g‖²; None for `AUTO_DAMPING`."""
@@ -109,7 +109,7 @@ def mean_square(codes: Codes) -> float:
     return float(sum(squares)) / len(codes) + FLOOR
 
 
-def moment_of(codes: Codes, bases: Bases, training: TrainingSet, table: str, index: int) -> tuple[Tensor, float]:
+def _moment_of(codes: Codes, bases: Bases, training: TrainingSet, table: str, index: int) -> tuple[Tensor, float]:
     """Return F_i in the coordinates of a table's rows, (c, c) float64, and its mean on what these leave out."""
     width, coordinates = bases.of_rows(table).shape
     moment = torch.zeros(coordinates, coordinates, dtype=torch.float64, device=codes.device)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.bounds import Codes
-from kgtrace_indexer.preconditioner import AUTO_DAMPING, mean_square, moment_of
+from kgtrace_indexer.preconditioner import AUTO_DAMPING, mean_square
 from kgtrace_indexer.projection import Bases
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.training_set import TrainingSet
@@ -46,27 +46,37 @@ def preconditioned_self_influences(
         for rows, most in _alike(counts, together):
             if most > together:
                 (row,) = rows.tolist()
-                moment, mean_left = moment_of(codes, bases, training, table, row)
-                for triples in torch.from_numpy(training.reading(table, row)).split(together):
+                blocks = torch.from_numpy(training.reading(table, row)).split(together)
+                moment, left = torch.zeros(coordinates, coordinates, dtype=torch.float64), 0.0
+                for triples in blocks:
+                    reads = _Reads.of(codes, slopes, table, torch.full_like(triples, row), triples)
+                    moment += reads.grads.T @ reads.grads
+                    left += float(reads.left.sum()) / max(1, width - coordinates)
+                for triples in blocks:
                     reads = _Reads.of(codes, slopes, table, torch.full_like(triples, row), triples)
                     inside = _by_coordinates(moment, reads.scaled.T, sigma)
-                    found.index_add_(0, triples, inside + sigma / (mean_left + sigma) * reads.scaled_left)
+                    found.index_add_(0, triples, inside + sigma / (left + sigma) * reads.scaled_left)
                 continue
             held = np.arange(most) < counts[rows][:, None]  # (s, most)
             triples = torch.from_numpy(readers[(offsets[rows][:, None] + np.arange(most))[held]].astype(np.int64))
             place = torch.from_numpy(np.nonzero(held)[0])  # (m,): whose readers they are
             reads = _Reads.of(codes, slopes, table, torch.from_numpy(rows)[place], triples)
-            grads, scaled = torch.zeros(2, *held.shape, coordinates)
+            grads, scaled = torch.zeros(2, *held.shape, coordinates, dtype=torch.float64)
             grads[torch.from_numpy(held)], scaled[torch.from_numpy(held)] = reads.grads, reads.scaled
             inside = _damped(grads, scaled, sigma)[torch.from_numpy(held)]
-            outside = torch.zeros(len(rows)).index_add_(0, place, reads.left) / max(1, width - coordinates)
+            outside = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, place, reads.left) / max(
+                1, width - coordinates
+            )
             found.index_add_(0, triples, inside + sigma / (outside[place] + sigma) * reads.scaled_left)
     return found.float().numpy()
 
 
 @dataclass(frozen=True, slots=True)
 class _Reads:
-    """Gradients of embedding rows as training triples (m,) have them that read one each."""
+    """Gradients of embedding rows as training triples (m,) have them that read one each, float64.
+
+    In float32, systems that little is added to would not be positive definite.
+    """
 
     grads: Tensor
     """(m, c): stored coordinates."""
@@ -81,13 +91,15 @@ class _Reads:
     def of(cls, codes: Codes, slopes: Stack | None, table: str, index: Tensor, triples: Tensor) -> "_Reads":
         """Gather those of rows `index` (m,) of a table."""
         coordinates = codes.arrays[f"{table}.0.code"].shape[2]
-        found = cls(*torch.zeros(2, len(triples), coordinates), *torch.zeros(2, len(triples)))
+        shape = (2, len(triples))
+        grads, left = torch.zeros(*shape, coordinates, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        found = cls(*grads, *left)
         for at, direction, grad, rest in codes.row_reads(table, index, triples):
             slope = torch.ones(1) if slopes is None else slopes.take(triples[at], direction)
-            found.grads.index_add_(0, at, grad)
-            found.scaled.index_add_(0, at, slope[:, None] * grad)
-            found.left.index_add_(0, at, rest.square())
-            found.scaled_left.index_add_(0, at, (slope * rest).square())
+            found.grads.index_add_(0, at, grad.double())
+            found.scaled.index_add_(0, at, slope[:, None] * grad.double())
+            found.left.index_add_(0, at, rest.double().square())
+            found.scaled_left.index_add_(0, at, (slope * rest.double()).square())
         return found
 
 
@@ -107,20 +119,20 @@ def _alike(counts: np.ndarray, together: int) -> Iterator[tuple[np.ndarray, int]
 
 
 def _damped(grads: Tensor, scaled: Tensor, sigma: float) -> Tensor:
-    """Return σ² gᵀ (GᵀG + σ²I)⁻¹ g for the gradients G (s, n, c) of s rows and g (s, n, c), (s, n) float64."""
+    """Return σ² gᵀ (GᵀG + σ²I)⁻¹ g for the gradients G (s, n, c) of s rows and g (s, n, c), (s, n), all float64."""
     _, count, coordinates = grads.shape
     if count >= coordinates:
         return _by_coordinates(grads.mT @ grads, scaled.mT, sigma)
     right = grads @ scaled.mT  # (s, n, n)
-    return scaled.double().square().sum(2) - (right * _solved(grads @ grads.mT, right, sigma)).sum(1)
+    return scaled.square().sum(2) - (right * _solved(grads @ grads.mT, right, sigma)).sum(1)
 
 
 def _by_coordinates(moment: Tensor, scaled: Tensor, sigma: float) -> Tensor:
-    """Return σ² gᵀ (F + σ²I)⁻¹ g for F (…, c, c) and g (…, c, n), (…, n) float64."""
+    """Return σ² gᵀ (F + σ²I)⁻¹ g for F (…, c, c) and g (…, c, n), (…, n)."""
     return sigma * (scaled * _solved(moment, scaled, sigma)).sum(-2)
 
 
 def _solved(system: Tensor, right: Tensor, sigma: float) -> Tensor:
-    """Return (A + σ²I)⁻¹ B for A (…, m, m) and B (…, m, n), in float64."""
-    damped = system + sigma * torch.eye(system.shape[-1], dtype=torch.float64)
-    return torch.cholesky_solve(right.double(), torch.linalg.cholesky(damped))
+    """Return (A + σ²I)⁻¹ B for A (…, m, m) and B (…, m, n)."""
+    solved: Tensor = torch.linalg.solve(system + sigma * torch.eye(system.shape[-1], dtype=torch.float64), right)
+    return solved

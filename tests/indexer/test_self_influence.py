@@ -75,6 +75,22 @@ def test_it_is_what_a_triple_has_on_itself(umls_part: Umls, tmp_path: Path) -> N
     np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], found, rtol=1e-3)
 
 
+@pytest.mark.parametrize("damping", [1e-9, 1e-4, 1e6])
+def test_any_damping_can_be_built(
+    umls_part: Umls, umls_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damping: float
+) -> None:
+    """However nearly singular the systems are, and whichever of them is solved, in blocks or not."""
+    for numbers in (self_influence._NUMBERS, 33 * 25):
+        monkeypatch.setattr(self_influence, "_NUMBERS", numbers)
+        attributor = built(tmp_path / str(numbers), umls_part, directions="forward", damping=damping)
+        training = attributor.training
+        dense = Dense(umls_folder, np.asarray(training.triples), ["tail"], LOSSES["removal"])
+        sigma = damping * attributor._preconditioner._mean_square
+        wanted = dense.self_influences(np.asarray(training.triples), ["tail"], sigma)
+        found, most = training.self_influence["preconditioned"], training.self_influence["tracin"]
+        np.testing.assert_array_less(abs(found - wanted), 1e-3 * wanted + 1e-4 * most)
+
+
 def test_readers_of_shards_are_those_of_the_whole(umls_part: Umls, tmp_path: Path) -> None:
     """Each row's, ascending."""
     whole, split = (built(tmp_path / str(size), umls_part, shard_size=size).training for size in (None, 70))
