@@ -68,6 +68,8 @@ def _finite(attributor: Attributor) -> Check:
     wrong = {
         name for name, block in attributor.stored_blocks() if block.dtype.kind == "f" and not np.isfinite(block).all()
     }
+    told = attributor.training.self_influence
+    wrong |= {f"self-influences, {score}" for score, values in told.items() if not np.isfinite(values).all()}
     return Check("finite", not wrong, f"NaN or infinity in {sorted(wrong)}" if wrong else "no NaN or infinity")
 
 

@@ -176,9 +176,8 @@ def add_self_influences(folder: Path, bases: Bases, configuration: Mapping[str, 
     slopes = stacks.get(BCE_SLOPE)
     if configuration["loss"] == "removal" and slopes is None:
         return
-    found = preconditioned_self_influences(
-        Codes.of(stacks), bases, files.training_set(), slopes, configuration["damping"]
-    )
+    damping = configuration["damping"]
+    found = preconditioned_self_influences(Codes.of(stacks), bases, files.training_set(), slopes, damping)
     write_part(folder / layout.SELF_INFLUENCE, {_PRECONDITIONED: found})
 
 

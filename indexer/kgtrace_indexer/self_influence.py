@@ -134,5 +134,5 @@ def _by_coordinates(moment: Tensor, scaled: Tensor, sigma: float) -> Tensor:
 
 def _solved(system: Tensor, right: Tensor, sigma: float) -> Tensor:
     """Return (A + σ²I)⁻¹ B for A (…, m, m) and B (…, m, n)."""
-    solved: Tensor = torch.linalg.solve(system + sigma * torch.eye(system.shape[-1], dtype=torch.float64), right)
-    return solved
+    damped = system + sigma * torch.eye(system.shape[-1], dtype=torch.float64)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
