@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
 from kgtrace_indexer.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Terms, inner, squared_norms
+from kgtrace_indexer.threads import one_thread
 from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
@@ -68,7 +70,7 @@ class _Clock:
 
 
 class Attributor:
-    """Answers which training triples influenced a prediction. A call uses all of torch's threads."""
+    """Answers which training triples influenced a prediction. Scans use all of torch's threads, and queries one."""
 
     def __init__(
         self,
@@ -159,7 +161,8 @@ class Attributor:
         _require_positive("top_k", top_k)
         if max_candidates is not None and max_candidates < 0:
             raise BadRequest(f"max_candidates is {max_candidates}, must be at least 0")
-        with torch.inference_mode():
+        scans = exact or self._retrieval is None
+        with torch.inference_mode(), nullcontext() if scans else one_thread():
             clock = _Clock()
             terms = self._featurizer.test_terms(triples, direction)
             scores = self._featurizer.candidate_scores(triples, direction)
@@ -169,7 +172,7 @@ class Attributor:
             own = norms if asked is terms else inner(terms, asked).diagonal()
             clock.lap("gradient")
             mask, near = self.training.allowed(restriction), self._near(triples, restriction)
-            if exact or self._retrieval is None:
+            if self._retrieval is None or scans:
                 found = self._scan(asked, top_k, order, mask, near, wanted)
                 clock.lap("rerank")
             else:
@@ -248,7 +251,7 @@ class Attributor:
         _require_positive("top_k", top_k)
         triples = self._checked(triples)
         column = 2 if direction == "tail" else 0
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             scores = self._featurizer.candidate_scores(triples, direction)
             return [
                 complete(triple, column, row, self._known(triple, direction), top_k=top_k, filtered=filtered)

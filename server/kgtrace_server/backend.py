@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,6 @@ from kgtrace_server import catalogue
 from kgtrace_server.problems import CannotSwitch, NotReady
 from kgtrace_server.reload import Reload, Reloader
 from kgtrace_server.service import Service
-from kgtrace_server.threads import limit_threads
 from kgtrace_server.worker import Worker
 from kgtrace_store import layout
 from kgtrace_store.errors import (
@@ -37,9 +35,13 @@ class Backend:
 
         Raises `BadRequest` for such a function without an index.
         """
-        self.worker = Worker(
-            settings.queue_length, begin=partial(limit_threads, settings.threads), observe=metrics.batch
-        )
+
+        def begin() -> None:
+            from kgtrace_indexer.threads import limit_threads
+
+            limit_threads(settings.threads)
+
+        self.worker = Worker(settings.queue_length, begin=begin, observe=metrics.batch)
         self._root = None if settings.index is None else settings.index.absolute()
         self._service: Service | None = None
         self._reloader: Reloader[Service] | None = None

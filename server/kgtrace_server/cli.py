@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kgtrace_server import commands
 from kgtrace_server.settings import DEVICES, ENGINE_SETTINGS, add_flags
+from kgtrace_store.cpus import calm_threads
 from kgtrace_store.errors import KgtraceError
 
 INTERRUPTED = 130
@@ -41,6 +42,7 @@ presets:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code: 0 success, 1 failure, 2 wrong call."""
     args = parser().parse_args(argv)
+    calm_threads(os.environ)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
