@@ -7,20 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kgtrace_server import catalogue
-from kgtrace_server.problems import CannotSwitch, NotReady
+from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
 from kgtrace_server.reload import Reload, Reloader
 from kgtrace_server.service import Service
 from kgtrace_server.threads import limit_threads
 from kgtrace_server.worker import Worker
 from kgtrace_store import layout
-from kgtrace_store.errors import (
-    BadRequest,
-    CorruptGeneration,
-    GenerationNotFound,
-    IndexNotFound,
-    PublishConflict,
-    SchemaTooNew,
-)
+from kgtrace_store.errors import BadRequest
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
@@ -121,8 +114,9 @@ class Backend:
         if self._root is None:
             raise CannotSwitch("the service was started on one generation, without an index root")
         try:
-            yield IndexRoot(self._root)
-        except (IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew, PublishConflict) as e:
+            with cannot_switch():
+                yield IndexRoot(self._root)
+        except CannotSwitch as e:
             raise CannotSwitch(self._shown(str(e))) from e
 
     def _why_not(self) -> str:
