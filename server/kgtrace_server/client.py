@@ -7,10 +7,12 @@
         print(answer.results[0].influences[0].triple.head)
         answer.to_dataframe()
 
-Errors are those that the index raises in process (`UnknownEntity`, `IdOutOfRange`, ...), wherever it is.
+Errors are those that the index raises in process (`UnknownEntity`, `IdOutOfRange`, ...), with all their fields,
+wherever it is; a service whose fault they are answers no more than that (`ServiceError`).
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +23,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
+import numpy as np
 
 from kgtrace_server import catalogue
-from kgtrace_server.problems import (
-    INVALID_REQUEST,
-    CannotSwitch,
-    DeadlineExceeded,
-    NotReady,
-    QueueFull,
-    type_of,
-)
+from kgtrace_server.problems import cannot_switch, error_of
 from kgtrace_server.results import (
     Aggregate,
     GenerationInfo,
@@ -81,23 +77,6 @@ class ServiceError(errors.KgtraceError):
         """What the service's log knows the request by."""
 
 
-_KINDS = {
-    type_of(kind): kind
-    for kind in (
-        errors.UnknownEntity,
-        errors.UnknownRelation,
-        errors.IdOutOfRange,
-        errors.BadRequest,
-        errors.MissingInverseRelations,
-        QueueFull,
-        NotReady,
-        DeadlineExceeded,
-        CannotSwitch,
-    )
-} | {INVALID_REQUEST: errors.BadRequest}
-"""The error that a problem's type stands for."""
-
-
 @dataclass(frozen=True, slots=True)
 class Retries:
     """When to ask again: after 429 and 503, and where a connection failed before there was an answer."""
@@ -134,7 +113,15 @@ class _Call(Generic[R]):
     """Whether doing it twice is the same as doing it once."""
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        return client.build_request(self.method, self.path, params=self.params, json=self.json)
+        """Return the request. Raises `BadRequest` for a body that JSON cannot hold."""
+        if self.json is None:
+            return client.build_request(self.method, self.path, params=self.params)
+        try:
+            body = json.dumps(self.json, allow_nan=False, default=_plain)
+        except (TypeError, ValueError) as e:  # NaN, infinity, or a condition whose field is no string
+            raise errors.BadRequest(f"the request cannot be sent: {e}") from e
+        headers = {"Content-Type": "application/json"}
+        return client.build_request(self.method, self.path, content=body, headers=headers)
 
     def pause(self, retries: Retries, attempt: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
         """Return the seconds to wait before another attempt, None if this was the last."""
@@ -676,16 +663,20 @@ class LocalClient:
 
     def generations(self) -> list[GenerationInfo]:
         """As `Client.generations`."""
-        return list(map(GenerationInfo.read, catalogue.generations(IndexRoot(self._root))))
+        with cannot_switch():
+            return list(map(GenerationInfo.read, catalogue.generations(IndexRoot(self._root))))
 
     def publish(self, generation: str) -> Switched:
         """Make a generation live, and go on with it."""
-        IndexRoot(self._root).publish(generation)
+        with cannot_switch():
+            IndexRoot(self._root).publish(generation)
         return self._switched(generation)
 
     def rollback(self) -> Switched:
         """Make the generation before the live one live, and go on with it."""
-        return self._switched(IndexRoot(self._root).rollback())
+        with cannot_switch():
+            live = IndexRoot(self._root).rollback()
+        return self._switched(live)
 
     def close(self) -> None:
         """Do nothing: files are let go with the object."""
@@ -709,6 +700,16 @@ class LocalClient:
         return Service(open_attributor(self._root, device=self._device))
 
 
+def _plain(value: object) -> Any:
+    """Return a number of NumPy's as Python's. Raises `BadRequest` for anything else that JSON does not know."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise errors.BadRequest(
+        f"{value!r} cannot be sent: an entity or relation is a label (string) or an id (integer), an option a number, "
+        "a string or a Boolean"
+    )
+
+
 def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
@@ -722,10 +723,10 @@ def _retry_after(response: httpx.Response) -> float:
 def _error(response: httpx.Response) -> errors.KgtraceError:
     try:
         content = response.json()
-        kind, detail = _KINDS.get(content["type"]), str(content["detail"])
+        if (error := error_of(content)) is not None:
+            return error
+        detail = str(content["detail"])
     except (ValueError, KeyError, TypeError):
-        kind, detail = None, response.text[:_LONGEST] or response.reason_phrase
-    if kind is not None:
-        return kind(detail)
+        detail = response.text[:_LONGEST] or response.reason_phrase
     message = f"{response.request.method} {response.request.url}: {response.status_code}: {detail}"
     return ServiceError(message, response.status_code, response.headers.get("X-Request-Id"))

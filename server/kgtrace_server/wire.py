@@ -723,7 +723,7 @@ class Problem(BaseModel):
     detail: str
     """What is wrong here, and what can be done about it."""
     unknown: str = ""
-    """The label that names no entity or relation, where others are like it."""
+    """The label that names no entity or relation."""
     nearest: list[Nearest] = []
     """What it may have been meant to be, most alike first."""
 

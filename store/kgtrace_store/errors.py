@@ -27,6 +27,7 @@
     │   ├── SchemaTooNew (ValueError)      written by a later kgtrace
     │   ├── ResumeRefused (ValueError)     staging of another model, configuration or schema
     │   ├── BuilderRunning (BlockingIOError)
+    │   ├── LocksUnavailable (OSError)     a file system without locks, which building and publishing need
     │   ├── PublishConflict                CURRENT changed while publishing
     │   ├── GateFailed                     a new generation that must not go live
     │   └── StorageFailed (OSError)        full disk, I/O error
@@ -147,6 +148,10 @@ class ResumeRefused(StoreError, ValueError):
 
 class BuilderRunning(StoreError, BlockingIOError):
     """Another builder holds the root's lock."""
+
+
+class LocksUnavailable(StoreError, OSError):
+    """The file system cannot lock files. Reading needs no locks; building, publishing and pruning do."""
 
 
 class PublishConflict(StoreError):
