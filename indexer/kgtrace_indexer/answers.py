@@ -19,7 +19,8 @@ Group = Literal["relation", "head", "tail"]
 """What the training triples of a group have in common."""
 
 Direction = Literal["tail", "head"]
-"""Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations."""
+"""Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations. Where
+it has none, both have the score s(h, r, t), and differ in the entities that it is ranked among."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,9 @@ class Attribution:
     """Head, relation, tail."""
     score: float
     """The model's s(h, r, t)."""
-    rank: int
-    """Filtered rank among all tails (or heads): 1 + how many entities that make no training triple score higher."""
+    rank: float
+    """Filtered realistic rank among all tails (or heads): 1 + how many entities that make no training triple score higher
+    + half of how many others of these score the same; so the mean of the most and the least favourable rank."""
     in_training: bool
     """Whether the test triple is one of the training triples."""
     loss: float
@@ -100,7 +102,7 @@ class Completions:
     scores: np.ndarray
     """(k,) float32, descending; equal ones by ascending entity."""
     ranks: np.ndarray
-    """(k,) int64: filtered ranks, as of an `Attribution`."""
+    """(k,) float64: filtered ranks, as of an `Attribution`."""
     in_training: np.ndarray
     """(k,) bool: whether the complete triple is one of the training triples."""
 

@@ -155,7 +155,7 @@ class Attributor:
             `top_k`, `max_candidates`, `within_hops` or `damping` out of range, arrays of another shape, or a
             preconditioned score of an index that has none.
         MissingInverseRelations
-            Direction ``head`` on a model without inverse relations.
+            Direction ``head`` under a loss of all tails' scores, on a model without inverse relations.
         """
         triples = self._checked(triples)
         _require_positive("top_k", top_k)
@@ -428,15 +428,17 @@ class Attributor:
         known = self._known(triple, direction)
         target = tail if direction == "tail" else head
         score = float(scores[target])
-        better = scores > score
-        better[torch.as_tensor(known.astype(np.int64))] = False
+        better, equal = scores > score, scores == score
+        for counted in (better, equal):
+            counted[torch.as_tensor(known.astype(np.int64))] = False
+        equal[target] = False
         rows = found.rows.numpy()
         norms = np.sqrt(self.training.squared_norm[rows].astype(np.float64) * squared_norm)
         influence = found.influence.numpy()
         return Attribution(
             triple=(head, relation, tail),
             score=score,
-            rank=1 + int(better.sum()),
+            rank=1 + int(better.sum()) + int(equal.sum()) / 2,
             in_training=bool(np.isin(target, known)),
             loss=loss,
             self_influence=self_influence,

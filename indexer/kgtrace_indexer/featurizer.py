@@ -23,7 +23,7 @@ from kgtrace_indexer.losses import (
     removal,
 )
 from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.models import ForwardModel, ScoringModel, one_to_all, scoring_model
+from kgtrace_indexer.models import ForwardModel, ScoringModel, head_scores, one_to_all, scoring_model
 from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
@@ -161,13 +161,22 @@ class Featurizer:
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
         """Return the gradients of test triples (n, 3) in the direction explained alone.
 
-        Raises `MissingInverseRelations` for ``head`` on a model without inverse relations.
+        A model without inverse relations has one score, s(h, r, t), for both: so has a loss of it alone, or of it and
+        negatives of either side, and so its gradient. A loss of all tails' scores is none of heads:
+        `MissingInverseRelations` is then raised for ``head``.
         """
+        if direction == "head" and not self.inverse_triples and isinstance(self.loss, OneToAll):
+            raise MissingInverseRelations(
+                "direction 'head' under a loss of all tails' scores needs a model trained with inverse triples, and "
+                "this one has none: ask for direction 'tail', or build the index with another loss, such as removal"
+            )
         return self._terms(triples, [direction])
 
     def candidate_scores(self, triples: np.ndarray, direction: Direction) -> Tensor:
         """Return the scores of all entities in place of the tail (or the head), (n, E)."""
-        source, relation, _ = self._columns(self._instances(triples, [direction]))
+        source, relation, target = self._columns(self._instances(triples, [direction]))
+        if direction == "head" and not self.inverse_triples:
+            return head_scores(self.model, relation, target)
         return self.model.tail_scores(source, relation)
 
     @property
@@ -191,16 +200,14 @@ class Featurizer:
         return instances, count
 
     def _instances(self, triples: np.ndarray, directions: list[Direction]) -> np.ndarray:
-        """Return what (source, relation row) → target stands for each triple and direction, (n · directions, 3)."""
+        """Return (source, relation row, target) of each triple and direction, (n · directions, 3).
+
+        Without inverse relations they are (h, r, t), whichever side is explained.
+        """
         ids = np.asarray(triples, np.int64)
-        if not self.inverse_triples and "head" in directions:
-            raise MissingInverseRelations(
-                "direction 'head' needs a model trained with inverse triples; this one has none"
-            )
-        rows = {
-            "tail": ids * [1, 2 if self.inverse_triples else 1, 1],
-            "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0],
-        }
+        rows = {"tail": ids, "head": ids}
+        if self.inverse_triples:
+            rows = {"tail": ids * [1, 2, 1], "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0]}
         return np.stack([rows[direction] for direction in directions], 1).reshape(-1, 3)
 
     def _columns(self, instances: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

@@ -385,7 +385,7 @@ class Service:
         return {
             "triple": self._triple(*found.triple),
             "score": _finite(found.score),
-            "rank": found.rank,
+            "rank": _rank(found.rank),
             "in_training": found.in_training,
             "loss": _finite(found.loss),
             "self_influence": _finite(found.self_influence),
@@ -413,7 +413,7 @@ class Service:
                     "entity": self._entity(entity),
                     "triple": self._triple(*triple),
                     "score": score,
-                    "rank": rank,
+                    "rank": _rank(rank),
                     "in_training": in_training,
                 }
                 for entity, triple, score, rank, in_training in rows
@@ -517,6 +517,11 @@ def _ref(text: str, decimal_labels: frozenset[str]) -> Ref:
     if text.isascii() and text.isdecimal() and text not in decimal_labels and len(text) <= _MOST_DIGITS:
         return int(text)
     return text
+
+
+def _rank(value: float) -> float:
+    """Return a whole number where the rank is one: 2, not 2.0."""
+    return value if value % 1 else int(value)
 
 
 def _finite(value: float) -> float | None:

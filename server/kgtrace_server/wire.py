@@ -183,7 +183,7 @@ class InfluenceRequest(_Request):
     """Name only training triples so near to the test triple: with 1 those that touch its head or tail, with 2 also
     those that touch one of these, and so on."""
     direction: Direction = "tail"
-    """Explain the tail, or (on a model trained with inverse relations) the head."""
+    """Explain the tail, or the head."""
     score: Score | None = None
     """``tracin``: inner products of gradients; ``preconditioned``: of those of embedding rows, with the inverse of
     their second moment between. Null for what the index was built with."""
@@ -269,7 +269,7 @@ class PredictionRequest(_Request):
     """Given, tails are predicted."""
     relation: Ref
     tail: Ref | None = None
-    """Given, heads are predicted, on a model trained with inverse relations."""
+    """Given, heads are predicted."""
     top_k: TopK = 10
     """How many entities to name."""
     filtered: bool = False
@@ -423,8 +423,8 @@ class Explanation(TypedDict):
     triple: NamedTriple
     score: float | None
     """The model's score."""
-    rank: int
-    """Filtered rank among all tails (or heads)."""
+    rank: float
+    """Filtered rank among all tails (or heads); half of those with an equal score count, so it may end in .5."""
     in_training: bool
     """Whether the test triple is itself a training triple."""
     loss: float | None
@@ -497,8 +497,9 @@ class Prediction(TypedDict):
     """Complete."""
     score: float | None
     """The model's score."""
-    rank: int
-    """Filtered rank among all entities: those that make another training triple do not count."""
+    rank: float
+    """Filtered rank among all entities: those that make another training triple do not count, and of those with an
+    equal score half do, so it may end in .5."""
     in_training: bool
     """Whether the complete triple is a training triple."""
 

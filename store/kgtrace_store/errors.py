@@ -18,7 +18,7 @@
     │   ├── UnreadableModel                missing, truncated or foreign file
     │   ├── UnsupportedModel               a model or loss that kgtrace cannot explain
     │   ├── VocabularyMismatch             tables and id maps of different size
-    │   ├── MissingInverseRelations        both directions asked of a model with one
+    │   ├── MissingInverseRelations        a loss of heads asked of a model that has none
     │   └── NonFinite                      NaN or infinity in parameters or gradients
     ├── StoreError                         what lies on disk
     │   ├── IndexNotFound (FileNotFoundError)
@@ -115,7 +115,7 @@ class VocabularyMismatch(ModelError):
 
 
 class MissingInverseRelations(ModelError):
-    """Both directions were asked of a model that has only one."""
+    """A loss of the inverse direction was asked of a model that was trained in one direction."""
 
 
 class NonFinite(ModelError):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ def test_tables_are_aligned(answer: Influences) -> None:
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines[3:])
     assert lines[3].split()[:4] == ["1", "1", "1", "100"]
     assert second.startswith("fever  2  7\n")
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(2, "rank 2, "), (7.5, "rank 7.5, ")])
+def test_ranks_are_whole_unless_scores_tie(service: Service, attributor: Any, rank: float, shown: str) -> None:
+    """2 and not 2.0, as JSON and as text."""
+    asked, query = Question([(0, 0, 0)]), attributor.query
+
+    def ranked(*triples: Any, **options: Any) -> Any:
+        answer = query(*triples, **options)
+        return replace(answer, attributions=[replace(one, rank=float(rank)) for one in answer.attributions])
+
+    attributor.query = ranked
+    answer = service.influences(asked)
+    assert shown in render.influences(answer)
+    assert f'"rank": {rank},' in render.json_text(answer)
 
 
 def test_uncertified_and_empty_answers_say_so(service: Service) -> None:
