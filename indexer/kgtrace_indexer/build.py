@@ -319,7 +319,9 @@ def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, s
     for text in (
         model.fingerprint(),
         json.dumps(settings, sort_keys=True),
-        "\n".join([*vocabulary.entities, *vocabulary.relations]),
+        json.dumps([list(vocabulary.entities), list(vocabulary.relations)]),
+        json.dumps([dict(vocabulary.entity_names), dict(vocabulary.relation_names)], sort_keys=True),
+        str(layout.SCHEMA_VERSION),
     ):
         digest.update(hashlib.sha256(text.encode()).digest())
     for array in (table.ids, table.train_index):

@@ -41,9 +41,6 @@ A = TypeVar("A")
 
 _ANY: Condition = {}
 
-_MOST_DIGITS = 18
-"""Of an id in a text: more do not fit 64 bits, and Python refuses to read numbers of thousands."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -125,8 +122,6 @@ class Service:
     def __init__(self, attributor: "Attributor") -> None:
         self._attributor = attributor
         self._vocabulary = attributor.vocabulary
-        self._decimal_entities = frozenset(filter(str.isdecimal, self._vocabulary.entities))
-        self._decimal_relations = frozenset(filter(str.isdecimal, self._vocabulary.relations))
 
     @property
     def generation(self) -> str:
@@ -254,7 +249,7 @@ class Service:
         return {"generation": self.generation, "relations": [self._relation(i) for i in found]}
 
     def entity_from_text(self, text: str) -> int:
-        """Return the id of an entity given by its label or, where no label is the same, by its id in decimals.
+        """Return the id of an entity given by its label or, where no entity's label is made of digits, by its id.
 
         Raises `UnknownEntity` and `IdOutOfRange`.
         """
@@ -274,11 +269,11 @@ class Service:
 
     def entity_ref(self, text: str) -> Ref:
         """Tell an entity's label from its id as `entity_from_text` does, without looking it up."""
-        return _ref(text, self._decimal_entities)
+        return self._vocabulary.entity_ref(text)
 
     def relation_ref(self, text: str) -> Ref:
         """Tell a relation's label from its id, as in `entity_ref`."""
-        return _ref(text, self._decimal_relations)
+        return self._vocabulary.relation_ref(text)
 
     def index_info(self) -> IndexInfo:
         """Describe the index that answers."""
@@ -511,12 +506,6 @@ def _projection(configuration: Mapping[str, Any]) -> dict[str, Any]:
     kind = configuration.get("projection", "pca")
     fields = {"pca": ("dim", "landmarks", "seed"), "none": ()}.get(kind, ("dim", "seed"))
     return {"type": kind} | {name: configuration.get(name) for name in fields}
-
-
-def _ref(text: str, decimal_labels: frozenset[str]) -> Ref:
-    if text.isascii() and text.isdecimal() and text not in decimal_labels and len(text) <= _MOST_DIGITS:
-        return int(text)
-    return text
 
 
 def _rank(value: float) -> float:
