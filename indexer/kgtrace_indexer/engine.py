@@ -324,8 +324,9 @@ class Attributor:
     def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""
         with torch.inference_mode():
-            terms = self._featurizer.self_influence_terms(self.training.triples[rows])
-            return inner(terms, self._asked(terms, "preconditioned", None)).diagonal().cpu().numpy()
+            apart = self._featurizer.self_influence_terms_apart(self.training.triples[rows])
+            found = [inner(terms, self._asked(terms, "preconditioned", None)).diagonal() for terms in apart]
+            return torch.stack(found).sum(0).cpu().numpy()
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
