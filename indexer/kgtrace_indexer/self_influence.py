@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kgtrace_indexer.answers import Damping
 from kgtrace_indexer.bounds import Codes
-from kgtrace_indexer.preconditioner import AUTO_DAMPING, mean_square
+from kgtrace_indexer.preconditioner import mean_square, resolve_damping
 from kgtrace_indexer.projection import Bases
 from kgtrace_indexer.training_set import TrainingSet
 
@@ -28,10 +29,10 @@ _NUMBERS = 1 << 22
 
 
 def preconditioned_self_influences(
-    codes: Codes, bases: Bases, training: TrainingSet, damping: float | None
+    codes: Codes, bases: Bases, training: TrainingSet, damping: Damping | None
 ) -> np.ndarray:
     """Return gᵀPg of all training triples, (n,) float32; `damping` is as in `Preconditioner`."""
-    sigma = (AUTO_DAMPING if damping is None else damping) * mean_square(codes)
+    sigma = resolve_damping(damping) * mean_square(codes)
     found = torch.zeros(len(codes), dtype=torch.float64)
     for table in codes.uses:
         width, coordinates = bases.of_rows(table).shape
