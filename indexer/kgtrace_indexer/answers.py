@@ -12,6 +12,9 @@ Order = Literal["proponents", "opponents", "absolute"]
 Score = Literal["tracin", "preconditioned"]
 """Inner products of gradients, or of embedding rows with P between; see `kgtrace_indexer.preconditioner`."""
 
+Damping = float | Literal["auto"]
+"""σ² of the preconditioned score in units of `kgtrace_indexer.preconditioner.mean_square`; ``auto`` is 3."""
+
 Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""
 
@@ -69,6 +72,8 @@ class Attribution:
     """(k,) float32: ⟨∇ℓ, ∇ℓ'⟩, or ⟨∇ℓ, P∇ℓ'⟩."""
     cosine: np.ndarray
     """(k,) float32: the same over the norms of both sides; 0 where one is zero."""
+    notes: list[str] = field(default_factory=list)
+    """Remarks for people: why the numbers say less than they seem to. Empty as a rule."""
 
 
 @dataclass(frozen=True, slots=True)

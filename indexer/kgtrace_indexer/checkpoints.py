@@ -27,6 +27,11 @@ def parameter_of(block: str) -> str:
     return block.partition(_MARK)[0]
 
 
+def checkpoint_of(block: str) -> int:
+    """Return the number of the checkpoint that a block belongs to; 0 for a model without checkpoints."""
+    return int(block.partition(_MARK)[2] or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
     """A `ScoringModel` whose gradients are those of several checkpoints, and whose scores are the trained model's."""

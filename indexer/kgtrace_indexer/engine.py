@@ -16,6 +16,7 @@ from kgtrace_indexer.answers import (
     Answer,
     Attribution,
     Completions,
+    Damping,
     Direction,
     Group,
     Order,
@@ -54,6 +55,9 @@ _SCAN_BLOCK = 2048
 """Training triples featurized at a time in a full scan."""
 _BRACKET_BLOCK = 8192
 """Training triples whose factor bound is computed at a time in a full scan."""
+
+_VANISHED = float(np.finfo(np.float32).tiny)
+"""‖g'‖² below which g' has, at best, a few correct digits."""
 
 
 class _Clock:
@@ -116,7 +120,7 @@ class Attributor:
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
         score: Score | None = None,
-        damping: float | None = None,
+        damping: Damping | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Return the most influential training triples of each test triple.
@@ -141,7 +145,8 @@ class Attributor:
             Plain influence, or preconditioned, see `kgtrace_indexer.preconditioner`; None for what the index was built
             to answer with.
         damping
-            σ² of the latter in units of the mean ‖g‖²; None for that of the index.
+            σ² of the latter in units of `kgtrace_indexer.preconditioner.mean_square`; ``auto`` for `AUTO_DAMPING`
+            of these, None for the index's own.
         wanted
             Asked between the blocks of an exact scan, which may take minutes: whether anybody still waits for it.
 
@@ -205,7 +210,7 @@ class Attributor:
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
         score: Score | None = None,
-        damping: float | None = None,
+        damping: Damping | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
         """Return a test triple's influences, summed over the training triples of a relation, head or tail.
@@ -265,7 +270,7 @@ class Attributor:
         direction: Direction = "tail",
         *,
         score: Score | None = None,
-        damping: float | None = None,
+        damping: Damping | None = None,
     ) -> np.ndarray:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32.
 
@@ -327,8 +332,9 @@ class Attributor:
     def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""
         with torch.inference_mode():
-            terms = self._featurizer.self_influence_terms(self.training.triples[rows])
-            return inner(terms, self._asked(terms, "preconditioned", None)).diagonal().cpu().numpy()
+            apart = self._featurizer.self_influence_terms_apart(self.training.triples[rows])
+            found = [inner(terms, self._asked(terms, "preconditioned", None)).diagonal() for terms in apart]
+            return torch.stack(found).sum(0).cpu().numpy()
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
@@ -336,7 +342,7 @@ class Attributor:
             raise BadRequest("the preconditioned score needs an index that was built with projection pca")
         return Preconditioner(self._retrieval.codes, self._retrieval.bases, self.training)
 
-    def _asked(self, terms: Terms, score: Score | None, damping: float | None) -> Terms:
+    def _asked(self, terms: Terms, score: Score | None, damping: Damping | None) -> Terms:
         """Return what the gradients of training triples are multiplied with."""
         check_damping(damping)
         if (self.score if score is None else score) == "tracin":
@@ -450,7 +456,26 @@ class Attributor:
             triples=np.asarray(self.training.triples[rows]),
             influence=influence,
             cosine=np.divide(influence, norms, out=np.zeros_like(influence), where=norms > 0),
+            notes=self._notes((head, relation, tail), squared_norm),
         )
+
+    def _notes(self, triple: tuple[int, int, int], squared_norm: float) -> list[str]:
+        """Return remarks on a test triple, the squared norm of whose gradient is `squared_norm`."""
+        head, relation, tail = triple
+        absent = [
+            f"entity {self.vocabulary.entities[entity]!r}"
+            for entity in dict.fromkeys((head, tail))
+            if not self.training.has_entity(entity)
+        ]
+        if not self.training.has_relation(relation):
+            absent.append(f"relation {self.vocabulary.relations[relation]!r}")
+        notes = [f"{named} occurs in no training triple: none says anything of it" for named in absent]
+        if squared_norm < _VANISHED:
+            notes.append(
+                f"the gradient of the loss {self.manifest.configuration['loss']} vanishes in float32 for this triple: "
+                "influences on it are 0 or nearly so, and their order says nothing"
+            )
+        return notes
 
 
 def _require_positive(name: str, number: int) -> None:

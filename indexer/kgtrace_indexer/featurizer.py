@@ -36,6 +36,9 @@ BCE_SELF_INFLUENCE = "self_influence_bce"
 BCE_SLOPE = "slope_bce"
 """Likewise of what each loss term's gradient is multiplied with to have that under ``bce``."""
 
+OF_BCE_SUFFIX = "_bce"
+"""Ends the names of further arrays of that kind."""
+
 OF_BCE = (BCE_SELF_INFLUENCE, BCE_SLOPE)
 """Arrays that are stored under ``removal`` alone, and not in generations of before they were kept."""
 
@@ -109,33 +112,44 @@ class Featurizer:
         else:
             yield self.training_terms(triples)
 
-    def self_influence_terms(self, triples: np.ndarray) -> Terms:
-        """Return the gradients of training triples (n, 3) that self-influence is of: under ``bce`` for ``removal``."""
-        terms = self.training_terms(triples)
-        return terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
+    def self_influence_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
+        """Yield the gradients of training triples (n, 3) that self-influence is of, those of one checkpoint at a time.
+
+        They are under ``bce`` for ``removal``, with each checkpoint's own slopes.
+        """
+        for terms in self.training_terms_apart(triples):
+            yield terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
 
     def codes(
-        self, triples: np.ndarray, code: Callable[[Iterable[Terms]], dict[str, np.ndarray]]
+        self,
+        triples: np.ndarray,
+        code: Callable[[Iterable[Terms]], dict[str, np.ndarray]],
+        left: Callable[[Terms], dict[str, np.ndarray]] = lambda terms: {},
     ) -> dict[str, np.ndarray]:
         """Return what `code` makes of the gradients of training triples (n, 3), and what it cannot know of them.
 
         Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
         nothing of errors. `BCE_SELF_INFLUENCE` (n,), that of the same gradients under ``bce``, is then added, and
-        `BCE_SLOPE` (n, directions).
+        `BCE_SLOPE` (n, checkpoints · directions), the slopes of one checkpoint after those of another; and, with
+        ``_bce`` behind their names, the arrays that `left` makes of the gradients under ``bce``.
         """
         gradients = self.training_terms_apart(triples)
         if self.loss is not removal:
             return code(gradients)
         norms: list[Tensor] = []
         slopes: list[Tensor] = []
+        outside: dict[str, np.ndarray] = {}
 
         def noted(terms: Terms) -> Terms:
             slope = bce_over_removal(terms.loss)
-            norms.append(squared_norms(terms.weighted(slope)).total)
+            weighted = terms.weighted(slope)
+            norms.append(squared_norms(weighted).total)
             slopes.append(slope.view(len(terms), -1))
+            outside.update({f"{name}{OF_BCE_SUFFIX}": array for name, array in left(weighted).items()})
             return terms
 
         return code(map(noted, gradients)) | {
+            **outside,
             BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy(),
             BCE_SLOPE: torch.cat(slopes, 1).cpu().numpy(),
         }

@@ -41,7 +41,7 @@ from kgtrace_store import errors
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
-    from kgtrace_indexer.answers import Direction, Group, Order, Ranking, Score
+    from kgtrace_indexer.answers import Damping, Direction, Group, Order, Ranking, Score
     from kgtrace_server.service import Field, Service
 
 R = TypeVar("R")
@@ -154,7 +154,7 @@ def _influences(
     within_hops: int | None = None,
     direction: "Direction" = "tail",
     score: "Score | None" = None,
-    damping: float | None = None,
+    damping: "Damping | None" = None,
 ) -> _Call[Influences]:
     body: dict[str, Any] = {
         "triples": [list(triple) for triple in triples],
@@ -190,7 +190,7 @@ def _aggregate(
     within_hops: int | None,
     direction: "Direction",
     score: "Score | None",
-    damping: float | None,
+    damping: "Damping | None",
 ) -> _Call[Aggregate]:
     body = {
         "triple": list(triple),
@@ -268,7 +268,7 @@ class Client:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Influences:
         """Return the training triples that influenced each test triple, as `Attributor.query` does."""
         return self._send(
@@ -312,7 +312,7 @@ class Client:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Aggregate:
         """Return influence summed by training relation, head or tail, as `Attributor.aggregate` does."""
         return self._send(
@@ -422,7 +422,7 @@ class AsyncClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Influences:
         """As `Client.influences`."""
         return await self._send(
@@ -466,7 +466,7 @@ class AsyncClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Aggregate:
         """As `Client.aggregate`."""
         return await self._send(
@@ -569,7 +569,7 @@ class LocalClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Influences:
         """As `Client.influences`, for any number of triples."""
         from kgtrace_server.service import Question
@@ -616,7 +616,7 @@ class LocalClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Aggregate:
         """As `Client.aggregate`."""
         from kgtrace_server.service import Grouping

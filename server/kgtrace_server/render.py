@@ -107,6 +107,7 @@ def _explanation(result: Explanation, column: str) -> str:
     else:
         proof = f"not certified: what was not looked at may have {_number(result['bound_gap'])} more influence"
     lines = f"{'  '.join(_shown(triple))}\n  score {score}, rank {result['rank']}, loss {loss}; {trained}; {proof}\n"
+    lines += "".join(f"  note: {note}\n" for note in result["notes"])
     if not result["influences"]:
         return lines + "  no training triple may be named\n"
     rows = [("", column, "cosine", "row", "head", "relation", "tail")]

@@ -101,6 +101,8 @@ class Explanation:
     exact_terms: int
     """For how many of them the exact influence was computed."""
     influences: tuple[Influence, ...]
+    notes: tuple[str, ...] = ()
+    """Remarks for people: why the numbers say less than they seem to."""
 
     @classmethod
     def read(cls, content: Json) -> Explanation:
@@ -117,6 +119,7 @@ class Explanation:
             candidates=content["candidates"],
             exact_terms=content["exact_terms"],
             influences=tuple(map(Influence.read, content["influences"])),
+            notes=tuple(content.get("notes", ())),  # older services have none
         )
 
 

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, get_args
 
 import numpy as np
 
-from kgtrace_indexer.answers import Attribution, Completions, Direction, Group, Order, Ranking, Restriction, Score, Sums
+from kgtrace_indexer.answers import (
+    Attribution,
+    Completions,
+    Damping,
+    Direction,
+    Group,
+    Order,
+    Ranking,
+    Restriction,
+    Score,
+    Sums,
+)
 from kgtrace_server.wire import (
     Aggregate,
     Entities,
@@ -61,8 +72,8 @@ class Question:
     direction: Direction = "tail"
     score: Score | None = None
     """None for what the index was built with."""
-    damping: float | None = None
-    """σ² of the preconditioned score, as in `Attributor.query`; None for that of the index."""
+    damping: Damping | None = None
+    """σ² of the preconditioned score, as in `Attributor.query`; None for the index's own."""
 
     @property
     def alike(self) -> Hashable:
@@ -113,7 +124,7 @@ class Grouping:
     within_hops: int | None = None
     direction: Direction = "tail"
     score: Score | None = None
-    damping: float | None = None
+    damping: Damping | None = None
 
 
 class Service:
@@ -388,6 +399,7 @@ class Service:
             "bound_gap": _finite(found.bound_gap),
             "candidates": found.candidates,
             "exact_terms": found.exact_terms,
+            "notes": found.notes,
             "influences": influences,
         }
 

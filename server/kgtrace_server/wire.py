@@ -9,14 +9,17 @@ import sys
 from functools import cache
 from inspect import cleandoc, getsource
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PlainValidator,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
     with_config,
 )
@@ -145,8 +148,17 @@ class Filter(_Request):
 
 
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K)]
-Damping = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Hops = Annotated[int, Field(ge=1, le=MAX_HOPS)]
+
+
+def _damping(value: Any, valid: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return valid(value)
+    except ValidationError as e:
+        raise PydanticCustomError("damping", "must be a number greater than 0, or auto") from e
+
+
+Damping = Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"], WrapValidator(_damping)]
 
 
 class InfluenceRequest(_Request):
@@ -188,7 +200,7 @@ class InfluenceRequest(_Request):
     """``tracin``: inner products of gradients; ``preconditioned``: of those of embedding rows, with the inverse of
     their second moment between. Null for what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²; null for that of the index."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, null the index's own."""
 
 
 class _Query(_Asked):
@@ -219,7 +231,7 @@ class InfluenceQuery(_Query):
     score: Score | None = None
     """``tracin`` or ``preconditioned``; without it, what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, without it the index's own counts."""
 
 
 class SelfInfluenceRequest(_Request):
@@ -318,7 +330,7 @@ class AggregateRequest(_Request):
     """``tracin``: inner products of gradients; ``preconditioned``: of those of embedding rows, with the inverse of
     their second moment between. Null for what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²; null for that of the index."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, null the index's own."""
 
 
 class AggregateQuery(_Query):
@@ -345,7 +357,7 @@ class AggregateQuery(_Query):
     score: Score | None = None
     """``tracin`` or ``preconditioned``; without it, what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, without it the index's own counts."""
 
 
 class SearchQuery(_Query):
@@ -438,6 +450,8 @@ class Explanation(TypedDict):
     """Training triples looked at beyond the index."""
     exact_terms: int
     """Of these, how many had their exact influence computed."""
+    notes: list[str]
+    """Remarks for people: why the numbers say less than they seem to. Empty as a rule."""
     influences: list[Influence]
 
 

@@ -24,7 +24,7 @@ from kgtrace_server.problems import (
     problem,
     status_of,
 )
-from kgtrace_server.results import Influences
+from kgtrace_server.results import Explanation, Influences
 from kgtrace_server.service import Question, Service
 from kgtrace_server.settings import Settings
 from kgtrace_store import errors
@@ -148,6 +148,10 @@ def test_all_that_is_answered_of_a_triple_can_be_read(over_http: Client, service
     (result,) = over_http.influences([TRIPLE]).results
     assert {field.name for field in fields(result)} == set(answered)
     assert result.exact_terms == answered["exact_terms"]
+    assert result.notes == ()
+    assert Explanation.read({**answered, "notes": ["one"]}).notes == ("one",)
+    del answered["notes"]
+    assert Explanation.read(answered) == result
 
 
 @pytest.mark.parametrize(

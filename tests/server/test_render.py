@@ -60,6 +60,13 @@ def test_uncertified_and_empty_answers_say_so(service: Service) -> None:
     assert "no training triple may be named" in render.influences(service.influences(nothing))
 
 
+def test_notes_are_shown(answer: Influences) -> None:
+    """Each in a line below the test triple."""
+    assert "note:" not in render.influences(answer)
+    answer["results"][0]["notes"] = ["first", "second"]
+    assert render.influences(answer).splitlines()[2:4] == ["  note: first", "  note: second"]
+
+
 def written(ending: str, answers: list[Influences], test_indices: list[int]) -> bytes:
     sink = io.BytesIO()
     count = render.write_influences(sink, ending, answers, np.array(test_indices))
