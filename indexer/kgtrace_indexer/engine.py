@@ -263,6 +263,14 @@ class Attributor:
                 for triple, row in zip(triples, scores, strict=True)
             ]
 
+    def candidate_scores(self, triples: np.ndarray, direction: Direction = "tail") -> np.ndarray:
+        """Return the model's scores of all entities in place of the tail (or head) of triples (b, 3): (b, E) float32.
+
+        Raises what `complete` raises.
+        """
+        with torch.inference_mode():
+            return self._featurizer.candidate_scores(self._checked(triples), direction).cpu().numpy()
+
     def exact_influences(
         self,
         triples: np.ndarray,

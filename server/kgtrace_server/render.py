@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kgtrace_server import results, tables
+from kgtrace_server.printable import printable
 from kgtrace_store.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _WIDEST = 40
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Return rows as lines of aligned columns, those at positions ``right`` to the right."""
+    """Return rows as lines of aligned columns, those at positions ``right`` to the right, fit for a terminal."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -50,14 +52,21 @@ def self_influences(answer: SelfInfluences) -> str:
     return table(rows, right=(0, 1, 2))
 
 
-def write_influences(sink: BinaryIO, ending: str, answers: Iterable[Influences], test_indices: np.ndarray) -> int:
+def write_influences(
+    sink: BinaryIO,
+    ending: str,
+    answers: Iterable[Influences],
+    test_indices: np.ndarray,
+    *,
+    skipped: int | None = None,
+) -> int:
     """Write answers, one after another, as one; return how many influences they hold.
 
     ``ending`` is one of `FORMATS`; ``test_indices`` (n,) tells which test triple each result is about, for tabular
-    output.
+    output. ``skipped`` lines of a file of test triples were left out, which JSON says unless it is None.
     """
     if ending == ".json":
-        return _write_json(sink, answers)
+        return _write_json(sink, answers, skipped)
     return _write_rows(sink, ending, results.Influences.COLUMNS, _influence_rows(answers, test_indices))
 
 
@@ -122,7 +131,7 @@ def _shown(triple: NamedTriple) -> tuple[str, str, str]:
 
 
 def _show(named: Named) -> str:
-    text = named["name"] or named["label"]
+    text = printable(named["name"] or named["label"])
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
@@ -130,13 +139,15 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _write_json(sink: BinaryIO, answers: Iterable[Influences]) -> int:
+def _write_json(sink: BinaryIO, answers: Iterable[Influences], skipped: int | None) -> int:
     """Write what `json_text` makes of the answers joined, of which one at a time is in memory."""
     seconds: dict[str, float] = {}
     count, opening = 0, ""
     for answer in answers:
         if not opening:
             opening = "{" + "".join(f'\n  "{name}": {json.dumps(answer[name])},' for name in ("generation", "score"))
+            if skipped is not None:
+                opening += f'\n  "skipped_test_triples": {skipped},'
             opening += '\n  "results": ['
         for result in answer["results"]:
             text = json.dumps(result, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n    ")

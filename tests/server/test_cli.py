@@ -307,9 +307,19 @@ def test_a_missing_root_is_named(verb: str, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.usefixtures("_fake")
 def test_query_answers_what_the_service_answers(capsys: pytest.CaptureFixture[str], service: Service) -> None:
-    """JSON on request; labels, and ids where no label is the same; every option counts."""
-    call = ["--triple", "aspirin", "treats", "headache", "--triple", "0", "1", "7", "--top-k", "4"]
-    options = ["--order", "absolute", "--relation", "treats", "1", "--not-head", "ibuprofen", "--not-tail", "7"]
+    """JSON on request; every option counts."""
+    call = ["--triple", "aspirin", "treats", "headache", "--triple", "aspirin", "located in", "7", "--top-k", "4"]
+    options = [
+        "--order",
+        "absolute",
+        "--relation",
+        "treats",
+        "located in",
+        "--not-head",
+        "ibuprofen",
+        "--not-tail",
+        "7",
+    ]
     code, out, _ = run(capsys, "query", "--index", "x", *call, *options, "--json")
     expected = service.influences(
         Question(
@@ -370,11 +380,11 @@ def test_many_test_triples_are_asked_in_batches(
     ("options", "words"),
     [
         (["--triple", "asprin", "treats", "headache"], "unknown entity 'asprin'; nearest: 'aspirin'"),
-        (["--triple", "99", "treats", "headache"], "entity id 99 is out of range"),
-        (["--triple", "0", "0", "0", "--head", "nobody"], "unknown entity 'nobody'"),
-        (["--triple", "0", "0", "0", "--direction", "head"], "no inverse relations"),
-        (["--triple", "0", "0", "0", "--output", "x.txt"], "must end in .json or .csv"),
-        (["--triple", "0", "0", "0", "--output", "/nowhere/x.json"], "there is no folder /nowhere"),
+        (["--triple", "99", "treats", "headache"], "unknown entity '99'; digits are labels here, not ids"),
+        (["--triple", "fever", "2", "7", "--head", "nobody"], "unknown entity 'nobody'"),
+        (["--triple", "fever", "2", "7", "--direction", "head"], "no inverse relations"),
+        (["--triple", "fever", "2", "7", "--output", "x.txt"], "must end in .json or .csv"),
+        (["--triple", "fever", "2", "7", "--output", "/nowhere/x.json"], "there is no folder /nowhere"),
         (["--test", "/nope.tsv"], "/nope.tsv"),
     ],
 )
