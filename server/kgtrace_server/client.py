@@ -157,7 +157,7 @@ def _influences(
     damping: "Damping | None" = None,
 ) -> _Call[Influences]:
     body: dict[str, Any] = {
-        "triples": [list(triple) for triple in triples],
+        "triples": list(map(_row, triples)),
         "top_k": top_k,
         "order": order,
         "exact": exact,
@@ -193,7 +193,7 @@ def _aggregate(
     damping: "Damping | None",
 ) -> _Call[Aggregate]:
     body = {
-        "triple": list(triple),
+        "triple": _row(triple),
         "by": by,
         "top_k": top_k,
         "order": order,
@@ -212,6 +212,13 @@ def _self_influence(
 ) -> _Call[SelfInfluences]:
     body = {"top_k": top_k, "order": order, "score": score, "filter": _filter(must, must_not)}
     return _Call("POST", "/v1/self-influence", SelfInfluences.read, json=body)
+
+
+def _row(triple: Triple) -> list[Ref]:
+    """Return a triple as JSON has it. Raises `BadRequest` for a label or an id in its place."""
+    if isinstance(triple, str) or not hasattr(triple, "__len__"):
+        raise errors.BadRequest(f"{triple!r} is not a triple: give head, relation and tail")
+    return list(triple)
 
 
 def _filter(must: Condition, must_not: Condition) -> dict[str, Any]:

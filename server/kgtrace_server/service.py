@@ -315,7 +315,8 @@ class Service:
         return np.array([self._triple_ids(triple) for triple in question.triples], np.int64)
 
     def _triple_ids(self, triple: tuple[Ref, Ref, Ref]) -> tuple[int, int, int]:
-        if len(triple) != len(get_args(Field)):
+        # A string has a length, too: that of a single triple given in the place of several.
+        if isinstance(triple, str) or not hasattr(triple, "__len__") or len(triple) != len(get_args(Field)):
             raise BadRequest(f"{triple!r} is not a triple: give head, relation and tail")
         head, relation, tail = map(_label_or_id, triple)
         vocabulary = self._vocabulary
