@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import httpx
 
@@ -192,7 +192,7 @@ def _predictions(
 
 
 def _aggregate(
-    triple: Triple,
+    triple: Triple | Triples,
     by: "Group",
     *,
     top_k: int,
@@ -205,8 +205,10 @@ def _aggregate(
     score: "Score | None",
     damping: float | None,
 ) -> _Call[Aggregate]:
+    triples = _several(triple)
+    asked = {"triple": list(triple)} if triples is None else {"triples": [list(one) for one in triples]}
     body = {
-        "triple": list(triple),
+        **asked,
         "by": by,
         "top_k": top_k,
         "order": order,
@@ -218,6 +220,12 @@ def _aggregate(
         "damping": damping,
     }
     return _Call("POST", "/v1/aggregate", Aggregate.read, json=body)
+
+
+def _several(triple: Triple | Triples) -> Triples | None:
+    """Return several test triples; None for one, whose first item is a label or an id."""
+    one = len(triple) > 0 and (isinstance(triple[0], str) or not hasattr(triple[0], "__len__"))
+    return None if one else cast("Triples", triple)
 
 
 def _self_influence(
@@ -314,7 +322,7 @@ class Client:
 
     def aggregate(
         self,
-        triple: Triple,
+        triple: Triple | Triples,
         by: "Group",
         *,
         top_k: int = 10,
@@ -327,7 +335,7 @@ class Client:
         score: "Score | None" = None,
         damping: float | None = None,
     ) -> Aggregate:
-        """Return influence summed by training relation, head or tail, as `Attributor.aggregate` does."""
+        """Return influence on a test triple, or summed over several, as `Attributor.aggregate` does."""
         return self._send(
             _aggregate(
                 triple,
@@ -468,7 +476,7 @@ class AsyncClient:
 
     async def aggregate(
         self,
-        triple: Triple,
+        triple: Triple | Triples,
         by: "Group",
         *,
         top_k: int = 10,
@@ -618,7 +626,7 @@ class LocalClient:
 
     def aggregate(
         self,
-        triple: Triple,
+        triple: Triple | Triples,
         by: "Group",
         *,
         top_k: int = 10,
@@ -631,11 +639,12 @@ class LocalClient:
         score: "Score | None" = None,
         damping: float | None = None,
     ) -> Aggregate:
-        """As `Client.aggregate`."""
+        """As `Client.aggregate`, for any number of triples."""
         from kgtrace_server.service import Grouping
 
+        triples = _several(triple)
         question = Grouping(
-            triple,
+            [cast("Triple", triple)] if triples is None else triples,
             by,
             top_k=top_k,
             order=order,
