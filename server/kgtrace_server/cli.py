@@ -22,6 +22,7 @@ BROKEN_PIPE = 141
 ORDERS = ("proponents", "opponents", "absolute")
 DIRECTIONS = ("tail", "head")
 RANKINGS = ("descending", "ascending")
+GROUPS = ("relation", "head", "tail", "triple")
 STRATA = ("relation", "head", "tail")
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall", "margin", "nssa", "softplus")
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
@@ -254,6 +255,13 @@ def _query(query: argparse.ArgumentParser) -> None:
     )
     query.add_argument("--order", choices=ORDERS, default="proponents", help="default: %(default)s")
     query.add_argument("--direction", choices=DIRECTIONS, default="tail", help="what to explain (default: %(default)s)")
+    query.add_argument(
+        "--aggregate",
+        choices=GROUPS,
+        metavar="BY",
+        help="sum the influences on all test triples: by relation, head or tail of the training triples, or of each "
+        "training triple",
+    )
     built = "(default: as the index was built)"
     query.add_argument("--precondition", choices=PRECONDITIONERS, help=f"TracIn or the preconditioned score {built}")
     query.add_argument("--damping", type=_asked_damping, metavar="X|auto", help=f"of fisher; auto is 3 {built}")
@@ -274,7 +282,7 @@ def _query(query: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help=".json: as POST /v1/influences answers; .csv, .parquet: one row per influence; "
-        "an interrupted run goes on where it stopped",
+        "an interrupted run goes on where it stopped; with --aggregate as POST /v1/aggregate answers, one row per sum",
     )
     query.add_argument("--fresh", action="store_true", help="discard what an interrupted run left beside --output")
     _json(query)

@@ -229,6 +229,8 @@ def query(args: argparse.Namespace) -> int:
         raise WrongCall("--test-indices and --max-test-triples choose among the triples of --test FILE")
     if args.fresh and args.output is None:
         raise WrongCall("--fresh discards what an interrupted run left beside --output FILE: give it too")
+    if args.aggregate is not None and (args.fresh or args.max_candidates is not None):
+        raise WrongCall("--aggregate sums all influences in one go: leave --max-candidates and --fresh out")
     from kgtrace_server import engines, render
 
     if args.output is not None:
@@ -239,6 +241,8 @@ def query(args: argparse.Namespace) -> int:
 
     milvus = engines.milvus(settings)
     asked = _bulk(args, open_attributor(args.index, device=args.device, milvus=milvus))
+    if args.aggregate is not None:
+        return _aggregated(args, asked)
     with Progress("test triples") as progress:
         if args.output is None:
             answers = bulk.stream(asked, progress)
@@ -258,6 +262,45 @@ def query(args: argparse.Namespace) -> int:
         "influences": count,
     }
     text = f"{args.output}: {count:,} influences on {len(asked.ids):,} test triples\n"
+    _say(args, facts, _sample_note(asked.service) + text)
+    return 0
+
+
+def _aggregated(args: argparse.Namespace, asked: "Bulk") -> int:
+    """Sum the influences on all test triples."""
+    from kgtrace_server import render
+    from kgtrace_server.service import Grouping
+    from kgtrace_store import durable
+
+    options = asked.options
+    question = Grouping(
+        asked.ids.tolist(),
+        args.aggregate,
+        top_k=options.top_k,
+        order=options.order,
+        exact=options.exact,
+        must=options.must,
+        must_not=options.must_not,
+        within_hops=options.within_hops,
+        direction=options.direction,
+        score=options.score,
+        damping=options.damping,
+    )
+    answer = asked.service.aggregate(question)
+    if args.output is None:
+        text = render.json_text(answer) if args.json else _sample_note(asked.service) + render.aggregate(answer)
+        sys.stdout.write(text)
+        return 0
+    content = io.BytesIO()
+    count = render.write_aggregate(content, args.output.suffix.lower(), answer)
+    durable.replace_file(args.output, content.getvalue())
+    facts = {
+        "output": str(args.output),
+        "generation": asked.service.generation,
+        "test_triples": len(asked.ids),
+        "groups": count,
+    }
+    text = f"{args.output}: {count:,} sums over {len(asked.ids):,} test triples\n"
     _say(args, facts, _sample_note(asked.service) + text)
     return 0
 
@@ -617,7 +660,6 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
     from kgtrace_indexer.triples import (
         NUMERIC_TRIPLES,
         check_against_folder,
-        has_labels,
         read_folder_vocabulary,
         read_triples,
         read_vocabulary,

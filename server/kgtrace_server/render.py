@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kgtrace_server import results, tables
 from kgtrace_server.printable import printable
@@ -14,7 +14,7 @@ from kgtrace_store.errors import BadRequest
 if TYPE_CHECKING:
     import numpy as np
 
-    from kgtrace_server.wire import Explanation, Influences, Named, NamedTriple, SelfInfluences
+    from kgtrace_server.wire import Aggregate, Explanation, Influences, Named, NamedTriple, SelfInfluences
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
@@ -50,6 +50,38 @@ def self_influences(answer: SelfInfluences) -> str:
         numbers = (_number(found["self_influence"]), str(found["train_index"]))
         rows.append((str(position), *numbers, *_shown(found["triple"])))
     return table(rows, right=(0, 1, 2))
+
+
+def aggregate(answer: Aggregate) -> str:
+    """Return an answer as a table below a line on all of it."""
+    tests, total = answer["test_triples"], answer["total"]
+    asked = f"{tests:,} test triples" if answer["triple"] is None else "  ".join(_shown(answer["triple"]))
+    kind = "influence" if answer["score"] == "tracin" else f"{answer['score']} influence"
+    precise = "exact" if answer["exact"] else "each within its error"
+    order = "order certified" if answer["certified"] else "order not certified: errors may change it"
+    text = (
+        f"{asked}\n  {kind} of {total['count']:,} training triples, sum {_number(total['sum'])}; {precise}; {order}\n"
+    )
+    if answer["by"] == "triple":
+        rows = [("", "sum", "row", "head", "relation", "tail")]
+        for position, found in enumerate(answer["groups"], 1):
+            numbers = (_number(found["sum"]), str(found["train_index"]))
+            rows.append((str(position), *numbers, *_shown(cast("NamedTriple", found["group"]))))
+        return text + table(rows, right=(0, 1, 2))
+    rows = [("", "sum", "error", "for", "against", "triples", answer["by"])]
+    for position, found in enumerate(answer["groups"], 1):
+        numbers = map(_number, (found["sum"], found["error"], found["positive"], found["negative"]))
+        rows.append((str(position), *numbers, f"{found['count']:,}", _show(cast("Named", found["group"]))))
+    return text + table(rows, right=(0, 1, 2, 3, 4, 5))
+
+
+def write_aggregate(sink: BinaryIO, ending: str, answer: Aggregate) -> int:
+    """Write an answer; return how many groups it holds. ``ending`` is one of `FORMATS`."""
+    if ending == ".json":
+        sink.write(json_text(answer).encode())
+        return len(answer["groups"])
+    found = results.Aggregate.read(answer)
+    return _write_rows(sink, ending, found.columns, [found.rows()])
 
 
 def write_influences(
