@@ -34,8 +34,8 @@ import torch
 import uvloop
 
 from kgtrace_indexer import BuildConfig, build, open_attributor, read_model, read_training_folder
+from kgtrace_indexer.threads import limit_threads
 from kgtrace_indexer.triples import read_triples
-from kgtrace_server.threads import limit_threads
 
 SHARED = Path(os.environ.get("KGTRACE_SHARED", "../shared"))
 RESULTS = Path(__file__).parent / "results"

@@ -60,7 +60,7 @@ def test_public_api(package: str) -> None:
 @pytest.mark.parametrize(
     ("package", "absent"),
     [
-        ("kgtrace_store", ["torch", "fastapi", "faiss", "pymilvus"]),
+        ("kgtrace_store", ["torch", "fastapi", "faiss", "pymilvus", "numpy", "h5py"]),
         ("kgtrace_indexer", ["fastapi", "pydantic", "pykeen", "faiss"]),
         ("kgtrace_server.cli", ["torch", "fastapi", "pydantic", "faiss"]),
     ],

@@ -12,6 +12,9 @@ Order = Literal["proponents", "opponents", "absolute"]
 Score = Literal["tracin", "preconditioned"]
 """Inner products of gradients, or of embedding rows with P between; see `kgtrace_indexer.preconditioner`."""
 
+Damping = float | Literal["auto"]
+"""σ² of the preconditioned score in units of `kgtrace_indexer.preconditioner.mean_square`; ``auto`` is 3."""
+
 Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""
 
@@ -19,7 +22,8 @@ Group = Literal["relation", "head", "tail"]
 """What the training triples of a group have in common."""
 
 Direction = Literal["tail", "head"]
-"""Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations."""
+"""Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations. Where
+it has none, both have the score s(h, r, t), and differ in the entities that it is ranked among."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,9 @@ class Attribution:
     """Head, relation, tail."""
     score: float
     """The model's s(h, r, t)."""
-    rank: int
-    """Filtered rank among all tails (or heads): 1 + how many entities that make no training triple score higher."""
+    rank: float
+    """Filtered realistic rank among all tails (or heads): 1 + how many entities that make no training triple score higher
+    + half of how many others of these score the same; so the mean of the most and the least favourable rank."""
     in_training: bool
     """Whether the test triple is one of the training triples."""
     loss: float
@@ -67,6 +72,8 @@ class Attribution:
     """(k,) float32: ⟨∇ℓ, ∇ℓ'⟩, or ⟨∇ℓ, P∇ℓ'⟩."""
     cosine: np.ndarray
     """(k,) float32: the same over the norms of both sides; 0 where one is zero."""
+    notes: list[str] = field(default_factory=list)
+    """Remarks for people: why the numbers say less than they seem to. Empty as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ class Completions:
     scores: np.ndarray
     """(k,) float32, descending; equal ones by ascending entity."""
     ranks: np.ndarray
-    """(k,) int64: filtered ranks, as of an `Attribution`."""
+    """(k,) float64: filtered ranks, as of an `Attribution`."""
     in_training: np.ndarray
     """(k,) bool: whether the complete triple is one of the training triples."""
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from kgtrace_indexer.layers import Selection, select_layers
-from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll
+from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
 from kgtrace_indexer.terms import Kron, Rows, Slopes, Spread, Terms
 from kgtrace_store.errors import UnsupportedModel
 
@@ -45,10 +45,6 @@ _TINY = 1e-12
 
 Representations = Sequence[Tensor]
 """What the score reads of a head, a relation or a tail: tensors (…, *shape) with common leading dimensions."""
-
-
-def _score_itself(score: Tensor) -> tuple[Tensor, Tensor]:
-    return score, torch.ones_like(score)
 
 
 def _as_stored(rows: Tensor) -> Tensor:
@@ -160,6 +156,17 @@ class AutogradModel:
             [self._tail_scores(h, r, pairs) for h, r in zip(head.split(step), relation.split(step), strict=True)]
         )
 
+    def head_scores(self, relation: Tensor, tail: Tensor) -> Tensor:
+        """Return the scores of all entities as head, (m, E), for relation rows (m,) and tails (m,)."""
+        entities = len(self._tables[self._head[0].table])
+        pairs = torch.arange(len(tail) * entities, device=self.device)
+        scores = []
+        for some in pairs.split(max(1, _CHUNK_FLOATS // self._floats)):
+            which, head = some // entities, some % entities
+            slots = ((self._head, head), (self._relation, relation[which]), (self._tail, tail[which]))
+            scores.append(self._score(*(self._read(readings, index) for readings, index in slots)))
+        return torch.cat(scores).view(len(tail), entities)
+
     def _tail_scores(self, head: Tensor, relation: Tensor, pairs: int) -> Tensor:
         h, r = (
             [x.unsqueeze(1) for x in self._read(readings, index)]
@@ -245,7 +252,7 @@ class AutogradModel:
         tables = [self._tables[reading.table] for reading in self._tail]
         scores = torch.stack([x @ table.T for x, table in zip(outputs, tables, strict=True)]).sum(0)  # (groups, E)
         value, slopes = loss(scores, head[first], relation[first], group, tail)
-        chunk, _ = self._chunk(head, relation, [slopes.along(table) for table in tables], _score_itself, selection)
+        chunk, _ = self._chunk(head, relation, [slopes.along(table) for table in tables], score_itself, selection)
         for reading, x in zip(self._tail, outputs, strict=True):
             if reading.table in selection:
                 if (other := chunk.spread.get(reading.table)) is not None:

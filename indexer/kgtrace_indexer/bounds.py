@@ -11,6 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kgtrace_indexer.checkpoints import checkpoint_of
+from kgtrace_indexer.featurizer import BCE_SLOPE, OF_BCE_SUFFIX
 from kgtrace_indexer.projection import FLOAT32, FLOOR, ROUNDING, Bases, KronBasis, index_code, no_dense_code, rest_norm
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Spread, Terms
@@ -231,21 +233,29 @@ class Codes:
         """
         found = torch.zeros(len(rows), self.arrays[f"{table}.0.code"].shape[2], device=self.device)
         left = torch.zeros((), device=self.device)
-        for place, _, grad, rest in self.row_reads(table, torch.full_like(rows, index), rows):
-            found.index_add_(0, place, grad)
-            left += rest.square().sum()
-        return found, left
+        for read in self.row_reads(table, torch.full_like(rows, index), rows):
+            found.index_add_(0, read.place, read.grad)
+            left += read.left.sum()
+        return found, left.clamp_min(0)
 
-    def row_reads(self, table: str, index: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield, for each use of a table, where training triples (m,) read row `index` (m,) of it.
-
-        That is the place among these and the direction of each read, (k,), its gradient in stored coordinates, (k, c)
-        float32, and the norm of what these leave out, (k,).
-        """
+    def row_reads(self, table: str, index: Tensor, rows: Tensor) -> Iterator["RowReads"]:
+        """Yield, for each use of a table, the reads of row `index` (m,) of it by training triples (m,)."""
+        slopes = self.arrays.get(BCE_SLOPE)
         for i in range(self.uses[table]):
-            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index[:, None], as_tuple=True)
-            stored = self._stored(f"{table}.{i}", rows[place], direction)
-            yield place, direction, stored.direction * stored.norm[:, None], stored.rest
+            indices, left_name = self._take(f"{table}.{i}.index", rows), f"{table}.{i}.left"
+            place, direction = torch.nonzero(indices == index[:, None], as_tuple=True)
+            triples = rows[place]
+            stored = self._stored(f"{table}.{i}", triples, direction)
+            slope = torch.ones_like(stored.norm)
+            if slopes is not None:
+                slope = slopes.take(triples, checkpoint_of(table) * indices.shape[1] + direction)
+            if left_name in self.arrays:
+                left = self._take(left_name, triples, direction)
+                scaled = left if slopes is None else self._take(f"{left_name}{OF_BCE_SUFFIX}", triples, direction)
+            else:
+                left = stored.rest.square()
+                scaled = slope.square() * left
+            yield RowReads(place, stored.direction * stored.norm[:, None], slope, left, scaled)
 
     def _spread_bracket(
         self, table: str, slopes: Sequence[_Slopes], query: QueryCode, rows: Tensor, rounding: Tensor
@@ -291,6 +301,22 @@ class Codes:
     def _take(self, name: str, rows: Tensor, direction: Tensor | None = None) -> Tensor:
         """Gather rows (m, …) of an array, or those of one direction each."""
         return self.arrays[name].take(rows, direction)
+
+
+@dataclass(frozen=True, slots=True)
+class RowReads:
+    """Gradients of one embedding row each, as k reads by training triples have them."""
+
+    place: Tensor
+    """(k,) int64: which of the triples asked for reads."""
+    grad: Tensor
+    """(k, c) float32: the gradient in stored coordinates."""
+    slope: Tensor
+    """(k,): what multiplies it under ``bce``, where the index has ``removal``; 1 elsewhere."""
+    left: Tensor
+    """(k,): share of the read in the squared norm of what the coordinates leave out of the triple's gradient."""
+    scaled_left: Tensor
+    """(k,): the same under ``bce``, where the index has ``removal``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kgtrace_indexer.answers import Damping
 from kgtrace_indexer.codec import DTYPES, PCA, PROJECTIONS, Codec, PrincipalCodec, read_codec
 from kgtrace_indexer.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.files import add_self_influences, index_files, join_parts
@@ -73,8 +74,8 @@ class BuildConfig:
     precondition: str | None = None
     """What queries are answered with unless they ask otherwise: ``none``, TracIn itself, or ``fisher``, the
     preconditioned score; None means ``fisher`` where the index can, and ``none`` elsewhere."""
-    damping: float | None = None
-    """σ² of the latter, in units of the mean ‖g‖² of the gradients of embedding rows; None chooses."""
+    damping: Damping | None = None
+    """σ² of the latter, in units of `kgtrace_indexer.preconditioner.mean_square`; None and ``auto`` are 3."""
     shard_size: int | None = None
     """Training triples whose codes, posting lists and search index lie together in files of their own; None: all."""
     dtype: str = "float16"
@@ -319,7 +320,9 @@ def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, s
     for text in (
         model.fingerprint(),
         json.dumps(settings, sort_keys=True),
-        "\n".join([*vocabulary.entities, *vocabulary.relations]),
+        json.dumps([list(vocabulary.entities), list(vocabulary.relations)]),
+        json.dumps([dict(vocabulary.entity_names), dict(vocabulary.relation_names)], sort_keys=True),
+        str(layout.SCHEMA_VERSION),
     ):
         digest.update(hashlib.sha256(text.encode()).digest())
     for array in (table.ids, table.train_index):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kgtrace_indexer.layers import Selection
 from kgtrace_indexer.losses import Loss, OneToAll
-from kgtrace_indexer.models import ScoringModel, one_to_all
+from kgtrace_indexer.models import ScoringModel, head_scores, one_to_all
 from kgtrace_indexer.terms import Kron, Rows, Spread, Terms
 
 _MARK = "@"
@@ -25,6 +25,11 @@ _MARK = "@"
 def parameter_of(block: str) -> str:
     """Return the parameter name of a block: ``weight@2`` is checkpoint 2's copy of ``weight``."""
     return block.partition(_MARK)[0]
+
+
+def checkpoint_of(block: str) -> int:
+    """Return the number of the checkpoint that a block belongs to; 0 for a model without checkpoints."""
+    return int(block.partition(_MARK)[2] or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class Checkpoints:
     def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
         """Return the trained model's scores of all entities as tail, (m, E)."""
         return self.trained.tail_scores(head, relation)
+
+    def head_scores(self, relation: Tensor, tail: Tensor) -> Tensor:
+        """Return the trained model's scores of all entities as head, (m, E)."""
+        return head_scores(self.trained, relation, tail)
 
     def terms(
         self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: Loss, selection: Selection

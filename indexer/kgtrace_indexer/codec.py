@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.projection import Bases, factor_codes, index_code
+from kgtrace_indexer.projection import Bases, factor_codes, index_code, left_codes
 from kgtrace_indexer.random_projection import RandomProjection
 from kgtrace_indexer.terms import Terms, squared_norms
 from kgtrace_store.errors import CorruptGeneration
@@ -46,6 +46,9 @@ class Codec(Protocol):
     def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return those of them that are float32, of the order of ‖g‖, or its square for ``self_influence``."""
 
+    def left(self, terms: Terms) -> dict[str, np.ndarray]:
+        """Return the arrays among those of `encode` that are quadratic in the gradients of embedding rows."""
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what is stored once for all triples, under names that begin with ``basis.``."""
 
@@ -68,7 +71,7 @@ class PrincipalCodec:
         factors: dict[str, np.ndarray] = {}
 
         def noted(terms: Terms) -> Terms:
-            factors.update(factor_codes(terms, self.bases, self.dtype))
+            factors.update(factor_codes(terms, self.bases, self.dtype) | self.left(terms))
             return terms
 
         return {**self.checked(map(noted, gradients)), **factors}
@@ -76,6 +79,10 @@ class PrincipalCodec:
     def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return the index codes."""
         return index_code(gradients, self.bases).arrays()
+
+    def left(self, terms: Terms) -> dict[str, np.ndarray]:
+        """Return the lengths of what the directions leave out."""
+        return left_codes(terms, self.bases)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions."""
@@ -102,6 +109,10 @@ class RandomCodec:
         projected, norms = _summed(gradients, self.projection.project, _squared_norms)
         return {"projected": projected, "self_influence": norms}
 
+    def left(self, terms: Terms) -> dict[str, np.ndarray]:
+        """Return nothing."""
+        return {}
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""
         return {}
@@ -124,6 +135,10 @@ class NoCodec:
     def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return the same."""
         return self.encode(gradients)
+
+    def left(self, terms: Terms) -> dict[str, np.ndarray]:
+        """Return nothing."""
+        return {}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""

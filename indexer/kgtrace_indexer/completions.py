@@ -29,12 +29,14 @@ def complete(
     ranked = scores.argsort(descending=True, stable=True)
     chosen = (ranked[~is_known[ranked]] if filtered else ranked)[:top_k]
     others = -scores[~is_known].sort(descending=True).values  # ascending, as searchsorted wants it
+    higher, reached = (torch.searchsorted(others, -scores[chosen], right=right) for right in (False, True))
+    equal = reached - higher - (~is_known[chosen]).long()  # others of the same score
     triples = np.repeat(triple[None], len(chosen), 0)
     triples[:, column] = chosen.numpy()
     return Completions(
         triples=triples,
         entities=chosen.numpy(),
         scores=scores[chosen].numpy(),
-        ranks=1 + torch.searchsorted(others, -scores[chosen]).numpy(),  # how many others are strictly higher
+        ranks=1 + higher.numpy() + equal.numpy() / 2,
         in_training=is_known[chosen].numpy(),
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kgtrace_indexer.answers import (
     Answer,
     Attribution,
     Completions,
+    Damping,
     Direction,
     Group,
     Order,
@@ -36,6 +38,7 @@ from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
 from kgtrace_indexer.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Terms, inner, squared_norms
+from kgtrace_indexer.threads import one_thread
 from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
@@ -53,6 +56,9 @@ _SCAN_BLOCK = 2048
 _BRACKET_BLOCK = 8192
 """Training triples whose factor bound is computed at a time in a full scan."""
 
+_VANISHED = float(np.finfo(np.float32).tiny)
+"""‖g'‖² below which g' has, at best, a few correct digits."""
+
 
 class _Clock:
     """Seconds by stage."""
@@ -68,7 +74,7 @@ class _Clock:
 
 
 class Attributor:
-    """Answers which training triples influenced a prediction. A call uses all of torch's threads."""
+    """Answers which training triples influenced a prediction. Scans use all of torch's threads, and queries one."""
 
     def __init__(
         self,
@@ -114,7 +120,7 @@ class Attributor:
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
         score: Score | None = None,
-        damping: float | None = None,
+        damping: Damping | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Return the most influential training triples of each test triple.
@@ -139,7 +145,8 @@ class Attributor:
             Plain influence, or preconditioned, see `kgtrace_indexer.preconditioner`; None for what the index was built
             to answer with.
         damping
-            σ² of the latter in units of the mean ‖g‖²; None for that of the index.
+            σ² of the latter in units of `kgtrace_indexer.preconditioner.mean_square`; ``auto`` for `AUTO_DAMPING`
+            of these, None for the index's own.
         wanted
             Asked between the blocks of an exact scan, which may take minutes: whether anybody still waits for it.
 
@@ -153,13 +160,14 @@ class Attributor:
             `top_k`, `max_candidates`, `within_hops` or `damping` out of range, arrays of another shape, or a
             preconditioned score of an index that has none.
         MissingInverseRelations
-            Direction ``head`` on a model without inverse relations.
+            Direction ``head`` under a loss of all tails' scores, on a model without inverse relations.
         """
         triples = self._checked(triples)
         _require_positive("top_k", top_k)
         if max_candidates is not None and max_candidates < 0:
             raise BadRequest(f"max_candidates is {max_candidates}, must be at least 0")
-        with torch.inference_mode():
+        scans = exact or self._retrieval is None
+        with torch.inference_mode(), nullcontext() if scans else one_thread():
             clock = _Clock()
             terms = self._featurizer.test_terms(triples, direction)
             scores = self._featurizer.candidate_scores(triples, direction)
@@ -169,7 +177,7 @@ class Attributor:
             own = norms if asked is terms else inner(terms, asked).diagonal()
             clock.lap("gradient")
             mask, near = self.training.allowed(restriction), self._near(triples, restriction)
-            if exact or self._retrieval is None:
+            if self._retrieval is None or scans:
                 found = self._scan(asked, top_k, order, mask, near, wanted)
                 clock.lap("rerank")
             else:
@@ -202,7 +210,7 @@ class Attributor:
         restriction: Restriction = Restriction(),  # noqa: B008 - frozen and empty
         direction: Direction = "tail",
         score: Score | None = None,
-        damping: float | None = None,
+        damping: Damping | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
         """Return a test triple's influences, summed over the training triples of a relation, head or tail.
@@ -248,7 +256,7 @@ class Attributor:
         _require_positive("top_k", top_k)
         triples = self._checked(triples)
         column = 2 if direction == "tail" else 0
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             scores = self._featurizer.candidate_scores(triples, direction)
             return [
                 complete(triple, column, row, self._known(triple, direction), top_k=top_k, filtered=filtered)
@@ -262,7 +270,7 @@ class Attributor:
         direction: Direction = "tail",
         *,
         score: Score | None = None,
-        damping: float | None = None,
+        damping: Damping | None = None,
     ) -> np.ndarray:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32.
 
@@ -324,8 +332,9 @@ class Attributor:
     def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""
         with torch.inference_mode():
-            terms = self._featurizer.self_influence_terms(self.training.triples[rows])
-            return inner(terms, self._asked(terms, "preconditioned", None)).diagonal().cpu().numpy()
+            apart = self._featurizer.self_influence_terms_apart(self.training.triples[rows])
+            found = [inner(terms, self._asked(terms, "preconditioned", None)).diagonal() for terms in apart]
+            return torch.stack(found).sum(0).cpu().numpy()
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
@@ -333,7 +342,7 @@ class Attributor:
             raise BadRequest("the preconditioned score needs an index that was built with projection pca")
         return Preconditioner(self._retrieval.codes, self._retrieval.bases, self.training)
 
-    def _asked(self, terms: Terms, score: Score | None, damping: float | None) -> Terms:
+    def _asked(self, terms: Terms, score: Score | None, damping: Damping | None) -> Terms:
         """Return what the gradients of training triples are multiplied with."""
         check_damping(damping)
         if (self.score if score is None else score) == "tracin":
@@ -425,15 +434,17 @@ class Attributor:
         known = self._known(triple, direction)
         target = tail if direction == "tail" else head
         score = float(scores[target])
-        better = scores > score
-        better[torch.as_tensor(known.astype(np.int64))] = False
+        better, equal = scores > score, scores == score
+        for counted in (better, equal):
+            counted[torch.as_tensor(known.astype(np.int64))] = False
+        equal[target] = False
         rows = found.rows.numpy()
         norms = np.sqrt(self.training.squared_norm[rows].astype(np.float64) * squared_norm)
         influence = found.influence.numpy()
         return Attribution(
             triple=(head, relation, tail),
             score=score,
-            rank=1 + int(better.sum()),
+            rank=1 + int(better.sum()) + int(equal.sum()) / 2,
             in_training=bool(np.isin(target, known)),
             loss=loss,
             self_influence=self_influence,
@@ -445,7 +456,26 @@ class Attributor:
             triples=np.asarray(self.training.triples[rows]),
             influence=influence,
             cosine=np.divide(influence, norms, out=np.zeros_like(influence), where=norms > 0),
+            notes=self._notes((head, relation, tail), squared_norm),
         )
+
+    def _notes(self, triple: tuple[int, int, int], squared_norm: float) -> list[str]:
+        """Return remarks on a test triple, the squared norm of whose gradient is `squared_norm`."""
+        head, relation, tail = triple
+        absent = [
+            f"entity {self.vocabulary.entities[entity]!r}"
+            for entity in dict.fromkeys((head, tail))
+            if not self.training.has_entity(entity)
+        ]
+        if not self.training.has_relation(relation):
+            absent.append(f"relation {self.vocabulary.relations[relation]!r}")
+        notes = [f"{named} occurs in no training triple: none says anything of it" for named in absent]
+        if squared_norm < _VANISHED:
+            notes.append(
+                f"the gradient of the loss {self.manifest.configuration['loss']} vanishes in float32 for this triple: "
+                "influences on it are 0 or nearly so, and their order says nothing"
+            )
+        return notes
 
 
 def _require_positive(name: str, number: int) -> None:

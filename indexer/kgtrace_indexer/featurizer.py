@@ -23,7 +23,7 @@ from kgtrace_indexer.losses import (
     removal,
 )
 from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.models import ForwardModel, ScoringModel, one_to_all, scoring_model
+from kgtrace_indexer.models import ForwardModel, ScoringModel, head_scores, one_to_all, scoring_model
 from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
@@ -35,6 +35,9 @@ BCE_SELF_INFLUENCE = "self_influence_bce"
 
 BCE_SLOPE = "slope_bce"
 """Likewise of what each loss term's gradient is multiplied with to have that under ``bce``."""
+
+OF_BCE_SUFFIX = "_bce"
+"""Ends the names of further arrays of that kind."""
 
 OF_BCE = (BCE_SELF_INFLUENCE, BCE_SLOPE)
 """Arrays that are stored under ``removal`` alone, and not in generations of before they were kept."""
@@ -109,33 +112,44 @@ class Featurizer:
         else:
             yield self.training_terms(triples)
 
-    def self_influence_terms(self, triples: np.ndarray) -> Terms:
-        """Return the gradients of training triples (n, 3) that self-influence is of: under ``bce`` for ``removal``."""
-        terms = self.training_terms(triples)
-        return terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
+    def self_influence_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
+        """Yield the gradients of training triples (n, 3) that self-influence is of, those of one checkpoint at a time.
+
+        They are under ``bce`` for ``removal``, with each checkpoint's own slopes.
+        """
+        for terms in self.training_terms_apart(triples):
+            yield terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
 
     def codes(
-        self, triples: np.ndarray, code: Callable[[Iterable[Terms]], dict[str, np.ndarray]]
+        self,
+        triples: np.ndarray,
+        code: Callable[[Iterable[Terms]], dict[str, np.ndarray]],
+        left: Callable[[Terms], dict[str, np.ndarray]] = lambda terms: {},
     ) -> dict[str, np.ndarray]:
         """Return what `code` makes of the gradients of training triples (n, 3), and what it cannot know of them.
 
         Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
         nothing of errors. `BCE_SELF_INFLUENCE` (n,), that of the same gradients under ``bce``, is then added, and
-        `BCE_SLOPE` (n, directions).
+        `BCE_SLOPE` (n, checkpoints · directions), the slopes of one checkpoint after those of another; and, with
+        ``_bce`` behind their names, the arrays that `left` makes of the gradients under ``bce``.
         """
         gradients = self.training_terms_apart(triples)
         if self.loss is not removal:
             return code(gradients)
         norms: list[Tensor] = []
         slopes: list[Tensor] = []
+        outside: dict[str, np.ndarray] = {}
 
         def noted(terms: Terms) -> Terms:
             slope = bce_over_removal(terms.loss)
-            norms.append(squared_norms(terms.weighted(slope)).total)
+            weighted = terms.weighted(slope)
+            norms.append(squared_norms(weighted).total)
             slopes.append(slope.view(len(terms), -1))
+            outside.update({f"{name}{OF_BCE_SUFFIX}": array for name, array in left(weighted).items()})
             return terms
 
         return code(map(noted, gradients)) | {
+            **outside,
             BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy(),
             BCE_SLOPE: torch.cat(slopes, 1).cpu().numpy(),
         }
@@ -161,13 +175,22 @@ class Featurizer:
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
         """Return the gradients of test triples (n, 3) in the direction explained alone.
 
-        Raises `MissingInverseRelations` for ``head`` on a model without inverse relations.
+        A model without inverse relations has one score, s(h, r, t), for both: so has a loss of it alone, or of it and
+        negatives of either side, and so its gradient. A loss of all tails' scores is none of heads:
+        `MissingInverseRelations` is then raised for ``head``.
         """
+        if direction == "head" and not self.inverse_triples and isinstance(self.loss, OneToAll):
+            raise MissingInverseRelations(
+                "direction 'head' under a loss of all tails' scores needs a model trained with inverse triples, and "
+                "this one has none: ask for direction 'tail', or build the index with another loss, such as removal"
+            )
         return self._terms(triples, [direction])
 
     def candidate_scores(self, triples: np.ndarray, direction: Direction) -> Tensor:
         """Return the scores of all entities in place of the tail (or the head), (n, E)."""
-        source, relation, _ = self._columns(self._instances(triples, [direction]))
+        source, relation, target = self._columns(self._instances(triples, [direction]))
+        if direction == "head" and not self.inverse_triples:
+            return head_scores(self.model, relation, target)
         return self.model.tail_scores(source, relation)
 
     @property
@@ -191,16 +214,14 @@ class Featurizer:
         return instances, count
 
     def _instances(self, triples: np.ndarray, directions: list[Direction]) -> np.ndarray:
-        """Return what (source, relation row) → target stands for each triple and direction, (n · directions, 3)."""
+        """Return (source, relation row, target) of each triple and direction, (n · directions, 3).
+
+        Without inverse relations they are (h, r, t), whichever side is explained.
+        """
         ids = np.asarray(triples, np.int64)
-        if not self.inverse_triples and "head" in directions:
-            raise MissingInverseRelations(
-                "direction 'head' needs a model trained with inverse triples; this one has none"
-            )
-        rows = {
-            "tail": ids * [1, 2 if self.inverse_triples else 1, 1],
-            "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0],
-        }
+        rows = {"tail": ids, "head": ids}
+        if self.inverse_triples:
+            rows = {"tail": ids * [1, 2, 1], "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0]}
         return np.stack([rows[direction] for direction in directions], 1).reshape(-1, 3)
 
     def _columns(self, instances: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

@@ -130,7 +130,8 @@ def join_parts(
 def merge_parts(folder: Path, old: Files, paths: Sequence[Path], shard_size: int | None) -> None:
     """Write ``gradients.h5`` as `join_parts` does, from the arrays of a generation and parts of further triples."""
     new = [open_arrays(path) for path in paths]
-    new = [{name: array for name, array in part.items() if name not in OF_BCE or name in old.arrays} for part in new]
+    held = {*old.arrays, *old.shards[0].codes}  # of an older generation perhaps not all
+    new = [{name: array for name, array in part.items() if name in held} for part in new]
     bases = {name: array for name, array in old.arrays.items() if name.startswith(_BASIS)}
     order = in_order(np.concatenate([old.arrays["triples"], *(part["triples"] for part in new)]))
     if shard_size is None:
@@ -173,11 +174,10 @@ def add_self_influences(folder: Path, bases: Bases, configuration: Mapping[str, 
     """
     files = Files.open(folder)
     stacks = files.stacks()
-    slopes = stacks.get(BCE_SLOPE)
-    if configuration["loss"] == "removal" and slopes is None:
+    if configuration["loss"] == "removal" and BCE_SLOPE not in stacks:
         return
     damping = configuration["damping"]
-    found = preconditioned_self_influences(Codes.of(stacks), bases, files.training_set(), slopes, damping)
+    found = preconditioned_self_influences(Codes.of(stacks), bases, files.training_set(), damping)
     write_part(folder / layout.SELF_INFLUENCE, {_PRECONDITIONED: found})
 
 

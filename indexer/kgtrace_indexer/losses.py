@@ -43,6 +43,11 @@ def removal(score: Tensor) -> tuple[Tensor, Tensor]:
     return -score, torch.full_like(score, -1.0)
 
 
+def score_itself(score: Tensor) -> tuple[Tensor, Tensor]:
+    """Return s and 1: gradients under this "loss" are those of the score."""
+    return score, torch.ones_like(score)
+
+
 def bce_over_removal(loss: Tensor) -> Tensor:
     """Return σ(−s), by which gradients under `bce` are shorter than those of losses −s (m,) under `removal`."""
     return loss.sigmoid()

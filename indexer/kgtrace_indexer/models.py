@@ -9,11 +9,16 @@ from torch import Tensor
 
 from kgtrace_indexer.conve import ConvE
 from kgtrace_indexer.layers import Selection
-from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll
+from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
 from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.pykeen_model import pykeen_model
 from kgtrace_indexer.terms import Terms
 from kgtrace_store.errors import BadRequest, UnsupportedModel
+
+_HEADS = 2048
+"""Heads scored at a time, of models that score them one by one: a forward pass each, as in a full scan."""
+
+_NO_PARAMETERS = Selection(frozenset(), head_use=False)
 
 
 class ScoringModel(Protocol):
@@ -103,6 +108,34 @@ class ForwardModel(Protocol):
 
         `head`, `relation` and `tail` are (m,) int64, `test` has length 1.
         """
+
+
+@runtime_checkable
+class HeadScoringModel(Protocol):
+    """A `ScoringModel` that scores all entities as head faster than `terms` does."""
+
+    def head_scores(self, relation: Tensor, tail: Tensor) -> Tensor:
+        """Return s(e, r, t) of all entities e, (m, E), for relation rows (m,) and tails (m,)."""
+
+
+def head_scores(model: ScoringModel, relation: Tensor, tail: Tensor) -> Tensor:
+    """Return the scores of all entities as head, (m, E), for relation rows (m,) and tails (m,), of any model.
+
+    They are the scores that the model's gradients are of, so they are those of its triples: where a model has no
+    inverse relations, no other rows of its tables predict heads.
+    """
+    if isinstance(model, HeadScoringModel):
+        return model.head_scores(relation, tail)
+    entities = model.tail_scores(tail[:1], relation[:1]).shape[1]
+    pairs = torch.arange(len(tail) * entities, device=tail.device)
+    scores = []
+    for some in pairs.split(_HEADS):
+        which, head = some // entities, some % entities
+        terms = model.terms(
+            head, relation[which], tail[which], directions=1, loss=score_itself, selection=_NO_PARAMETERS
+        )
+        scores.append(terms.loss)
+    return torch.cat(scores).view(len(tail), entities)
 
 
 def one_to_all(model: ScoringModel) -> OneToAllModel:

@@ -113,7 +113,7 @@ def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.n
         arrays = {
             "triples": triples.astype(np.int32),
             "train_index": table.train_index[batch].astype(np.int64),
-            **featurizer.codes(triples, codec.encode),
+            **featurizer.codes(triples, codec.encode, codec.left),
         }
     norms = [arrays[name] for name in ("self_influence", BCE_SELF_INFLUENCE) if name in arrays]
     wrong = np.flatnonzero(~np.isfinite(norms).all(0))

@@ -2,7 +2,7 @@
 
 Plain TracIn weighs a direction in which all training triples pull at a row as much as one in which few do. Influence
 functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730) turn the former down, by the inverse Fisher matrix;
-here block by block, g_i being the gradient of row i of an embedding table:
+here block by block, g_i being the gradient of row i of an embedding table (of ConvE's entities with the row's bias):
 
     gᵀ P g',    P = ⊕_i σ² (F_i + σ²I)⁻¹,    F_i = Σ_z g_i(z) g_i(z)ᵀ over the indexed training triples z.
 
@@ -21,7 +21,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.answers import Score
+from kgtrace_indexer.answers import Damping, Score
 from kgtrace_indexer.bounds import Codes
 from kgtrace_indexer.projection import FLOOR, Bases
 from kgtrace_indexer.terms import Rows, Terms
@@ -32,8 +32,8 @@ SCORES: dict[str, Score] = {"none": "tracin", "fisher": "preconditioned"}
 """What ``--precondition`` takes, and the score that it stands for."""
 
 AUTO_DAMPING = 3.0
-"""σ² unless asked otherwise, in units of the mean ‖g‖² of the training triples' gradients of embedding rows. Of 0.1,
-0.3, 1, 3 and 10 it foretold best, on average, what retraining did (``python -m benchmarks.truth.lds``)."""
+"""σ² unless asked otherwise, in units of `mean_square`. Of 0.1, 0.3, 1, 3 and 10 it predicted best, on average, what
+retraining did (``python -m benchmarks.truth.lds``)."""
 
 _BLOCK = 65_536
 """Training triples whose gradients of a row are in memory together."""
@@ -55,10 +55,18 @@ def check_rows(stored: Collection[str]) -> None:
         )
 
 
-def check_damping(damping: float | None) -> None:
-    """Raise `BadRequest` for a σ² that is not a positive number, or None."""
-    if damping is not None and not 0 < damping < inf:
+def check_damping(damping: Damping | None) -> None:
+    """Raise `BadRequest` for a σ² that is neither a positive number nor ``auto`` nor None."""
+    if isinstance(damping, str):
+        if damping != "auto":
+            raise BadRequest(f"damping is {damping!r}, must be a number greater than 0, or auto")
+    elif damping is not None and not 0 < damping < inf:
         raise BadRequest(f"damping is {damping}, must be greater than 0")
+
+
+def resolve_damping(damping: Damping | None) -> float:
+    """Return σ² in units of `mean_square`: `AUTO_DAMPING` for ``auto`` and None."""
+    return AUTO_DAMPING if damping is None or isinstance(damping, str) else damping
 
 
 class Preconditioner:
@@ -72,9 +80,9 @@ class Preconditioner:
         # not of a method: what a cache holds of its owner keeps the files of a closed index mapped
         self._moment = lru_cache(_REMEMBERED)(partial(_moment_of, codes, bases, training))
 
-    def __call__(self, terms: Terms, damping: float | None = None) -> Terms:
-        """Return Pg' of test triples, with σ² so many times the mean ‖g‖²; None for `AUTO_DAMPING`."""
-        sigma = (AUTO_DAMPING if damping is None else damping) * self._mean_square
+    def __call__(self, terms: Terms, damping: Damping | None = None) -> Terms:
+        """Return Pg' of test triples, with σ² so many times `mean_square`; ``auto`` and None for `AUTO_DAMPING`."""
+        sigma = resolve_damping(damping) * self._mean_square
         rows = {
             table: [Rows(use.index, self._preconditioned(table, use, sigma)) for use in uses]
             for table, uses in terms.rows.items()
@@ -102,7 +110,10 @@ class Preconditioner:
 
 
 def mean_square(codes: Codes) -> float:
-    """Return the mean over training triples of ‖g‖², uses of embedding rows apart: the unit of damping."""
+    """Return the unit of damping: the mean over training triples of Σ ‖g‖², over their reads of embedding rows.
+
+    Each read is squared by itself: of a row that a triple reads twice this is not the squared norm of its gradient.
+    """
     names = [f"{table}.{i}.size" for table, uses in codes.uses.items() for i in range(uses)]
     sizes = [piece for name in names for piece in codes.arrays[name].pieces]
     squares = [size[:, :, 0].square().sum(dtype=torch.float64) for size in sizes]

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.terms import Kron, Slopes, Terms, part_norms, squared_norms
+from kgtrace_indexer.terms import Kron, Rows, Slopes, Terms, part_norms, row_shares, squared_norms
 from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4
@@ -402,3 +402,21 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
         add(f"{table}.x", shared.of(spread.u.group))
     shape = (len(terms), terms.directions)
     return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
+
+
+def left_codes(terms: Terms, bases: Bases) -> dict[str, np.ndarray]:
+    """Return how long the parts of row gradients are that the directions leave out, where these do not span the rows.
+
+    ``TABLE.i.left`` (n, directions) float32 holds the share of each read of use i in ‖Σ o‖², o being what the
+    directions leave out of the gradients that one triple has for one row: ⟨o, Σ o'⟩. None of this is stored of tables
+    whose rows were all scored.
+    """
+    found: dict[str, np.ndarray] = {}
+    for table, uses in terms.rows.items():
+        basis = bases.of_rows(table)
+        if table in terms.spread or basis.shape[0] == basis.shape[1]:
+            continue
+        outside = [Rows(use.index, use.grad - (use.grad @ basis) @ basis.T) for use in uses]
+        shares = row_shares(outside, terms.directions).split(terms.directions, 1)
+        found |= {f"{table}.{i}.left": share.cpu().numpy() for i, share in enumerate(shares)}
+    return found

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kgtrace_indexer.answers import Damping
 from kgtrace_indexer.bounds import Codes
-from kgtrace_indexer.preconditioner import AUTO_DAMPING, mean_square
+from kgtrace_indexer.preconditioner import mean_square, resolve_damping
 from kgtrace_indexer.projection import Bases
-from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.training_set import TrainingSet
 
 _NUMBERS = 1 << 22
@@ -29,14 +29,10 @@ _NUMBERS = 1 << 22
 
 
 def preconditioned_self_influences(
-    codes: Codes, bases: Bases, training: TrainingSet, slopes: Stack | None, damping: float | None
+    codes: Codes, bases: Bases, training: TrainingSet, damping: Damping | None
 ) -> np.ndarray:
-    """Return gᵀPg of all training triples, (n,) float32.
-
-    `slopes` (n, directions) multiply the stored gradients of each, in g but not in F; `damping` is as in
-    `Preconditioner`.
-    """
-    sigma = (AUTO_DAMPING if damping is None else damping) * mean_square(codes)
+    """Return gᵀPg of all training triples, (n,) float32; `damping` is as in `Preconditioner`."""
+    sigma = resolve_damping(damping) * mean_square(codes)
     found = torch.zeros(len(codes), dtype=torch.float64)
     for table in codes.uses:
         width, coordinates = bases.of_rows(table).shape
@@ -49,18 +45,18 @@ def preconditioned_self_influences(
                 blocks = torch.from_numpy(training.reading(table, row)).split(together)
                 moment, left = torch.zeros(coordinates, coordinates, dtype=torch.float64), 0.0
                 for triples in blocks:
-                    reads = _Reads.of(codes, slopes, table, torch.full_like(triples, row), triples)
+                    reads = _Reads.of(codes, table, torch.full_like(triples, row), triples)
                     moment += reads.grads.T @ reads.grads
                     left += float(reads.left.sum()) / max(1, width - coordinates)
                 for triples in blocks:
-                    reads = _Reads.of(codes, slopes, table, torch.full_like(triples, row), triples)
+                    reads = _Reads.of(codes, table, torch.full_like(triples, row), triples)
                     inside = _by_coordinates(moment, reads.scaled.T, sigma)
                     found.index_add_(0, triples, inside + sigma / (left + sigma) * reads.scaled_left)
                 continue
             held = np.arange(most) < counts[rows][:, None]  # (s, most)
             triples = torch.from_numpy(readers[(offsets[rows][:, None] + np.arange(most))[held]].astype(np.int64))
             place = torch.from_numpy(np.nonzero(held)[0])  # (m,): whose readers they are
-            reads = _Reads.of(codes, slopes, table, torch.from_numpy(rows)[place], triples)
+            reads = _Reads.of(codes, table, torch.from_numpy(rows)[place], triples)
             grads, scaled = torch.zeros(2, *held.shape, coordinates, dtype=torch.float64)
             grads[torch.from_numpy(held)], scaled[torch.from_numpy(held)] = reads.grads, reads.scaled
             inside = _damped(grads, scaled, sigma)[torch.from_numpy(held)]
@@ -88,18 +84,19 @@ class _Reads:
     """(m,)"""
 
     @classmethod
-    def of(cls, codes: Codes, slopes: Stack | None, table: str, index: Tensor, triples: Tensor) -> "_Reads":
+    def of(cls, codes: Codes, table: str, index: Tensor, triples: Tensor) -> "_Reads":
         """Gather those of rows `index` (m,) of a table."""
         coordinates = codes.arrays[f"{table}.0.code"].shape[2]
         shape = (2, len(triples))
         grads, left = torch.zeros(*shape, coordinates, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
         found = cls(*grads, *left)
-        for at, direction, grad, rest in codes.row_reads(table, index, triples):
-            slope = torch.ones(1) if slopes is None else slopes.take(triples[at], direction)
-            found.grads.index_add_(0, at, grad.double())
-            found.scaled.index_add_(0, at, slope[:, None] * grad.double())
-            found.left.index_add_(0, at, rest.double().square())
-            found.scaled_left.index_add_(0, at, (slope * rest.double()).square())
+        for read in codes.row_reads(table, index, triples):
+            found.grads.index_add_(0, read.place, read.grad.double())
+            found.scaled.index_add_(0, read.place, read.slope[:, None] * read.grad.double())
+            found.left.index_add_(0, read.place, read.left.double())
+            found.scaled_left.index_add_(0, read.place, read.scaled_left.double())
+        found.left.clamp_min_(0)  # shares of parts that cancel may sum to less than nothing
+        found.scaled_left.clamp_min_(0)
         return found
 
 

@@ -243,7 +243,7 @@ class SquaredNorms:
 
 def squared_norms(terms: Terms) -> SquaredNorms:
     """Return the exact squared norm of each triple's gradient, cross terms between its loss terms included."""
-    rows = {table: _rows_norm(terms, uses) for table, uses in terms.rows.items()}
+    rows = {table: row_shares(uses, terms.directions).sum(1) for table, uses in terms.rows.items()}
     spread = {table: _spread_norm(terms, table, block) for table, block in terms.spread.items()}
     nothing = terms.loss.new_zeros(len(terms))
     return SquaredNorms(  # parts that cancel, as of a loop h = t, may leave less than nothing
@@ -300,13 +300,17 @@ def _row_products(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([(x.index_select(0, left) * x.index_select(0, right)).sum(1) for left, right in pairs])
 
 
-def _rows_norm(terms: Terms, uses: Sequence[Rows]) -> Tensor:
-    split = [use for every in uses for use in _by_direction(every, terms.directions)]
+def row_shares(uses: Sequence[Rows], directions: int) -> Tensor:
+    """Return what each read of a table adds to the squared norm of its triple's gradient, (n, uses · directions).
+
+    That is ⟨g, Σ g'⟩ over all reads of the same row by the same triple. Uses come one after the other.
+    """
+    split = [use for every in uses for use in _by_direction(every, directions)]
     index = torch.stack([use.index for use in split], 1)  # (n, uses · D)
     step = max(1, _PAIR_FLOATS // max(1, index.shape[1] * split[0].grad.shape[1]))
     grads = zip(*(use.grad.split(step) for use in split), strict=True)
     gram = torch.cat([_gram(torch.stack(some, 1)) for some in grads])
-    return (gram * (index[:, :, None] == index[:, None, :])).sum((1, 2))
+    return (gram * (index[:, :, None] == index[:, None, :])).sum(2)
 
 
 def _spread_norm(terms: Terms, table: str, block: Spread) -> Tensor:

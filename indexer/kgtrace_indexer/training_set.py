@@ -46,12 +46,27 @@ class TrainingSet:
     """(N, 3) int32, sorted: all training triples, indexed or not."""
     relations: np.ndarray = field(init=False)
     """(R + 1,) int64: where in `known` those of each relation begin, up to the last one that occurs."""
+    entities: np.ndarray = field(init=False)
+    """(E,) bool: which entities `known` holds, up to the last one that occurs."""
 
     def __post_init__(self) -> None:
-        """Look once where each relation begins."""
+        """Look once where each relation begins, and which entities occur."""
         column = np.ascontiguousarray(self.known[:, 1])
         begins = np.searchsorted(column, np.arange(int(column.max(initial=-1)) + 2))
         object.__setattr__(self, "relations", begins)
+        heads, tails = self.known[:, 0], self.known[:, 2]
+        entities = np.zeros(max(int(heads.max(initial=-1)), int(tails.max(initial=-1))) + 1, bool)
+        entities[heads] = entities[tails] = True
+        object.__setattr__(self, "entities", entities)
+
+    def has_entity(self, entity: int) -> bool:
+        """Return whether an entity is head or tail of any training triple."""
+        return entity < len(self.entities) and bool(self.entities[entity])
+
+    def has_relation(self, relation: int) -> bool:
+        """Return whether any training triple has a relation."""
+        start, end = self._relation(relation)
+        return start < end
 
     def tails_of(self, head: int, relation: int) -> np.ndarray:
         """Return the tails of all training triples (head, relation, ·)."""

@@ -1,32 +1,29 @@
 """What the routes stand on: the service of the moment, the thread it computes in, and the index root it came from."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kgtrace_server import catalogue
-from kgtrace_server.problems import CannotSwitch, NotReady
+from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
 from kgtrace_server.reload import Reload, Reloader
 from kgtrace_server.service import Service
-from kgtrace_server.threads import limit_threads
 from kgtrace_server.worker import Worker
-from kgtrace_store import layout
-from kgtrace_store.errors import (
-    BadRequest,
-    CorruptGeneration,
-    GenerationNotFound,
-    IndexNotFound,
-    PublishConflict,
-    SchemaTooNew,
-)
+from kgtrace_store.errors import BadRequest
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
     from kgtrace_server import wire
     from kgtrace_server.metrics import Metrics
     from kgtrace_server.settings import Settings
+
+
+_ADVICE = "check --index (KGTRACE_INDEX), publish a generation, or build one first"
+"""For whoever started a service on a folder in which no generation is live."""
+
+_log = logging.getLogger(__name__)
 
 
 class Backend:
@@ -37,9 +34,13 @@ class Backend:
 
         Raises `BadRequest` for such a function without an index.
         """
-        self.worker = Worker(
-            settings.queue_length, begin=partial(limit_threads, settings.threads), observe=metrics.batch
-        )
+
+        def begin() -> None:
+            from kgtrace_indexer.threads import limit_threads
+
+            limit_threads(settings.threads)
+
+        self.worker = Worker(settings.queue_length, begin=begin, observe=metrics.batch)
         self._root = None if settings.index is None else settings.index.absolute()
         self._service: Service | None = None
         self._reloader: Reloader[Service] | None = None
@@ -48,7 +49,7 @@ class Backend:
         elif self._root is None:
             raise BadRequest("generations are loaded from an index root, and the settings name none")
         else:
-            self._reloader = Reloader(self._root, source, self.swap)
+            self._reloader = Reloader(self._root, source, self.swap, searches=settings.search == "faiss")
         metrics.watch(self.worker, self._index, self._reloads)
 
     @property
@@ -66,8 +67,10 @@ class Backend:
         return service
 
     def start(self) -> None:
-        """Begin to follow the index root, unless the service came loaded."""
+        """Begin to follow the index root, unless the service came loaded. Logs a warning where nothing is live yet."""
         if self._reloader is not None:
+            if (missing := self._missing()) is not None:
+                _log.warning("nothing to serve: %s; waiting until a generation is live there: %s", missing, _ADVICE)
             self._reloader.start()
 
     def swap(self, service: Service) -> None:
@@ -121,19 +124,21 @@ class Backend:
         if self._root is None:
             raise CannotSwitch("the service was started on one generation, without an index root")
         try:
-            yield IndexRoot(self._root)
-        except (IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew, PublishConflict) as e:
+            with cannot_switch():
+                yield IndexRoot(self._root)
+        except CannotSwitch as e:
             raise CannotSwitch(self._shown(str(e))) from e
 
     def _why_not(self) -> str:
+        if (missing := self._missing()) is not None:
+            return f"nothing has been published: {self._shown(missing)}: {_ADVICE}; it is served as soon as it is live"
         last = None if self._reloader is None else self._reloader.last
         if last is None or last.ok:
-            if self._root is not None and not (self._root / layout.CURRENT).exists():
-                return (
-                    "nothing has been published in the index root: build one first; it is served as soon as it is there"
-                )
             return "the index is being loaded: try again shortly"
         return f"the index could not be loaded: {self._shown(last.reason or '')}"
+
+    def _missing(self) -> str | None:
+        return None if self._root is None else IndexRoot(self._root).missing()
 
     def _told(self, reload: Reload | None) -> "wire.Reload | None":
         if reload is None:

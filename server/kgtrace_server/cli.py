@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kgtrace_server import commands
 from kgtrace_server.settings import DEVICES, ENGINE_SETTINGS, add_flags
+from kgtrace_store.cpus import calm_threads
 from kgtrace_store.errors import KgtraceError
 
 INTERRUPTED = 130
@@ -41,6 +42,7 @@ presets:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code: 0 success, 1 failure, 2 wrong call."""
     args = parser().parse_args(argv)
+    calm_threads(os.environ)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -155,7 +157,7 @@ def _build(build: argparse.ArgumentParser) -> None:
         help="what queries are answered with by default: none is plain TracIn, fisher turns down what all gradients of "
         "an embedding row have in common (default: fisher with projection pca, where rows have gradients of their own)",
     )
-    what.add_argument("--damping", type=_damping, metavar="X|auto", help="of fisher (default: auto)")
+    what.add_argument("--damping", type=_damping, metavar="X|auto", help="of fisher; auto is 3 (default: auto)")
     what.add_argument(
         "--seed", type=_integer(0), default=0, metavar="N", help="of all random choices (default: %(default)s)"
     )
@@ -228,7 +230,7 @@ def _query(query: argparse.ArgumentParser) -> None:
     query.add_argument("--direction", choices=DIRECTIONS, default="tail", help="what to explain (default: %(default)s)")
     built = "(default: as the index was built)"
     query.add_argument("--precondition", choices=PRECONDITIONERS, help=f"TracIn or the preconditioned score {built}")
-    query.add_argument("--damping", type=_damping, metavar="X|auto", help=f"of fisher {built}")
+    query.add_argument("--damping", type=_asked_damping, metavar="X|auto", help=f"of fisher; auto is 3 {built}")
     query.add_argument("--exact", action="store_true", help="compute every training triple's influence: slow")
     query.add_argument(
         "--max-candidates", type=_integer(0), metavar="N", help="look at no more; the answer may not be certified"
@@ -542,6 +544,10 @@ def _positive(text: str) -> float:
 
 def _damping(text: str) -> float | None:
     return None if text == "auto" else _positive(text)
+
+
+def _asked_damping(text: str) -> float | str:
+    return "auto" if text == "auto" else _positive(text)
 
 
 def _number(text: str) -> float:

@@ -7,10 +7,12 @@
         print(answer.results[0].influences[0].triple.head)
         answer.to_dataframe()
 
-Errors are those that the index raises in process (`UnknownEntity`, `IdOutOfRange`, ...), wherever it is.
+Errors are those that the index raises in process (`UnknownEntity`, `IdOutOfRange`, ...), with all their fields,
+wherever it is; a service whose fault they are answers no more than that (`ServiceError`).
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +23,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
+import numpy as np
 
 from kgtrace_server import catalogue
-from kgtrace_server.problems import (
-    INVALID_REQUEST,
-    CannotSwitch,
-    DeadlineExceeded,
-    NotReady,
-    QueueFull,
-    type_of,
-)
+from kgtrace_server.problems import cannot_switch, error_of
 from kgtrace_server.results import (
     Aggregate,
     GenerationInfo,
@@ -45,7 +41,7 @@ from kgtrace_store import errors
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
-    from kgtrace_indexer.answers import Direction, Group, Order, Ranking, Score
+    from kgtrace_indexer.answers import Damping, Direction, Group, Order, Ranking, Score
     from kgtrace_server.service import Field, Service
 
 R = TypeVar("R")
@@ -79,23 +75,6 @@ class ServiceError(errors.KgtraceError):
         """HTTP status; None where there was no answer."""
         self.request_id = request_id
         """What the service's log knows the request by."""
-
-
-_KINDS = {
-    type_of(kind): kind
-    for kind in (
-        errors.UnknownEntity,
-        errors.UnknownRelation,
-        errors.IdOutOfRange,
-        errors.BadRequest,
-        errors.MissingInverseRelations,
-        QueueFull,
-        NotReady,
-        DeadlineExceeded,
-        CannotSwitch,
-    )
-} | {INVALID_REQUEST: errors.BadRequest}
-"""The error that a problem's type stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +113,15 @@ class _Call(Generic[R]):
     """Whether doing it twice is the same as doing it once."""
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        return client.build_request(self.method, self.path, params=self.params, json=self.json)
+        """Return the request. Raises `BadRequest` for a body that JSON cannot hold."""
+        if self.json is None:
+            return client.build_request(self.method, self.path, params=self.params)
+        try:
+            body = json.dumps(self.json, allow_nan=False, default=_plain)
+        except (TypeError, ValueError) as e:  # NaN, infinity, or a condition whose field is no string
+            raise errors.BadRequest(f"the request cannot be sent: {e}") from e
+        headers = {"Content-Type": "application/json"}
+        return client.build_request(self.method, self.path, content=body, headers=headers)
 
     def pause(self, retries: Retries, attempt: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
         """Return the seconds to wait before another attempt, None if this was the last."""
@@ -167,7 +154,7 @@ def _influences(
     within_hops: int | None = None,
     direction: "Direction" = "tail",
     score: "Score | None" = None,
-    damping: float | None = None,
+    damping: "Damping | None" = None,
 ) -> _Call[Influences]:
     body: dict[str, Any] = {
         "triples": [list(triple) for triple in triples],
@@ -203,7 +190,7 @@ def _aggregate(
     within_hops: int | None,
     direction: "Direction",
     score: "Score | None",
-    damping: float | None,
+    damping: "Damping | None",
 ) -> _Call[Aggregate]:
     body = {
         "triple": list(triple),
@@ -281,7 +268,7 @@ class Client:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Influences:
         """Return the training triples that influenced each test triple, as `Attributor.query` does."""
         return self._send(
@@ -325,7 +312,7 @@ class Client:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Aggregate:
         """Return influence summed by training relation, head or tail, as `Attributor.aggregate` does."""
         return self._send(
@@ -435,7 +422,7 @@ class AsyncClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Influences:
         """As `Client.influences`."""
         return await self._send(
@@ -479,7 +466,7 @@ class AsyncClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Aggregate:
         """As `Client.aggregate`."""
         return await self._send(
@@ -582,7 +569,7 @@ class LocalClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Influences:
         """As `Client.influences`, for any number of triples."""
         from kgtrace_server.service import Question
@@ -629,7 +616,7 @@ class LocalClient:
         within_hops: int | None = None,
         direction: "Direction" = "tail",
         score: "Score | None" = None,
-        damping: float | None = None,
+        damping: "Damping | None" = None,
     ) -> Aggregate:
         """As `Client.aggregate`."""
         from kgtrace_server.service import Grouping
@@ -676,16 +663,20 @@ class LocalClient:
 
     def generations(self) -> list[GenerationInfo]:
         """As `Client.generations`."""
-        return list(map(GenerationInfo.read, catalogue.generations(IndexRoot(self._root))))
+        with cannot_switch():
+            return list(map(GenerationInfo.read, catalogue.generations(IndexRoot(self._root))))
 
     def publish(self, generation: str) -> Switched:
         """Make a generation live, and go on with it."""
-        IndexRoot(self._root).publish(generation)
+        with cannot_switch():
+            IndexRoot(self._root).publish(generation)
         return self._switched(generation)
 
     def rollback(self) -> Switched:
         """Make the generation before the live one live, and go on with it."""
-        return self._switched(IndexRoot(self._root).rollback())
+        with cannot_switch():
+            live = IndexRoot(self._root).rollback()
+        return self._switched(live)
 
     def close(self) -> None:
         """Do nothing: files are let go with the object."""
@@ -709,6 +700,16 @@ class LocalClient:
         return Service(open_attributor(self._root, device=self._device))
 
 
+def _plain(value: object) -> Any:
+    """Return a number of NumPy's as Python's. Raises `BadRequest` for anything else that JSON does not know."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise errors.BadRequest(
+        f"{value!r} cannot be sent: an entity or relation is a label (string) or an id (integer), an option a number, "
+        "a string or a Boolean"
+    )
+
+
 def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
@@ -722,10 +723,10 @@ def _retry_after(response: httpx.Response) -> float:
 def _error(response: httpx.Response) -> errors.KgtraceError:
     try:
         content = response.json()
-        kind, detail = _KINDS.get(content["type"]), str(content["detail"])
+        if (error := error_of(content)) is not None:
+            return error
+        detail = str(content["detail"])
     except (ValueError, KeyError, TypeError):
-        kind, detail = None, response.text[:_LONGEST] or response.reason_phrase
-    if kind is not None:
-        return kind(detail)
+        detail = response.text[:_LONGEST] or response.reason_phrase
     message = f"{response.request.method} {response.request.url}: {response.status_code}: {detail}"
     return ServiceError(message, response.status_code, response.headers.get("X-Request-Id"))

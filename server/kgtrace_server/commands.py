@@ -38,6 +38,9 @@ CONFIGURATION = (
 )
 """Arguments of ``build`` that are fields of `BuildConfig` as they are."""
 
+SAMPLING_PRESETS = ("very-fast", "ultra-fast", "extreme")
+"""Presets of ``tracin`` that draw a sample. Written out, for their table takes seconds to import; a test compares."""
+
 _NOTHING_TO_STRATIFY = "--stratify-by says how a sample is drawn: give --sample-rate P below 1, too"
 
 
@@ -73,14 +76,15 @@ def build(args: argparse.Namespace) -> int:
     """Index training triples and publish the generation."""
     if args.stratify_by is not None and args.sample_rate == 1:
         raise WrongCall(_NOTHING_TO_STRATIFY)
-    workers = _workers(args)
     settings = _search(args)
     if settings.search == "milvus" and args.projection == "none":
         raise WrongCall("--projection none leaves --search milvus nothing to search: leave out one of them")
+    _check_gate_report(args)
+    _check_trained(args)
+    workers = _workers(args)
     from kgtrace_indexer import torchrun_workers
     from kgtrace_indexer.build import build as build_index
 
-    _check_gate_report(args)
     config = _configuration(args, layers=tuple(args.layers))
     vocabulary, triples = _training_data(args)
     model = _with_checkpoints(args, vocabulary)
@@ -128,10 +132,10 @@ def _workers(args: argparse.Namespace) -> "Workers | None":
 
 def append(args: argparse.Namespace) -> int:
     """Extend the live generation by new training triples of the same model."""
-    from kgtrace_indexer.append import append as append_to_index
-
     _check_gate_report(args)
     settings = _search(args)
+    from kgtrace_indexer.append import append as append_to_index
+
     chosen = {} if args.batch_size is None else {"batch_size": args.batch_size}
     with Progress("triples") as progress:
         report = append_to_index(
@@ -219,12 +223,15 @@ def query(args: argparse.Namespace) -> int:
         raise WrongCall("--test-indices and --max-test-triples choose among the triples of --test FILE")
     if args.fresh and args.output is None:
         raise WrongCall("--fresh discards what an interrupted run left beside --output FILE: give it too")
-    from kgtrace_indexer.engine import open_attributor
-    from kgtrace_server import bulk, engines, render
+    from kgtrace_server import engines, render
 
     if args.output is not None:
         render.check_format(args.output)
-    milvus = engines.milvus(_search(args))
+    settings = _search(args)
+    from kgtrace_indexer.engine import open_attributor
+    from kgtrace_server import bulk
+
+    milvus = engines.milvus(settings)
     asked = _bulk(args, open_attributor(args.index, device=args.device, milvus=milvus))
     with Progress("test triples") as progress:
         if args.output is None:
@@ -263,16 +270,19 @@ def tracin(args: argparse.Namespace) -> int:
         for flag, value in details.items():
             if wanted is False and value is not None:
                 raise WrongCall(f"{refusal} leaves {flag} nothing to say: leave out one of them")
-    from kgtrace_indexer.triples import read_triples
+    samples = args.preset in SAMPLING_PRESETS if args.sample_rate is None else args.sample_rate < 1
+    if args.stratify_by not in (None, "none") and not samples:
+        raise WrongCall(_NOTHING_TO_STRATIFY)
+    _check_trained(args)
     from kgtrace_server import render
+
+    if args.output is not None:
+        render.check_format(args.output, (".json",))
+    from kgtrace_indexer.triples import read_triples
     from kgtrace_server import tracin as run
     from kgtrace_store import durable
 
     preset = run.chosen(args)
-    if args.stratify_by not in (None, "none") and preset.sample_rate == 1:
-        raise WrongCall(_NOTHING_TO_STRATIFY)
-    if args.output is not None:
-        render.check_format(args.output, (".json",))
     vocabulary, training = _training_data(args)
     model = _read_model(args, len(vocabulary.relations))
     if args.output_channels is not None:
@@ -302,13 +312,14 @@ def tracin(args: argparse.Namespace) -> int:
 
 def self_influence(args: argparse.Namespace) -> int:
     """Rank training triples by self-influence."""
+    from kgtrace_server import render
+
+    ending = ".json" if args.output is None else render.check_format(args.output)
     from kgtrace_indexer.engine import open_attributor
     from kgtrace_indexer.preconditioner import SCORES
-    from kgtrace_server import render
     from kgtrace_server.service import Service
     from kgtrace_store import durable
 
-    ending = ".json" if args.output is None else render.check_format(args.output)
     service = Service(open_attributor(args.index, device=args.device))
     must, must_not = _filter(args, service, "must"), _filter(args, service, "must_not")
     score = None if args.precondition is None else SCORES[args.precondition]
@@ -435,12 +446,15 @@ def evaluate(args: argparse.Namespace) -> int:
     """Measure configurations against the exact answer."""
     if args.fresh and args.output is None:
         raise WrongCall("--fresh discards what an interrupted run left beside --output FILE: give it too")
-    from kgtrace_indexer.evaluation import evaluate as measure
-    from kgtrace_server import evaluation, plots, render
-    from kgtrace_store import durable
+    _check_trained(args)
+    from kgtrace_server import render
 
     if args.output is not None:
         render.check_format(args.output, (".json",))
+    from kgtrace_indexer.evaluation import evaluate as measure
+    from kgtrace_server import evaluation, plots
+    from kgtrace_store import durable
+
     if args.plots is not None:
         plots.require()
         durable.make_folder(args.plots)
@@ -513,8 +527,6 @@ def _with_checkpoints(args: argparse.Namespace, vocabulary: "Vocabulary") -> "Mo
     """Read the model, and the checkpoints whose influences are summed."""
     from kgtrace_indexer.model_file import with_checkpoints
 
-    if args.learning_rates and not args.checkpoints:
-        raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
     return with_checkpoints(_read_model(args, len(vocabulary.relations)), args.checkpoints, args.learning_rates)
 
 
@@ -554,6 +566,21 @@ def _count_relations(relation_to_id: Path) -> int:
     return len(read_vocabulary(relation_to_id, relation_to_id).relations)
 
 
+def _check_trained(args: argparse.Namespace) -> None:
+    """Check the arguments that name the model and its training triples, as far as that needs no torch.
+
+    Raises `WrongCall` for one that another has to go with, and `UnreadableModel` where there is no model.
+    """
+    if args.train is None and (args.entity_to_id or args.relation_to_id):
+        raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
+    if getattr(args, "learning_rates", None) and not args.checkpoints:
+        raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
+    try:
+        args.model.stat()
+    except OSError as e:
+        raise UnreadableModel(f"cannot read model {args.model}: {e.strerror}") from e
+
+
 def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
     """Read the id maps and training triples that were named, and the others from the model's folder."""
     from kgtrace_indexer.triples import (
@@ -564,12 +591,6 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
         read_vocabulary,
     )
 
-    if args.train is None and (args.entity_to_id or args.relation_to_id):
-        raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
-    try:
-        args.model.stat()
-    except OSError as e:
-        raise UnreadableModel(f"cannot read model {args.model}: {e.strerror}") from e
     carried = (args.model if args.model.is_dir() else args.model.parent) / "training_triples"
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
         raise BadRequest(f"{args.model} carries no training_triples: pass --train, --entity-to-id and --relation-to-id")

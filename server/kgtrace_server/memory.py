@@ -1,10 +1,11 @@
 """How much memory is left, as the kernel and the container's limit tell; and how much the C library may keep."""
 
 import ctypes
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """As malloc.h numbers them."""
@@ -28,14 +29,14 @@ def bound_heap() -> None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
+def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP, own: Path = _OWN_CGROUP) -> int | None:
     """Return how many bytes can be had without swapping, cached files counted as free; None where nothing tells.
 
-    The smaller of the machine's ``MemAvailable`` and, in a container with a limit (cgroup version 2), what is left
-    below that limit.
+    The smallest of the machine's ``MemAvailable`` and what is left below the limits of the process's control group and
+    of those around it (cgroup version 2): a container's, or a systemd unit's ``MemoryMax=``.
     """
-    found = [n for n in (_of_machine(meminfo), _of_container(cgroup)) if n is not None]
-    return min(found, default=None)
+    found = [_of_machine(meminfo), *map(_below_limit, _groups(cgroup, own))]
+    return min((n for n in found if n is not None), default=None)
 
 
 def _of_machine(meminfo: Path) -> int | None:
@@ -43,7 +44,18 @@ def _of_machine(meminfo: Path) -> int | None:
     return None if kilobytes is None else kilobytes * 1024
 
 
-def _of_container(cgroup: Path) -> int | None:
+def _groups(cgroup: Path, own: Path) -> list[Path]:
+    """Return the folders of the process's control group and of those around it, the innermost first."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    group = PurePosixPath("" if ".." in path.split("/") else path)  # outside of what this container can see
+    return [cgroup / each for each in (group, *group.parents)]
+
+
+def _below_limit(cgroup: Path) -> int | None:
     try:
         limit = int((cgroup / "memory.max").read_text())  # "max" where there is none
         used = int((cgroup / "memory.current").read_text())

@@ -84,7 +84,7 @@ class Metrics:
     ) -> None:
         """Ask these for the queue, the index and the reloads (good and bad) whenever somebody looks."""
         self._depth.set_function(lambda: worker.waiting)
-        self._registry.register(_IndexCollector(index, reloads))
+        self._registry.register(_LiveCollector(worker, index, reloads))
 
     def request(self, line: "Line") -> None:
         """Count a request."""
@@ -116,10 +116,16 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _IndexCollector(Collector):
+class _LiveCollector(Collector):
     """What changes by itself: computed when somebody looks."""
 
-    def __init__(self, index: Callable[[], "IndexInfo | None"], reloads: Callable[[], tuple[int, int] | None]) -> None:
+    def __init__(
+        self,
+        worker: "Worker",
+        index: Callable[[], "IndexInfo | None"],
+        reloads: Callable[[], tuple[int, int] | None],
+    ) -> None:
+        self._worker = worker
         self._index = index
         self._reloads = reloads
 
@@ -133,7 +139,11 @@ class _IndexCollector(Collector):
             info.add_metric([], _facts(index))
             age.add_metric([], index["age_seconds"])
             triples.add_metric([], index["counts"].get("triples", 0))
-        yield from (info, age, triples)
+        restarts = CounterMetricFamily(
+            "kgtrace_worker_restarts", "Times that the computing thread began anew after an internal error."
+        )
+        restarts.add_metric([], self._worker.restarts)
+        yield from (info, age, triples, restarts)
         reloads = self._reloads()
         if reloads is not None:
             family = CounterMetricFamily("kgtrace_reloads", "Attempts to load a generation.", labels=["result"])

@@ -12,18 +12,28 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
 
+from kgtrace_store import errors
 from kgtrace_store.errors import (
     Abandoned,
+    BadRequest,
+    CorruptGeneration,
+    GenerationNotFound,
+    IndexNotFound,
     InputError,
     KgtraceError,
+    LocksUnavailable,
     MissingInverseRelations,
+    PublishConflict,
+    SchemaTooNew,
     SearchUnavailable,
+    StorageFailed,
     UnknownLabel,
 )
 
@@ -93,11 +103,45 @@ def error_response(error: KgtraceError) -> Response:
     return problem(status, str(error), title=_words(type(error)), headers=headers, members=_members(error))
 
 
+def error_of(document: Mapping[str, Any]) -> KgtraceError | None:
+    """Return the error that a problem document was made from, with all its fields; None where it does not name one.
+
+    Raises `KeyError`, `TypeError` or `ValueError` for what is no problem document.
+    """
+    kind = _KINDS.get(document["type"])
+    if kind is None:
+        return None
+    detail = str(document["detail"])
+    if not issubclass(kind, UnknownLabel):
+        return kind(detail)
+    nearest = [(near["label"], near["name"]) for near in document.get("nearest", ())]
+    return kind(detail, document.get("unknown", ""), nearest)
+
+
 def _members(error: KgtraceError) -> Mapping[str, Any]:
-    """Return what programs may want to know of an error without reading its detail."""
-    if not isinstance(error, UnknownLabel) or not error.nearest:
+    """Return an error's fields, as `error_of` reads them; those that are empty are left out."""
+    if not isinstance(error, UnknownLabel):
         return {}
-    return {"unknown": error.label, "nearest": [{"label": label, "name": name} for label, name in error.nearest]}
+    nearest = [{"label": label, "name": name} for label, name in error.nearest]
+    members = {"unknown": error.label, "nearest": nearest}
+    return {name: value for name, value in members.items() if value}
+
+
+@contextmanager
+def cannot_switch() -> Iterator[None]:
+    """Raise `CannotSwitch` where an index root cannot be read or changed."""
+    try:
+        yield
+    except (
+        CorruptGeneration,
+        GenerationNotFound,
+        IndexNotFound,
+        LocksUnavailable,
+        PublishConflict,
+        SchemaTooNew,
+        StorageFailed,
+    ) as e:
+        raise CannotSwitch(str(e)) from e
 
 
 def type_of(kind: type[KgtraceError]) -> str:
@@ -143,6 +187,16 @@ def _words(kind: type[KgtraceError]) -> str:
 
 def _type(title: str) -> str:
     return TYPE_PREFIX + title.lower().replace(" ", "-")
+
+
+_TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KgtraceError)]
+
+_KINDS: Mapping[str, type[KgtraceError]] = {
+    type_of(kind): kind
+    for kind in (*_TREE, NotReady, QueueFull, DeadlineExceeded, CannotSwitch)
+    if status_of(kind("")) != HTTPStatus.INTERNAL_SERVER_ERROR  # answered without its cause, as about:blank
+} | {INVALID_REQUEST: BadRequest}
+"""The error that each type of a problem document stands for."""
 
 
 def _field(location: Sequence[str | int]) -> str:

@@ -31,15 +31,19 @@ _RETRY = 60.0
 _WARM_QUERIES = 4
 """Training triples asked about before a generation answers others: first calls are several times slower."""
 
-_MAPPED = (layout.GRADIENTS, layout.POSTINGS, layout.SEARCH)
-"""Files, of shards too, that are read through memory maps: the kernel counts them as available memory although they are
-in use."""
+_MAPPED = (layout.GRADIENTS, layout.POSTINGS, layout.SELF_INFLUENCE)
+"""Files, of shards too, of which a query reads a few pages through memory maps: they need not fit memory."""
+
+_BYTES_PER_LABEL_BYTE = 16
+"""Memory for each byte of the vocabulary's files: labels and names as Python's strings, and tables that find them."""
+
+_VOCABULARY = layout.VOCABULARY + "/"
 
 _log = logging.getLogger(__name__)
 
 
 class NotEnoughMemory(KgtraceError, MemoryError):
-    """Two generations would not fit beside each other."""
+    """Two generations do not fit beside each other."""
 
 
 class Served(Protocol):
@@ -82,8 +86,9 @@ class Reloader(Generic[S]):
     new requests take. Both are called in this class's thread, or in that of a caller of `check`, never in two at once.
     Threads of OpenMP and torch are limited by thread: ``load`` must set the limits, as the computing thread does.
 
-    Whatever fails, the generation that answers goes on to; `last` says what happened. One that failed is tried again
-    when ``CURRENT`` changes, when `check` is called, and after a minute.
+    If loading fails, the current generation keeps serving; `last` says what happened. One that failed is tried again
+    when ``CURRENT`` changes, when `check` is called, and after a minute. Memory for both is asked for only where a
+    generation serves already: the first one is always loaded.
 
     The one that was replaced ends by itself: requests in flight hold it, and when the last of them lets go its memory
     and its lock against pruning are released. Until then its id is in `draining`.
@@ -95,16 +100,19 @@ class Reloader(Generic[S]):
         load: Callable[[str], S],
         swap: Callable[[S], None],
         *,
+        searches: bool = True,
         interval: float = _INTERVAL,
         memory: Callable[[], int | None] = available_memory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Store. ``searches``: whether this process searches, and so holds the searched index in memory."""
         self._root = IndexRoot(root)
         self._load = load
         self._swap = swap
         self._served: weakref.ref[S] | None = None
         self._generation: str | None = None
-        self._mapped = 0
+        self._in_use = 0
+        self._searches = searches
         self._interval = interval
         self._memory = memory
         self._clock = clock
@@ -180,18 +188,30 @@ class Reloader(Generic[S]):
         if self._served is not None and self._generation is not None:
             self._draining.append((self._generation, self._served))
         self._served, self._generation = weakref.ref(service), live
-        self._mapped = sum(record.bytes for name, record in manifest.files.items() if name.endswith(_MAPPED))
+        held = self._held(manifest)
+        self._in_use = sum(size for name, size in held.items() if not name.startswith(_VOCABULARY))
         return True
 
     def _require_memory(self, new: Manifest) -> None:
+        if self._generation is None:
+            return  # there is nothing to protect: better slow than not at all
         available = self._memory()
-        needed = sum(record.bytes for record in new.files.values()) + self._mapped
-        beside = "" if self._generation is None else f" beside generation {self._generation}"
+        # What the old one maps and every query reads, the kernel counts as available.
+        needed = sum(self._held(new).values()) + self._in_use
         if available is not None and available < needed:
             raise NotEnoughMemory(
-                f"generation {new.generation}{beside} needs {needed} bytes of memory, {available} are available: "
-                "free some, or restart the service on the new generation alone"
+                f"generation {new.generation} beside generation {self._generation} needs {needed} bytes of memory, "
+                f"{available} are available: free some, or restart the service on the new generation alone"
             )
+
+    def _held(self, manifest: Manifest) -> dict[str, int]:
+        """Return the bytes of memory that a generation needs to serve at full speed, by file."""
+        left_out = _MAPPED if self._searches else (*_MAPPED, layout.SEARCH)
+        return {
+            name: record.bytes * (_BYTES_PER_LABEL_BYTE if name.startswith(_VOCABULARY) else 1)
+            for name, record in manifest.files.items()
+            if not name.endswith(left_out)
+        }
 
     def _failed_before(self, generation: str | None) -> bool:
         return self.last is not None and not self.last.ok and self.last.generation == generation

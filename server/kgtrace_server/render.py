@@ -1,16 +1,19 @@
 """Answers as text for people and as files for programs."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kgtrace_server import results, tables
-from kgtrace_server.wire import Explanation, Influences, Named, NamedTriple, SelfInfluences
 from kgtrace_store.errors import BadRequest
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kgtrace_server.wire import Explanation, Influences, Named, NamedTriple, SelfInfluences
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
@@ -47,7 +50,7 @@ def self_influences(answer: SelfInfluences) -> str:
     return table(rows, right=(0, 1, 2))
 
 
-def write_influences(sink: BinaryIO, ending: str, answers: Iterable[Influences], test_indices: "np.ndarray") -> int:
+def write_influences(sink: BinaryIO, ending: str, answers: Iterable[Influences], test_indices: np.ndarray) -> int:
     """Write answers, one after another, as one; return how many influences they hold.
 
     ``ending`` is one of `FORMATS`; ``test_indices`` (n,) tells which test triple each result is about, for tabular
@@ -104,6 +107,7 @@ def _explanation(result: Explanation, column: str) -> str:
     else:
         proof = f"not certified: what was not looked at may have {_number(result['bound_gap'])} more influence"
     lines = f"{'  '.join(_shown(triple))}\n  score {score}, rank {result['rank']}, loss {loss}; {trained}; {proof}\n"
+    lines += "".join(f"  note: {note}\n" for note in result["notes"])
     if not result["influences"]:
         return lines + "  no training triple may be named\n"
     rows = [("", column, "cosine", "row", "head", "relation", "tail")]
@@ -152,7 +156,7 @@ def _write_rows(sink: BinaryIO, ending: str, columns: tables.Columns, blocks: It
     return write(sink, columns, blocks)
 
 
-def _influence_rows(answers: Iterable[Influences], test_indices: "np.ndarray") -> Iterable[tables.Rows]:
+def _influence_rows(answers: Iterable[Influences], test_indices: np.ndarray) -> Iterable[tables.Rows]:
     first = 0
     for answer in answers:
         found = results.Influences.read(answer)

@@ -85,8 +85,8 @@ class Explanation:
     triple: NamedTriple
     score: float | None
     """The model's score."""
-    rank: int
-    """Filtered rank among all tails (or heads)."""
+    rank: float
+    """Filtered rank among all tails (or heads): a whole number, unless scores are equal."""
     in_training: bool
     """Whether the test triple is itself a training triple."""
     loss: float | None
@@ -101,6 +101,8 @@ class Explanation:
     exact_terms: int
     """For how many of them the exact influence was computed."""
     influences: tuple[Influence, ...]
+    notes: tuple[str, ...] = ()
+    """Remarks for people: why the numbers say less than they seem to."""
 
     @classmethod
     def read(cls, content: Json) -> Explanation:
@@ -117,6 +119,7 @@ class Explanation:
             candidates=content["candidates"],
             exact_terms=content["exact_terms"],
             influences=tuple(map(Influence.read, content["influences"])),
+            notes=tuple(content.get("notes", ())),  # older services have none
         )
 
 
@@ -254,8 +257,8 @@ class Prediction:
     triple: NamedTriple
     """Complete."""
     score: float | None
-    rank: int
-    """Filtered rank among all entities."""
+    rank: float
+    """Filtered rank among all entities, as of an `Explanation`."""
     in_training: bool
     """Whether the complete triple is a training triple."""
 
@@ -279,7 +282,7 @@ class Predictions:
         "position": "integer",
         **triple_columns(),
         "score": "number",
-        "rank": "integer",
+        "rank": "number",
         "in_training": "truth",
     }
     """Of tabular output, one row per prediction."""

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, get_args
 
 import numpy as np
 
-from kgtrace_indexer.answers import Attribution, Completions, Direction, Group, Order, Ranking, Restriction, Score, Sums
+from kgtrace_indexer.answers import (
+    Attribution,
+    Completions,
+    Damping,
+    Direction,
+    Group,
+    Order,
+    Ranking,
+    Restriction,
+    Score,
+    Sums,
+)
 from kgtrace_server.wire import (
     Aggregate,
     Entities,
@@ -41,9 +52,6 @@ A = TypeVar("A")
 
 _ANY: Condition = {}
 
-_MOST_DIGITS = 18
-"""Of an id in a text: more do not fit 64 bits, and Python refuses to read numbers of thousands."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -64,8 +72,8 @@ class Question:
     direction: Direction = "tail"
     score: Score | None = None
     """None for what the index was built with."""
-    damping: float | None = None
-    """σ² of the preconditioned score, as in `Attributor.query`; None for that of the index."""
+    damping: Damping | None = None
+    """σ² of the preconditioned score, as in `Attributor.query`; None for the index's own."""
 
     @property
     def alike(self) -> Hashable:
@@ -116,7 +124,7 @@ class Grouping:
     within_hops: int | None = None
     direction: Direction = "tail"
     score: Score | None = None
-    damping: float | None = None
+    damping: Damping | None = None
 
 
 class Service:
@@ -125,8 +133,6 @@ class Service:
     def __init__(self, attributor: "Attributor") -> None:
         self._attributor = attributor
         self._vocabulary = attributor.vocabulary
-        self._decimal_entities = frozenset(filter(str.isdecimal, self._vocabulary.entities))
-        self._decimal_relations = frozenset(filter(str.isdecimal, self._vocabulary.relations))
 
     @property
     def generation(self) -> str:
@@ -254,7 +260,7 @@ class Service:
         return {"generation": self.generation, "relations": [self._relation(i) for i in found]}
 
     def entity_from_text(self, text: str) -> int:
-        """Return the id of an entity given by its label or, where no label is the same, by its id in decimals.
+        """Return the id of an entity given by its label or, where no entity's label is made of digits, by its id.
 
         Raises `UnknownEntity` and `IdOutOfRange`.
         """
@@ -274,11 +280,11 @@ class Service:
 
     def entity_ref(self, text: str) -> Ref:
         """Tell an entity's label from its id as `entity_from_text` does, without looking it up."""
-        return _ref(text, self._decimal_entities)
+        return self._vocabulary.entity_ref(text)
 
     def relation_ref(self, text: str) -> Ref:
         """Tell a relation's label from its id, as in `entity_ref`."""
-        return _ref(text, self._decimal_relations)
+        return self._vocabulary.relation_ref(text)
 
     def index_info(self) -> IndexInfo:
         """Describe the index that answers."""
@@ -385,7 +391,7 @@ class Service:
         return {
             "triple": self._triple(*found.triple),
             "score": _finite(found.score),
-            "rank": found.rank,
+            "rank": _rank(found.rank),
             "in_training": found.in_training,
             "loss": _finite(found.loss),
             "self_influence": _finite(found.self_influence),
@@ -393,6 +399,7 @@ class Service:
             "bound_gap": _finite(found.bound_gap),
             "candidates": found.candidates,
             "exact_terms": found.exact_terms,
+            "notes": found.notes,
             "influences": influences,
         }
 
@@ -413,7 +420,7 @@ class Service:
                     "entity": self._entity(entity),
                     "triple": self._triple(*triple),
                     "score": score,
-                    "rank": rank,
+                    "rank": _rank(rank),
                     "in_training": in_training,
                 }
                 for entity, triple, score, rank, in_training in rows
@@ -513,10 +520,9 @@ def _projection(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": kind} | {name: configuration.get(name) for name in fields}
 
 
-def _ref(text: str, decimal_labels: frozenset[str]) -> Ref:
-    if text.isascii() and text.isdecimal() and text not in decimal_labels and len(text) <= _MOST_DIGITS:
-        return int(text)
-    return text
+def _rank(value: float) -> float:
+    """Return a whole number where the rank is one: 2, not 2.0."""
+    return value if value % 1 else int(value)
 
 
 def _finite(value: float) -> float | None:

@@ -14,7 +14,6 @@ from kgtrace_server.protocol import BoundedProtocol
 from kgtrace_server.reload import open_warm
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
-from kgtrace_server.threads import limit_threads
 from kgtrace_store.errors import BadRequest, KgtraceError
 
 _BACKLOG = 2048
@@ -44,6 +43,8 @@ def loader(settings: Settings) -> Callable[[str], Service]:
     root = settings.index.absolute()
 
     def load(generation: str) -> Service:
+        from kgtrace_indexer.threads import limit_threads
+
         limit_threads(settings.threads)
         milvus = engines.milvus(settings)
         attributor = open_warm(root, generation, device=settings.device, milvus=milvus)

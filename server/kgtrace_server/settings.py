@@ -122,7 +122,12 @@ class Settings:
     )
     threads: int | None = field(
         default=None,
-        metadata=_about("CPU threads of one computation.", _number(int, 1, 4096), metavar="N", unset="all cores"),
+        metadata=_about(
+            "CPU threads of a scan (`exact`, sums); a query computes on one.",
+            _number(int, 1, 4096),
+            metavar="N",
+            unset="all that may be used",
+        ),
     )
     queue_length: int = field(
         default=64,

@@ -9,14 +9,17 @@ import sys
 from functools import cache
 from inspect import cleandoc, getsource
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PlainValidator,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
     with_config,
 )
@@ -145,8 +148,17 @@ class Filter(_Request):
 
 
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K)]
-Damping = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Hops = Annotated[int, Field(ge=1, le=MAX_HOPS)]
+
+
+def _damping(value: Any, valid: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return valid(value)
+    except ValidationError as e:
+        raise PydanticCustomError("damping", "must be a number greater than 0, or auto") from e
+
+
+Damping = Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"], WrapValidator(_damping)]
 
 
 class InfluenceRequest(_Request):
@@ -183,12 +195,12 @@ class InfluenceRequest(_Request):
     """Name only training triples so near to the test triple: with 1 those that touch its head or tail, with 2 also
     those that touch one of these, and so on."""
     direction: Direction = "tail"
-    """Explain the tail, or (on a model trained with inverse relations) the head."""
+    """Explain the tail, or the head."""
     score: Score | None = None
     """``tracin``: inner products of gradients; ``preconditioned``: of those of embedding rows, with the inverse of
     their second moment between. Null for what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²; null for that of the index."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, null the index's own."""
 
 
 class _Query(_Asked):
@@ -219,7 +231,7 @@ class InfluenceQuery(_Query):
     score: Score | None = None
     """``tracin`` or ``preconditioned``; without it, what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, without it the index's own counts."""
 
 
 class SelfInfluenceRequest(_Request):
@@ -269,7 +281,7 @@ class PredictionRequest(_Request):
     """Given, tails are predicted."""
     relation: Ref
     tail: Ref | None = None
-    """Given, heads are predicted, on a model trained with inverse relations."""
+    """Given, heads are predicted."""
     top_k: TopK = 10
     """How many entities to name."""
     filtered: bool = False
@@ -318,7 +330,7 @@ class AggregateRequest(_Request):
     """``tracin``: inner products of gradients; ``preconditioned``: of those of embedding rows, with the inverse of
     their second moment between. Null for what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²; null for that of the index."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, null the index's own."""
 
 
 class AggregateQuery(_Query):
@@ -345,7 +357,7 @@ class AggregateQuery(_Query):
     score: Score | None = None
     """``tracin`` or ``preconditioned``; without it, what the index was built with."""
     damping: Damping | None = None
-    """σ² of the preconditioned score, in units of the mean ‖g‖²."""
+    """σ² of the preconditioned score, in its unit; ``auto`` is 3, without it the index's own counts."""
 
 
 class SearchQuery(_Query):
@@ -423,8 +435,8 @@ class Explanation(TypedDict):
     triple: NamedTriple
     score: float | None
     """The model's score."""
-    rank: int
-    """Filtered rank among all tails (or heads)."""
+    rank: float
+    """Filtered rank among all tails (or heads); half of those with an equal score count, so it may end in .5."""
     in_training: bool
     """Whether the test triple is itself a training triple."""
     loss: float | None
@@ -438,6 +450,8 @@ class Explanation(TypedDict):
     """Training triples looked at beyond the index."""
     exact_terms: int
     """Of these, how many had their exact influence computed."""
+    notes: list[str]
+    """Remarks for people: why the numbers say less than they seem to. Empty as a rule."""
     influences: list[Influence]
 
 
@@ -497,8 +511,9 @@ class Prediction(TypedDict):
     """Complete."""
     score: float | None
     """The model's score."""
-    rank: int
-    """Filtered rank among all entities: those that make another training triple do not count."""
+    rank: float
+    """Filtered rank among all entities: those that make another training triple do not count, and of those with an
+    equal score half do, so it may end in .5."""
     in_training: bool
     """Whether the complete triple is a training triple."""
 
@@ -723,7 +738,7 @@ class Problem(BaseModel):
     detail: str
     """What is wrong here, and what can be done about it."""
     unknown: str = ""
-    """The label that names no entity or relation, where others are like it."""
+    """The label that names no entity or relation."""
     nearest: list[Nearest] = []
     """What it may have been meant to be, most alike first."""
 

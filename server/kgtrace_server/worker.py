@@ -5,6 +5,7 @@ load that is one request at a time, under heavy load as many as fit.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -21,6 +22,8 @@ waits for no more than these."""
 
 _GRACE = 5.0
 """Seconds that `Worker.close` waits for a computation that nobody waits for any more."""
+
+_log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -71,6 +74,8 @@ class Worker:
 
     A task whose request was cancelled before it began never begins. One that has begun can ask `wanted` and give up;
     else it ends unheard.
+
+    The thread outlives faults outside of computations: the tasks concerned end with an error, and it begins anew.
     """
 
     def __init__(
@@ -82,8 +87,11 @@ class Worker:
     ) -> None:
         """Store; the thread starts with the first task.
 
-        ``begin`` is called once in the thread, before anything is computed; ``observe`` with each batch taken.
+        ``begin`` is called in the thread before anything is computed, and again after a fault; ``observe`` with each
+        batch taken.
         """
+        self.restarts = 0
+        """How often the thread began anew after a fault."""
         self._queue_length = queue_length
         self._begin = begin
         self._observe = observe
@@ -92,7 +100,7 @@ class Worker:
         self._current: list[_Job] = []
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="kgtrace-compute", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name="kgtrace-compute", daemon=True)
 
     @property
     def waiting(self) -> int:
@@ -112,7 +120,8 @@ class Worker:
     async def run(self, task: Task[Any, T]) -> Computed[T]:
         """Queue a task and return its result; cancelling this takes the task out of the queue.
 
-        Raises `QueueFull`, `NotReady` after `close`, and what the task's outcome is if that is an exception.
+        Raises `QueueFull`, `NotReady` after `close`, what the task's outcome is if that is an exception, and
+        `RuntimeError` after a fault of the thread.
         """
         loop = asyncio.get_running_loop()
         job = _Job(task, loop, loop.create_future())
@@ -120,9 +129,9 @@ class Worker:
             if self._closed:
                 raise _shutting_down()
             self.require_room()
-            self._queue[job] = None
             if self._thread.ident is None:
                 self._thread.start()
+            self._queue[job] = None
             self._changed.notify()
         try:
             return await job.future
@@ -142,31 +151,61 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(_GRACE)
 
-    def _work(self) -> None:
-        self._begin()
-        while self._compute(self._take()):
-            pass
+    def _supervise(self) -> None:
+        """Work until closed, whatever fails."""
+        while True:
+            try:
+                self._work()
+            except BaseException as e:  # SystemExit, too: a thread that ends by itself leaves all requests waiting
+                self._fail(e)
+            else:
+                return
 
-    def _compute(self, jobs: list[_Job]) -> bool:
-        """Compute a batch, unless it is empty. What it refers to, such as a replaced index, is let go at its end."""
-        if not jobs:
-            return False
-        now = time.perf_counter()
+    def _work(self) -> None:
+        """Compute batch after batch until closed."""
+        begun = False
+        while self._take():
+            if not begun:
+                self._begin()
+                begun = True
+            self._compute()
+
+    def _fail(self, fault: BaseException) -> None:
+        """Answer a fault to the batch that met it; if there was none, to all tasks that wait, for any may be the cause.
+
+        So no task meets two faults, and nothing is tried again that nobody waits for.
+        """
+        _log.error("the computing thread failed and begins anew", exc_info=fault)
+        with self._changed:
+            failed, self._current = self._current or list(self._queue), []
+            for job in failed:
+                self._queue.pop(job, None)
+            self._busy = False
+            self.restarts += 1
+        error = RuntimeError(f"the computing thread failed: {type(fault).__name__}")
+        error.__cause__ = fault
+        for job in failed:
+            _settle(job, error)
+
+    def _compute(self) -> None:
+        """Compute the current batch. What it refers to, such as a replaced index, is let go at its end."""
+        jobs, now = self._current, time.perf_counter()
         waited = tuple(now - job.queued for job in jobs)
         self._observe(Batch(waited, sum(job.task.size for job in jobs)))
+        outcomes: Sequence[Any]
         try:
-            self._current = jobs
             outcomes = jobs[0].task.compute([job.task.argument for job in jobs])
         except Exception as e:
             outcomes = [e] * len(jobs)
-        self._current = []
+        if len(outcomes) != len(jobs):
+            raise RuntimeError(f"{len(jobs)} tasks had {len(outcomes)} outcomes")
         self._busy = False  # before anybody is told: who asks again at once must find a free thread
         for job, outcome, seconds in zip(jobs, outcomes, waited, strict=True):
             _settle(job, outcome if isinstance(outcome, Exception) else Computed(outcome, seconds))
-        return True
+        self._current = []
 
-    def _take(self) -> list[_Job]:
-        """Wait for work; take the oldest task and its like. Empty when closed."""
+    def _take(self) -> bool:
+        """Wait for work; make the oldest task and its like the current batch. False when closed."""
         with self._changed:
             self._busy = False
             while not self._queue and not self._closed:
@@ -179,8 +218,9 @@ class Worker:
                     size += job.task.size
             for job in jobs:
                 del self._queue[job]
+            self._current = jobs
             self._busy = True
-            return jobs
+            return bool(jobs)
 
 
 def _settle(job: _Job, outcome: Computed[Any] | Exception) -> None:
@@ -191,7 +231,9 @@ def _settle(job: _Job, outcome: Computed[Any] | Exception) -> None:
 def _tell(future: "asyncio.Future[Computed[Any]]", outcome: Computed[Any] | Exception) -> None:
     if future.done():
         return
-    if isinstance(outcome, Exception):
+    if isinstance(outcome, StopIteration):  # no future takes it
+        future.set_exception(RuntimeError("the computation raised StopIteration"))
+    elif isinstance(outcome, Exception):
         future.set_exception(outcome)
     else:
         future.set_result(outcome)

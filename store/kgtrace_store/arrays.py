@@ -7,6 +7,7 @@ reader's path.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -219,7 +220,7 @@ def _lay_out(
     offsets = {}
     with (
         durable.writing(target, needed),
-        h5py.File(target, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT) as f,
+        h5py.File(target, "w", locking=False, alignment_threshold=1, alignment_interval=_ALIGNMENT) as f,
     ):
         for name in shapes:
             kind = h5py.h5t.py_create(dtypes[name], logical=True)
@@ -258,10 +259,14 @@ def _write_at(f: BinaryIO, offset: int, block: np.ndarray) -> int:
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
     try:
-        f = h5py.File(path, "r")
+        # Without HDF5's own lock, which some file systems refuse: published files never change, parts are read by the
+        # builder that wrote them, and the builder's lock file keeps others out.
+        f = h5py.File(path, "r", locking=False)
     except FileNotFoundError as e:
         raise CorruptGeneration(f"{path} is missing") from e
     except OSError as e:
+        if e.errno is not None:  # the system refused; e.strerror is HDF5's own report, several lines long
+            raise CorruptGeneration(f"cannot read {path}: {os.strerror(e.errno)}") from e
         raise CorruptGeneration(f"{path} is not a whole HDF5 file: {e}") from e
     with f:
         yield f

@@ -18,7 +18,7 @@
     │   ├── UnreadableModel                missing, truncated or foreign file
     │   ├── UnsupportedModel               a model or loss that kgtrace cannot explain
     │   ├── VocabularyMismatch             tables and id maps of different size
-    │   ├── MissingInverseRelations        both directions asked of a model with one
+    │   ├── MissingInverseRelations        a loss of heads asked of a model that has none
     │   └── NonFinite                      NaN or infinity in parameters or gradients
     ├── StoreError                         what lies on disk
     │   ├── IndexNotFound (FileNotFoundError)
@@ -27,6 +27,7 @@
     │   ├── SchemaTooNew (ValueError)      written by a later kgtrace
     │   ├── ResumeRefused (ValueError)     staging of another model, configuration or schema
     │   ├── BuilderRunning (BlockingIOError)
+    │   ├── LocksUnavailable (OSError)     a file system without locks, which building and publishing need
     │   ├── PublishConflict                CURRENT changed while publishing
     │   ├── GateFailed                     a new generation that must not go live
     │   └── StorageFailed (OSError)        full disk, I/O error
@@ -114,7 +115,7 @@ class VocabularyMismatch(ModelError):
 
 
 class MissingInverseRelations(ModelError):
-    """Both directions were asked of a model that has only one."""
+    """A loss of the inverse direction was asked of a model that was trained in one direction."""
 
 
 class NonFinite(ModelError):
@@ -147,6 +148,10 @@ class ResumeRefused(StoreError, ValueError):
 
 class BuilderRunning(StoreError, BlockingIOError):
     """Another builder holds the root's lock."""
+
+
+class LocksUnavailable(StoreError, OSError):
+    """The file system cannot lock files. Reading needs no locks; building, publishing and pruning do."""
 
 
 class PublishConflict(StoreError):

@@ -57,6 +57,23 @@ class IndexRoot:
         if not self._generations.is_dir() and not self._staging.is_dir():
             raise IndexNotFound(f"there is no index root {self.path}: build one first")
 
+    def missing(self) -> str | None:
+        """What is missing here before a generation can be served; None when one is live, or named as live."""
+        try:
+            if (self.path / layout.CURRENT).exists():
+                return None
+            if not self.path.exists():
+                return f"{self.path} does not exist"
+            if not self.path.is_dir():
+                return f"{self.path} is not a folder"
+            if ids := generation_ids(self._generations):
+                return f"{self.path} has no live generation, publish one of {', '.join(ids)}"
+            if self._staging.is_dir():
+                return f"{self.path} has no generation, but a build that has not finished"
+        except OSError as e:
+            return f"{self.path} cannot be read: {e.strerror}"
+        return f"{self.path} holds no index, neither a generation nor an unfinished build"
+
     def current(self) -> str | None:
         """The live generation's id, if there is one. Raises :class:`CorruptGeneration` for a foreign
         ``CURRENT``."""

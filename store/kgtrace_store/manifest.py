@@ -51,7 +51,7 @@ class Manifest:
     created_at: str
     """When it was committed: RFC 3339, UTC."""
     fingerprint: str
-    """Identifies model, triples and configuration; equal fingerprints mean equal content."""
+    """Identifies model, triples, labels, names, configuration and schema version; if equal, so is the content."""
     configuration: Mapping[str, Any]
     """How it was built: loss, layers, projection and so on, as JSON."""
     counts: Mapping[str, int]

@@ -1,6 +1,5 @@
 """One search over several indexes, side by side."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,16 +17,15 @@ class ShardedSearch:
     """A :class:`SearchIndex` of shards: those of the first have the first ids, and so on.
 
     Hits of all shards are merged by their scores, so they are those of one index over all vectors. A call searches as
-    many shards at a time as its thread may use threads; each then has one.
+    many shards at a time as the thread that makes this object may use threads; each then has one.
     """
 
     def __init__(self, shards: Sequence[SearchIndex]) -> None:
         """``shards``: at least one, all of one dimension."""
         self._shards = shards
         self._starts = list(accumulate((shard.ntotal for shard in shards), initial=0))
-        self._pool = ThreadPoolExecutor(
-            min(len(shards), os.cpu_count() or 1), "kgtrace-shard", partial(set_search_threads, 1)
-        )
+        self._lanes = min(len(shards), search_threads())
+        self._pool = ThreadPoolExecutor(self._lanes, "kgtrace-shard", partial(set_search_threads, 1))
 
     @property
     def ntotal(self) -> int:
@@ -60,7 +58,6 @@ class ShardedSearch:
             return [(self._starts[i], search(self._shards[i])) for i in shards]
 
         every = np.arange(len(self._shards))
-        lanes = min(len(every), search_threads())
-        if lanes == 1:
+        if self._lanes == 1:
             return run(every)
-        return [found for each in self._pool.map(run, np.array_split(every, lanes)) for found in each]
+        return [found for each in self._pool.map(run, np.array_split(every, self._lanes)) for found in each]

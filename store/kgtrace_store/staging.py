@@ -16,15 +16,17 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from kgtrace_store import durable, layout
-from kgtrace_store.arrays import Attribute, write_part
 from kgtrace_store.errors import CorruptGeneration, ResumeRefused, StorageFailed
 from kgtrace_store.generation import Generation, list_tree
 from kgtrace_store.manifest import FileRecord, Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kgtrace_store.arrays import Attribute
 
 
 class Staging:
@@ -51,6 +53,8 @@ class Staging:
         self, name: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Attribute] | None = None
     ) -> None:
         """Write a part and enter it in the journal. Raises :class:`StorageFailed`."""
+        from kgtrace_store.arrays import write_part
+
         write_part(self.part_path(name), arrays, attributes)
         self.finish_part(name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +31,18 @@ _NEAREST_CUTOFF = 60.0
 
 _LONGEST_QUOTE = 100
 """Characters of an unknown label that its message repeats."""
+
+_MOST_DIGITS = 18
+"""Of an id in a text: more do not fit 64 bits, and Python refuses to read numbers of thousands."""
+
+_ESCAPED = "escaped"
+"""First line of a file whose labels and names are escaped: it has no tab, which every other line has."""
+
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n"}
+_ESCAPE = re.compile(r"\\(.?)")
+
+_BREAK = "\x00"
+"""Stands for a line break inside a label in the text that is searched, whose lines are the labels."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,17 @@ class Vocabulary:
         """
         return self._relations.resolve(ref)
 
+    def entity_ref(self, text: str) -> str | int:
+        """Tell an id from a label in a text: digits are an id, unless the label of any entity is made of digits.
+
+        So a label that the vocabulary lacks is never taken for an id. Neither is looked up.
+        """
+        return self._entities.ref(text)
+
+    def relation_ref(self, text: str) -> str | int:
+        """Tell an id from a label in a text, as :meth:`entity_ref` does, by the labels of the relations."""
+        return self._relations.ref(text)
+
     def search_entities(self, q: str, limit: int) -> list[int]:
         """Ids of up to ``limit`` entities whose label or name equals, then starts with, then contains ``q``.
 
@@ -86,7 +111,7 @@ class Vocabulary:
     def write(self, folder: Path) -> None:
         """Write both tables into ``folder``, whose entries need :func:`durable.sync_folder`.
 
-        Raises :class:`InputError` for a label or name that a line cannot hold, :class:`DuplicateId` for a
+        Raises :class:`InputError` for a label or name that is not valid Unicode, :class:`DuplicateId` for a
         repeated label and :class:`StorageFailed`.
         """
         files = {layout.ENTITIES: self._entities.encode(), layout.RELATIONS: self._relations.encode()}
@@ -123,8 +148,12 @@ class _Table:
     def id(self, label: str) -> int:
         found = self._ids.get(label)
         if found is None:
-            nearest = self._nearest(label)
-            message = f"unknown {self.noun} {_quote(label)}; {self._suggestion(nearest)}"
+            same = self._same_text(label)
+            nearest = [same] if same is not None else self._nearest(label)
+            hint = self._suggestion(nearest) if same is None else _other_form(label, self.labels[same])
+            if _digits(label) and self.digits_are_labels:
+                hint = f"digits are labels here, not ids; {hint}"
+            message = f"unknown {self.noun} {_quote(label)}; {hint}"
             raise self.unknown(message, label, [(self.labels[i], self.names.get(i)) for i in nearest])
         return found
 
@@ -135,13 +164,21 @@ class _Table:
             raise IdOutOfRange(f"{self.noun} id {ref} is out of range: there are {len(self.labels)} {self.plural}")
         return int(ref)
 
+    def ref(self, text: str) -> str | int:
+        if _digits(text) and len(text) <= _MOST_DIGITS and not self.digits_are_labels:
+            return int(text)
+        return text
+
+    @cached_property
+    def digits_are_labels(self) -> bool:
+        """True if the label of at least one entry is made of digits alone."""
+        return any(map(_digits, self.labels))
+
     def search(self, q: str, limit: int) -> list[int]:
         if not q:
             return list(range(min(limit, len(self.labels))))
-        if "\n" in q:  # no label holds one, but the text searched has one between each two
-            return []
         found: dict[int, None] = {}
-        folded = q.casefold().encode("utf-8", "surrogatepass")
+        folded = q.replace("\n", _BREAK).casefold().encode("utf-8", "surrogatepass")
         for pattern in (b"\n" + folded + b"\n", b"\n" + folded, folded):
             for i in self._matches(pattern):
                 if len(found) >= limit:
@@ -157,13 +194,10 @@ class _Table:
                 f"name {self.names[beyond[0]]!r} is for {self.noun} id {beyond[0]}, "
                 f"but there are {len(self.labels)} {self.plural}"
             )
-        lines = []
-        for i, label in enumerate(self.labels):
-            name = self.names.get(i, "")
-            for what, text in (("label", label), ("name", name)):
-                if "\t" in text or "\n" in text:
-                    raise InputError(f"{what} {_quote(text)} of {self.noun} id {i} contains a tab or a line break")
-            lines.append(f"{label}\t{name}\n")
+        pairs = [(label, self.names.get(i, "")) for i, label in enumerate(self.labels)]
+        lines = [f"{label}\t{name}\n" for label, name in pairs]
+        if any("\t" in text or "\n" in text for pair in pairs for text in pair):
+            lines = [f"{_ESCAPED}\n", *(f"{_escaped(label)}\t{_escaped(name)}\n" for label, name in pairs)]
         try:
             return "".join(lines).encode("utf-8")
         except UnicodeEncodeError as e:
@@ -184,7 +218,8 @@ class _Table:
         One long byte string is searched at the speed of ``memmem``, a hundred times faster than a loop over
         labels.
         """
-        lines = [line for i, label in enumerate(self.labels) for line in (label, self.names.get(i, ""))]
+        texts = (text for i, label in enumerate(self.labels) for text in (label, self.names.get(i, "")))
+        lines = [text.replace("\n", _BREAK) for text in texts]
         return ("\n" + "\n".join(lines) + "\n").casefold().encode("utf-8", "surrogatepass")
 
     @cached_property
@@ -199,6 +234,11 @@ class _Table:
             line = int(np.searchsorted(self._breaks, at, side="right")) - 1
             yield line // 2
             at = self._text.find(pattern, int(self._breaks[line + 1]))
+
+    def _same_text(self, label: str) -> int | None:
+        """Id of the entry whose label reads the same and is another sequence of characters, if there is one."""
+        wanted = unicodedata.normalize("NFC", label)
+        return next((i for i, known in enumerate(self.labels) if unicodedata.normalize("NFC", known) == wanted), None)
 
     def _nearest(self, label: str) -> list[int]:
         by_label = process.extract(label, self.labels, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_NEAREST_CUTOFF)
@@ -216,8 +256,36 @@ class _Table:
         return _quote(self.labels[i]) + (f" ({name})" if name else "")
 
 
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _other_form(asked: str, known: str) -> str:
+    """Say that two labels look alike, and which Unicode normalization forms they are in."""
+    return f"it is in {_form(asked)}, the label that reads the same is in {_form(known)}: {_short(known)!a}"
+
+
+def _form(text: str) -> str:
+    forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, text)]
+    return f"Unicode form {forms[0]}" if forms else "no Unicode normal form"
+
+
+def _escaped(text: str) -> str:
+    return text.translate(str.maketrans(_ESCAPES))
+
+
+def _unescaped(text: str) -> str:
+    """Undo `_escaped`. Raises `KeyError` for an escape that it does not write."""
+    characters = {escape[1]: character for character, escape in _ESCAPES.items()}
+    return _ESCAPE.sub(lambda match: characters[match[1]], text)
+
+
 def _quote(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
+    return repr(_short(text))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
 
 
 def _read_table(path: Path) -> tuple[tuple[str, ...], dict[int, str]]:
@@ -230,11 +298,17 @@ def _read_table(path: Path) -> tuple[tuple[str, ...], dict[int, str]]:
     *lines, rest = text.split("\n")  # not splitlines(): labels may hold other separators
     if rest:
         raise CorruptGeneration(f"{path} is truncated: its last line {_quote(rest)} does not end")
+    escaped = lines[:1] == [_ESCAPED]
     labels, names = [], {}
-    for i, line in enumerate(lines):
+    for i, line in enumerate(lines[1:] if escaped else lines):
         label, tab, name = line.partition("\t")
         if not tab or "\t" in name:
-            raise CorruptGeneration(f"{path} line {i + 1}: expected label and name, found {_quote(line)}")
+            raise CorruptGeneration(f"{path} line {i + 1 + escaped}: expected label and name, found {_quote(line)}")
+        if escaped:
+            try:
+                label, name = _unescaped(label), _unescaped(name)
+            except KeyError as e:
+                raise CorruptGeneration(f"{path} line {i + 2}: there is no escape {_quote(line)}") from e
         labels.append(label)
         if name:
             names[i] = name

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_attributor, parts
-from kgtrace_server.threads import limit_threads
+from kgtrace_indexer.threads import limit_threads
 from kgtrace_store import IndexRoot, Vocabulary, layout
 from kgtrace_store.manifest import FileRecord
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from kgtrace_indexer.conve import BIAS, ENTITY, RELATION
+from kgtrace_indexer.projection import Bases
 
 Loss = Callable[[Tensor], Tensor]
 """Takes −s."""
@@ -52,16 +53,29 @@ def gradient(
 class Dense:
     """P of the preconditioned score as a matrix for each embedding row of ConvE, whose bias is one more number."""
 
-    def __init__(self, folder: Path, triples: np.ndarray, directions: Iterable[str], loss: Loss = softplus) -> None:
-        """Compute the gradient of each triple under ℓ(−s), (n, numbers) by row."""
+    def __init__(
+        self,
+        folder: Path,
+        triples: np.ndarray,
+        directions: Iterable[str],
+        loss: Loss = softplus,
+        *,
+        rate: float = 1.0,
+        bases: Bases | None = None,
+    ) -> None:
+        """Compute the gradient of each triple under ℓ(−s), times the root of a rate, (n, numbers) by row.
+
+        With `bases`, a row's F is its own in their directions, and its mean on what these leave out.
+        """
         self.model = pykeen_model(folder)
+        self.rate, self.bases = rate, bases
         self.shapes = {name: p.shape for name, p in self.model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
         self.training = self.rows(triples, directions, loss)
 
     def rows(self, triples: np.ndarray, directions: Iterable[str], loss: Loss = softplus) -> dict[str, torch.Tensor]:
         """Return gradients (n, rows, d) of each table, in float64."""
         grads = torch.stack([gradient(self.model, triple, directions, self.shapes, loss=loss) for triple in triples])
-        parts = grads.double().split([shape.numel() for shape in self.shapes.values()], 1)
+        parts = (self.rate**0.5 * grads.double()).split([shape.numel() for shape in self.shapes.values()], 1)
         found = {
             name: part.view(len(triples), *self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)
         }
@@ -89,5 +103,10 @@ class Dense:
 
     def _damped(self, table: str, row: int, grads: torch.Tensor, sigma: float) -> torch.Tensor:
         known = self.training[table][:, row]
-        moment = known.T @ known + sigma * torch.eye(known.shape[1], dtype=torch.float64)
-        return sigma * torch.linalg.solve(moment, grads)
+        moment, identity = known.T @ known, torch.eye(known.shape[1], dtype=torch.float64)
+        if self.bases is not None:
+            basis = self.bases.of_rows(table).double()
+            inside, width = basis @ basis.T, identity.shape[0] - basis.shape[1]
+            left = float(moment.trace() - (moment @ inside).trace()) / max(1, width)
+            moment = inside @ moment @ inside + left * (identity - inside)
+        return sigma * torch.linalg.solve(moment + sigma * identity, grads)

@@ -22,7 +22,7 @@ from kgtrace_indexer.negatives import corrupted
 from kgtrace_indexer.random_projection import RandomProjection
 from kgtrace_indexer.terms import Rows, Terms, inner, squared_norms
 from kgtrace_store import Vocabulary
-from kgtrace_store.errors import BadRequest, UnsupportedModel
+from kgtrace_store.errors import BadRequest, MissingInverseRelations, UnsupportedModel
 from tests.indexer.test_models import CPU, DOCS, ZOO, ByHand, Save, Saved, _error, factory, nations, save
 
 __all__ = ["nations", "save"]  # fixtures
@@ -116,6 +116,11 @@ def _check(saved: Saved, loss: str) -> None:
         terms = featurizer.training_terms(first)
     torch.testing.assert_close(terms.losses(), torch.tensor(values), rtol=1e-4, atol=1e-5)
     assert _error(squared_norms(terms).total, g.square().sum(1), g.square().sum(1)) < 1e-4
+    if not saved.model.inverse_triples and loss in ONE_TO_ALL:
+        with pytest.raises(MissingInverseRelations, match="build the index with another loss"):
+            featurizer.test_terms(second, "head")
+    else:
+        directions = ["tail", "head"]  # without inverse relations both are (h, r, t) and its negatives
     for direction in directions:
         h = torch.stack([_gradient(saved, loss, triple, [direction])[1] for triple in second])
         with torch.inference_mode():

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kgtrace_indexer import (
+    Attributor,
     BuildConfig,
     ModelFile,
     TripleTable,
@@ -205,10 +206,10 @@ def _influence_error(saved: Saved, featurizer: Featurizer) -> float:
         terms = featurizer.training_terms(first)
         own = squared_norms(terms).total
         worst = _error(own, g.square().sum(1), g.square().sum(1))
-        for direction in directions:
+        for direction in ("tail", "head"):  # without inverse relations both are (h, r, t)
             with torch.inference_mode(False):
                 h = torch.stack([saved.gradient(t, [direction], names) for t in second])
-            found = inner(terms, featurizer.test_terms(second, "head" if direction == "head" else "tail"))
+            found = inner(terms, featurizer.test_terms(second, direction))
             worst = max(worst, _error(found, g @ h.T, g.norm(dim=1)[:, None] * h.norm(dim=1)))
     assert float(g.abs().max()) > 0
     return worst
@@ -226,21 +227,20 @@ def test_influence_equals_autograd(save: Save, name: str, inverse: bool, trained
 @pytest.mark.parametrize("inverse", BOTH, ids=["plain", "inverse"])
 @pytest.mark.parametrize("name", ZOO)
 def test_scores_equal_pykeen(save: Save, name: str, inverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of all tails, and with inverse relations of all heads, are PyKEEN's predictions, in chunks of any size."""
+    """Scores of all tails and of all heads are PyKEEN's predictions, in chunks of any size."""
     saved = save(name, inverse)
     first, _ = _pairs(6)
     triples = torch.as_tensor(first)
     with torch.no_grad():
-        wanted = {"tail": saved.original.predict_t(triples[:, :2])}
-        if inverse:
-            wanted["head"] = saved.original.predict_h(triples[:, 1:])
-    for floats in (1 << 20, 1000):
+        wanted_tails, wanted_heads = saved.original.predict_t(triples[:, :2]), saved.original.predict_h(triples[:, 1:])
+    for floats, heads_at_once in ((1 << 20, 2048), (1000, 5)):
         monkeypatch.setattr(autograd, "_CHUNK_FLOATS", floats)
+        monkeypatch.setattr(models, "_HEADS", heads_at_once)
         featurizer = _featurizer(saved.model)
-        for direction, scores in wanted.items():
-            with torch.inference_mode():
-                found = featurizer.candidate_scores(first, "head" if direction == "head" else "tail")
-            torch.testing.assert_close(found, scores, rtol=1e-4, atol=1e-5)
+        with torch.inference_mode():
+            tails, heads = (featurizer.candidate_scores(first, direction) for direction in ("tail", "head"))
+        torch.testing.assert_close(tails, wanted_tails, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(heads, wanted_heads, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -669,6 +669,20 @@ def _check_own_index(root: Path, network: Network, table: TripleTable) -> None:
     np.testing.assert_allclose(found.influence, truth.topk(5).values, rtol=1e-4)
     rows = [table.train_index.tolist().index(i) for i in found.train_index]
     np.testing.assert_allclose(truth[rows], found.influence, rtol=1e-4)
+    _check_own_heads(open_attributor(root, device="cpu"), network, query)
+
+
+def _check_own_heads(attributor: Attributor, network: Network, query: np.ndarray) -> None:
+    """Compare the model's best heads with the network's own scores, triple by triple."""
+    _, relation, tail = torch.as_tensor(query[0])
+    every = torch.arange(len(attributor.vocabulary.entities))
+    with torch.no_grad():
+        wanted = network(every, relation.expand(len(every)), tail.expand(len(every))).sort(descending=True)
+    (found,) = attributor.complete(query, top_k=len(every), direction="head")
+    assert found.entities.tolist() == wanted.indices.tolist()
+    np.testing.assert_allclose(found.scores, wanted.values, rtol=1e-5, atol=1e-6)
+    heads, tails = (attributor.query(query, direction=direction).attributions[0] for direction in ("head", "tail"))
+    np.testing.assert_array_equal(heads.influence, tails.influence)
 
 
 @pytest.mark.parametrize(("kind", "factory_", "score"), [("Plain", explainable, Score(6)), ("ByHand", ByHand, None)])

@@ -109,6 +109,8 @@ def test_it_is_what_an_index_answers_unless_asked(umls_part: Umls, attributor: A
         np.testing.assert_array_equal(each.exact_influences(TESTS, every), wanted)
         (found,) = each.query(TESTS[:1], top_k=5).attributions
         np.testing.assert_allclose(found.influence, np.sort(wanted[:, 0])[::-1][:5], rtol=1e-3, atol=1e-6)
+    wanted = attributor.exact_influences(TESTS, every, score="preconditioned")
+    np.testing.assert_array_equal(other.exact_influences(TESTS, every, damping="auto"), wanted)
     plain = built(tmp_path / "plain", umls_part, precondition="none")
     assert plain.score == "tracin"
     wanted = attributor.exact_influences(TESTS, every, score="tracin")
@@ -146,7 +148,7 @@ def test_gradients_that_are_all_zero_stay_so(umls_part: Umls, tmp_path: Path) ->
     assert not found.influence.any()
 
 
-@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf"), "none"])
 def test_damping_is_a_positive_number(attributor: Attributor, damping: float) -> None:
     """Nothing else makes F + σ²I invertible."""
     with pytest.raises(BadRequest, match="damping is"):

@@ -13,14 +13,18 @@ from kgtrace_indexer import (
     TripleTable,
     build,
     checks,
+    files,
     open_attributor,
     projection,
     self_influence,
 )
 from kgtrace_indexer.append import append
 from kgtrace_indexer.conve import ENTITY, RELATION
+from kgtrace_indexer.model_file import with_checkpoints
 from kgtrace_indexer.preconditioner import AUTO_DAMPING
+from kgtrace_server.demo import train_umls
 from kgtrace_store import Vocabulary, layout
+from kgtrace_store.errors import GateFailed
 from tests.indexer.oracle import Dense
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
@@ -34,6 +38,14 @@ def umls_part(umls: Umls) -> Umls:
     model, vocabulary, table = umls
     rows = np.sort(np.random.default_rng(0).choice(len(table.ids), TRIPLES, replace=False))
     return model, vocabulary, TripleTable(table.ids[rows], table.train_index[rows], 0)
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the same shape that was trained for longer."""
+    folder = tmp_path_factory.mktemp("other")
+    train_umls(folder, epochs=8, embedding_dim=32)
+    return folder
 
 
 def built(root: Path, umls: Umls, **config: object) -> Attributor:
@@ -65,6 +77,59 @@ def test_it_is_the_dense_formula(
     assert (wanted < training.self_influence["tracin"]).all()
     (check,) = (c for c in checks.verify(attributor) if c.name == "preconditioned self-influences")
     assert check.ok
+
+
+@pytest.mark.parametrize("shard_size", [None, 70])
+@pytest.mark.parametrize("directions", ["forward", "both"])
+@pytest.mark.parametrize("rates", [[2.0], [0.5, 2.0]], ids=["one", "two"])
+def test_checkpoints_have_their_own_slopes(
+    umls_part: Umls, umls_folder: Path, other_folder: Path, tmp_path: Path,
+    rates: list[float], directions: str, shard_size: int | None,
+) -> None:  # fmt: skip
+    """Under ``removal``, each direction's at each checkpoint, none of which is the trained model."""
+    model, vocabulary, table = umls_part
+    few = TripleTable(table.ids[::4], table.train_index[::4], 0)
+    folders = [other_folder, umls_folder][: len(rates)]
+    summed = with_checkpoints(model, folders, rates)
+    attributor = built(tmp_path, (summed, vocabulary, few), directions=directions, shard_size=shard_size)
+    triples = np.asarray(attributor.training.triples)
+    used = ["tail", "head"] if directions == "both" else ["tail"]
+    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    wanted = sum(
+        Dense(folder, triples, used, LOSSES["removal"], rate=rate).self_influences(triples, used, sigma)
+        for folder, rate in zip(folders, rates, strict=True)
+    )
+    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=1e-3)
+    np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(few.ids))), wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["removal", "bce"])
+@pytest.mark.parametrize("config", [{}, {"shard_size": 30}, {"landmarks": 1}], ids=["whole", "shards", "landmark"])
+def test_directions_that_leave_something_out(
+    umls_part: Umls, umls_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    loss: str, config: dict[str, int],
+) -> None:  # fmt: skip
+    """What they leave out of a row that one triple reads twice counts once, as a sum."""
+    monkeypatch.setattr(projection, "_ROW_DIMS", 8)  # of 33
+    model, vocabulary, table = umls_part
+    ids = table.ids[::4].copy()
+    ids[:5, 2] = ids[:5, 0]  # loops read it four times
+    attributor = built(tmp_path, (model, vocabulary, TripleTable(ids, table.train_index[::4], 0)), loss=loss, **config)
+    triples, both = np.asarray(attributor.training.triples), ["tail", "head"]
+    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    dense = Dense(umls_folder, triples, both, LOSSES[loss], bases=attributor._retrieval.bases)
+    wanted = dense.self_influences(triples, both, sigma)
+    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=2e-3)
+    np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(ids))), wanted, rtol=2e-3)
+
+
+def test_wrong_numbers_fail_the_gate(umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Self-influences one percent off do, also where directions leave something out."""
+    monkeypatch.setattr(projection, "_ROW_DIMS", 8)
+    right = files.preconditioned_self_influences
+    monkeypatch.setattr(files, "preconditioned_self_influences", lambda *args: np.float32(1.01) * right(*args))
+    with pytest.raises(GateFailed, match=r"preconditioned self-influences: 4 compared, largest difference .* ‖g‖²"):
+        built(tmp_path, umls_part)
 
 
 def test_it_is_what_a_triple_has_on_itself(umls_part: Umls, tmp_path: Path) -> None:

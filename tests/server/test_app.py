@@ -536,6 +536,59 @@ def test_a_failed_load_is_shown(
     assert str(raised) in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda root: None, "{root} does not exist"),
+        (lambda root: root.mkdir(), "{root} holds no index"),
+        (lambda root: root.touch(), "{root} is not a folder"),
+    ],
+)
+def test_a_service_says_what_it_waits_for(
+    tmp_path: Path,
+    assert_problem: Check,
+    caplog: pytest.LogCaptureFixture,
+    prepare: Callable[[Path], None],
+    words: str,
+) -> None:
+    """On start in the log, with the path; whenever it is asked in the probe, without it."""
+    root = tmp_path / "mistyped"
+    prepare(root)
+    app = create_app(lambda _: pytest.fail("there is nothing to load"), patient(index=root))
+
+    async def test() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://kgtrace.test") as client,
+        ):
+            return await client.get("/readyz")
+
+    with caplog.at_level("WARNING"):
+        response = asyncio.run(test())
+    (record,) = [r for r in caplog.records if r.name == "kgtrace_server.backend"]
+    assert record.levelname == "WARNING"
+    assert words.format(root=root) in record.getMessage()
+    assert "waiting" in record.getMessage()
+    assert "check --index (KGTRACE_INDEX)" in record.getMessage()
+    body = assert_problem(response, 503, words.format(root="the index root"), "check --index (KGTRACE_INDEX)")
+    assert str(tmp_path) not in body["detail"]
+
+
+def test_a_service_with_a_live_generation_warns_of_nothing(
+    service: Service, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is being loaded."""
+    app = create_app(lambda _: service, patient(index=root))
+
+    async def start() -> None:
+        async with app.router.lifespan_context(app):
+            await until(lambda: app.state.backend.generation is not None)
+
+    asyncio.run(start())
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 def test_a_loader_needs_something_to_load_from(service: Service) -> None:
     """A mistake of whoever writes the program is told at once."""
     with pytest.raises(BadRequest, match="index root"):

@@ -137,6 +137,7 @@ def test_finished_blocks_are_not_computed_again(
         (["--exact"], "exact was false, is true"),
         (["--precondition", "fisher"], 'score was null, is "preconditioned"'),
         (["--damping", "2"], "damping was null, is 2.0"),
+        (["--damping", "auto"], 'damping was null, is "auto"'),
     ],
 )
 def test_another_question_is_refused_until_told_to_begin_anew(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kgtrace_indexer import BuildConfig
+from kgtrace_indexer.presets import PRESETS
 from kgtrace_server import cli, commands
 from kgtrace_server.service import Question, Service
 from kgtrace_store import IndexRoot
@@ -61,31 +62,31 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 # Calls.
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        ([], "required: VERB"),
-        (["explain"], "invalid choice: 'explain'"),
-        (["query", "--index", "x"], "one of the arguments --triple --test is required"),
-        (["query", "--triple", "a", "b", "c"], "required: --index"),
-        (["query", "--index", "x", "--triple", "a", "b"], "expected 3 arguments"),
-        (["query", "--index", "x", "--triple", "a", "b", "c", "--top-k", "0"], "'0' is not an integer of at least 1"),
-        (["query", "--index", "x", "--triple", "a", "b", "c", "--test", "f"], "not allowed with"),
-        (["query", "--index", "x", "--triple", "a", "b", "c", "--test-indices", "0"], "of --test FILE"),
-        (["query", "--index", "x", "--triple", "a", "b", "c", "--order", "best"], "invalid choice: 'best'"),
-        (["build", "--index", "x"], "required: --model"),
-        (["build", "--model", "x"], "required: --index"),
-        (["build", "--model", "x", "--index", "x", "--batch-size", "many"], "'many' is not an integer"),
-        (["build", "--model", "x", "--index", "x", "--entity-to-id", "e"], "say what the labels of --train FILE mean"),
-        (["build", "--model", "x", "--index", "x", "--stratify-by", "head"], "give --sample-rate P below 1, too"),
-        (["convert", "model"], "required: OUT"),
-        (["evaluate", "--model", "x"], "required: --test"),
-        (["publish", "--index", "x"], "required: ID"),
-        (["prune", "--index", "x", "--keep", "0"], "'0' is not an integer of at least 1"),
-        (["serve"], "give --index ROOT or set KGTRACE_INDEX"),
-        (["serve", "--port", "http"], "'http' is not an integer from 0 to 65535"),
-    ],
-)
+WRONG_CALLS: list[tuple[list[str], str]] = [
+    ([], "required: VERB"),
+    (["explain"], "invalid choice: 'explain'"),
+    (["query", "--index", "x"], "one of the arguments --triple --test is required"),
+    (["query", "--triple", "a", "b", "c"], "required: --index"),
+    (["query", "--index", "x", "--triple", "a", "b"], "expected 3 arguments"),
+    (["query", "--index", "x", "--triple", "a", "b", "c", "--top-k", "0"], "'0' is not an integer of at least 1"),
+    (["query", "--index", "x", "--triple", "a", "b", "c", "--test", "f"], "not allowed with"),
+    (["query", "--index", "x", "--triple", "a", "b", "c", "--test-indices", "0"], "of --test FILE"),
+    (["query", "--index", "x", "--triple", "a", "b", "c", "--order", "best"], "invalid choice: 'best'"),
+    (["build", "--index", "x"], "required: --model"),
+    (["build", "--model", "x"], "required: --index"),
+    (["build", "--model", "x", "--index", "x", "--batch-size", "many"], "'many' is not an integer"),
+    (["build", "--model", "x", "--index", "x", "--entity-to-id", "e"], "say what the labels of --train FILE mean"),
+    (["build", "--model", "x", "--index", "x", "--stratify-by", "head"], "give --sample-rate P below 1, too"),
+    (["convert", "model"], "required: OUT"),
+    (["evaluate", "--model", "x"], "required: --test"),
+    (["publish", "--index", "x"], "required: ID"),
+    (["prune", "--index", "x", "--keep", "0"], "'0' is not an integer of at least 1"),
+    (["serve"], "give --index ROOT or set KGTRACE_INDEX"),
+    (["serve", "--port", "http"], "'http' is not an integer from 0 to 65535"),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), WRONG_CALLS)
 def test_wrong_calls_exit_2(capsys: pytest.CaptureFixture[str], call: list[str], words: str) -> None:
     """And say what was wrong."""
     with pytest.raises(SystemExit) as raised:
@@ -130,11 +131,62 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"kgtrace {version('kgtrace')}\n"
 
 
-def test_help_does_not_wait_for_heavy_libraries() -> None:
-    """Nothing that takes a second is imported before a verb needs it."""
-    code = "import sys; from kgtrace_server.cli import parser; parser(); print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "fastapi", "pydantic", "faiss", "uvicorn", "pyarrow"} & set(modules)
+MODULES_OF_A_CALL = """
+import contextlib, io, json, sys
+from kgtrace_server.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as e:
+        code = e.code
+print(json.dumps([code or 0, sorted(sys.modules)]))
+"""
+SLOW = {"faiss", "fastapi", "h5py", "numpy", "pandas", "pyarrow", "pydantic", "pykeen", "pymilvus", "torch", "uvicorn"}
+"""Modules that take a tenth of a second or more to import, and seconds together."""
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        *(([verb, "--help"], 0) for verb in VERBS),
+        (["completion", "bash"], 0),
+        (["list"], 0),
+        (["list", "--json"], 0),
+        (["publish", "older"], 0),
+        (["publish", "none"], 1),
+        (["rollback"], 0),
+        (["prune", "--keep", "1"], 0),
+        *((call, 2) for call, _ in WRONG_CALLS),
+        (["query", "--index", "x", "--triple", "a", "b", "c", "--fresh"], 2),
+        (["query", "--index", "x", "--triple", "a", "b", "c", "--search", "milvus"], 2),
+        (["append", "--index", "x", "--train", "t", "--search", "milvus"], 2),
+        (["build", "--model", "x", "--index", "x", "--learning-rates", "1"], 2),
+        (["build", "--model", "x", "--index", "x", "--projection", "none", "--search", "milvus"], 2),
+        (["tracin", "--model-path", "x", "--test", "t", "--stratify-by", "head"], 2),
+        (["evaluate", "--model", "x", "--test", "t", "--entity-to-id", "e"], 2),
+        (["evaluate", "--model", "x", "--test", "t"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_calls_that_need_no_model_import_nothing_slow(call: list[str], code: int, root: Path) -> None:
+    """Help, wrong calls, and the verbs that look after generations answer at once."""
+    if call == ["publish", "older"]:
+        call = ["publish", IndexRoot(root).generations()[0].id]
+    environment = {"PATH": os.environ["PATH"]}
+    if set(call) & {"list", "publish", "rollback", "prune"} and "--index" not in call:
+        environment["KGTRACE_INDEX"] = str(root)
+    program = [sys.executable, "-c", MODULES_OF_A_CALL, *call]
+    ran = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
+    found, modules = json.loads(ran.stdout)
+    assert found == code
+    assert not SLOW & set(modules)
+
+
+def test_the_presets_that_sample_are_those_of_the_table() -> None:
+    """They are written out in the command line, which must not import the table."""
+    assert tuple(name for name, preset in PRESETS.items() if preset.sample_rate < 1) == commands.SAMPLING_PRESETS
 
 
 def test_build_has_the_defaults_of_its_configuration() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import numpy as np
@@ -15,11 +15,23 @@ from fastapi import FastAPI
 
 from kgtrace_server.app import create_app
 from kgtrace_server.client import AsyncClient, Client, LocalClient, Retries, ServiceError
-from kgtrace_server.problems import CannotSwitch, DeadlineExceeded, NotReady, QueueFull, error_response, problem
-from kgtrace_server.results import Influences
+from kgtrace_server.problems import (
+    CannotSwitch,
+    DeadlineExceeded,
+    NotReady,
+    QueueFull,
+    error_response,
+    problem,
+    status_of,
+)
+from kgtrace_server.results import Explanation, Influences
 from kgtrace_server.service import Question, Service
 from kgtrace_server.settings import Settings
+from kgtrace_store import errors
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingExtra, MissingInverseRelations, UnknownEntity
+
+from .conftest import FakeAttributor
+from .test_problems import subclasses
 
 TRIPLE = ("aspirin", "treats", "headache")
 URL = "http://kgtrace.test"
@@ -136,6 +148,10 @@ def test_all_that_is_answered_of_a_triple_can_be_read(over_http: Client, service
     (result,) = over_http.influences([TRIPLE]).results
     assert {field.name for field in fields(result)} == set(answered)
     assert result.exact_terms == answered["exact_terms"]
+    assert result.notes == ()
+    assert Explanation.read({**answered, "notes": ["one"]}).notes == ("one",)
+    del answered["notes"]
+    assert Explanation.read(answered) == result
 
 
 @pytest.mark.parametrize(
@@ -196,9 +212,150 @@ def test_bad_calls_are_refused_everywhere(
             ask(client)
 
 
-def test_ids_may_be_integers_of_numpy(local: LocalClient) -> None:
-    """In process they need not be written down."""
-    assert local.influences(np.zeros((1, 3), np.int64)) == local.influences([(0, 0, 0)])  # type: ignore[arg-type]
+KINDS = sorted({errors.KgtraceError, *subclasses(errors.KgtraceError)}, key=lambda kind: kind.__name__)
+SAMPLES = {
+    "label": "Zür\ud800",
+    "nearest": (("Zürich", None), ("a/b", "A or B")),
+    "status": 502,
+    "request_id": "7",
+}
+"""A value for each field that some error has beside its message."""
+
+
+def sample(kind: type[errors.KgtraceError]) -> errors.KgtraceError:
+    """An error of a kind, with all its fields."""
+    try:
+        parameters = list(inspect.signature(kind).parameters)[1:]
+    except ValueError:  # that of the builtin exception
+        parameters = []
+    arguments = {name: SAMPLES[name] for name in parameters if name not in ("args", "kwargs")}
+    return kind("what is wrong, and what to do", **arguments)
+
+
+@pytest.fixture(scope="module")
+def failing() -> Iterator[tuple[Any, list[Callable[[], Any]]]]:
+    """An attributor, and one question to it in process, over HTTP, and over HTTP from an event loop."""
+    attributor: Any = FakeAttributor()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+        local = LocalClient(Path("unused"))
+    app = create_app(Service(attributor), Settings())
+    once = Retries(attempts=1)
+
+    async def ask() -> Any:
+        async with AsyncClient(URL, retries=once, transport=httpx.ASGITransport(app)) as client:
+            return await client.influences([TRIPLE])
+
+    with Client(URL, retries=once, transport=Bridge(app)) as client:
+        yield (
+            attributor,
+            [
+                lambda: local.influences([TRIPLE]),
+                lambda: client.influences([TRIPLE]),
+                lambda: asyncio.run(ask()),
+            ],
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_comes_back_with_all_its_fields(
+    failing: tuple[Any, list[Callable[[], Any]]], kind: type[errors.KgtraceError]
+) -> None:
+    """From a service as from an index folder; of a fault of the service only that it is one is told."""
+    raised = sample(kind)
+    attributor, asked = failing
+
+    def fail() -> NoReturn:
+        raise raised
+
+    attributor.before_query = fail
+    caught = []
+    for question in asked:
+        with pytest.raises(errors.KgtraceError) as error:
+            question()
+        caught.append(error.value)
+    assert caught[0] is raised
+    for error in caught[1:]:
+        if status_of(raised) == 500:
+            assert (type(error), error.status) == (ServiceError, 500)
+            assert error.request_id
+        else:
+            assert (type(error), str(error), vars(error)) == (kind, str(raised), vars(raised))
+
+
+@pytest.mark.parametrize("label", ["asprin", "Zürih", "\ud800", "nothing like it"])
+def test_unknown_labels_bring_the_nearest_ones(over_http: Client, local: LocalClient, label: str) -> None:
+    """Whoever is corrected automatically needs them as data, in process and over HTTP."""
+    caught = []
+    for client in (over_http, local):
+        with pytest.raises(UnknownEntity) as error:
+            client.influences([(label, 0, 0)])
+        caught.append(error.value)
+    assert vars(caught[0]) == vars(caught[1])
+    assert caught[0].label == label
+    assert (caught[0].nearest == ()) == (label in ("\ud800", "nothing like it"))
+
+
+@pytest.mark.parametrize("content", [b'{"type": [], "detail": ""}', b"[]", b"1", b'{"type": "x"}'])
+def test_what_is_no_problem_document_is_a_service_error(content: bytes) -> None:
+    """Whatever lies between client and service may answer."""
+    with pytest.raises(ServiceError, match="502"):
+        ask_sync(Scripted(httpx.Response(502, content=content)))
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8])
+def test_numbers_may_be_numpys(over_http: Client, local: LocalClient, service: Service, integer: Any) -> None:
+    """Ids, counts, factors and switches that were computed need not be converted, whoever is asked."""
+    zero, one, two = map(integer, range(3))
+
+    def questions(client: Any) -> list[Any]:
+        return [
+            client.influences([(zero, one, zero)], top_k=two, max_candidates=two, exact=np.bool_(False)),
+            client.influences(np.array([[0, 1, 0], [1, 1, 0]], integer), top_k=two),
+            client.influences([TRIPLE], must={"head": np.array([0, 1], integer)}, must_not={"tail": [two]}),
+            client.influences([TRIPLE], within_hops=one, score="preconditioned", damping=np.float32(2)),
+            client.aggregate((zero, one, zero), "head", top_k=two),
+            client.predictions(relation=one, head=zero, top_k=two, filtered=np.True_),
+            client.predictions(relation=np.str_("treats"), head=np.str_("aspirin")),
+            client.self_influence(top_k=two, must={"relation": [one]}),
+            client.entities("in", two),
+            client.relations(limit=one),
+        ]
+
+    async def ask() -> list[Any]:
+        transport = httpx.ASGITransport(create_app(service, Settings()))
+        async with AsyncClient(URL, transport=transport) as client:
+            return [await question for question in questions(client)]
+
+    plain = local.influences([(0, 1, 0)], top_k=2, max_candidates=2)
+    assert questions(local) == questions(over_http) == asyncio.run(ask())
+    assert questions(over_http)[0] == plain
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.influences([(np.float64(1), 0, 0)]),
+        lambda client: client.influences([(np.bool_(True), 0, 0)]),
+        lambda client: client.influences([(object(), 0, 0)]),
+        lambda client: client.influences([TRIPLE], top_k=np.float32(2)),
+        lambda client: client.influences([TRIPLE], top_k=np.bool_(True)),
+        lambda client: client.influences([TRIPLE], must={("head",): [0]}),
+    ],
+)
+def test_what_json_cannot_say_is_refused_everywhere(
+    over_http: Client, local: LocalClient, ask: Callable[[Any], Any]
+) -> None:
+    """With the error of any other wrong call."""
+    for client in (over_http, local):
+        with pytest.raises(BadRequest):
+            ask(client)
+
+
+def test_nan_is_refused_before_it_is_sent(over_http: Client) -> None:
+    """JSON has none."""
+    with pytest.raises(BadRequest, match="not JSON compliant"):
+        over_http.influences([TRIPLE], score="preconditioned", damping=float("nan"))
 
 
 def test_keys_are_sent_and_missing_ones_are_told(service: Service) -> None:
@@ -223,6 +380,11 @@ def test_generations_can_be_listed_and_switched(local: LocalClient, root: Path, 
         assert local.generations() == client.generations()
         assert client.publish(new.id).live == new.id
         assert local.rollback().live == old.id
+        for either in (client, local):
+            with pytest.raises(CannotSwitch, match="no generation before"):
+                either.rollback()
+            with pytest.raises(CannotSwitch, match="no generation 'x'"):
+                either.publish("x")
         assert local.publish(new.id).serving == local.index().generation
 
 

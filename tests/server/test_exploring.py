@@ -34,6 +34,7 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("self_influence", (), {"top_k": 3, "order": "ascending", "must": {"head": [4, "7"]}, "must_not": {"tail": [0]}}),
     ("influences", ([TRIPLE],), {"within_hops": 1, "top_k": 20}),
     ("influences", ([TRIPLE],), {"score": "preconditioned", "damping": 2.5}),
+    ("influences", ([TRIPLE],), {"score": "preconditioned", "damping": "auto"}),
     ("aggregate", (TRIPLE, "head"), {"score": "preconditioned", "damping": 1, "exact": True}),
 ]
 
@@ -114,7 +115,9 @@ def test_an_answer_says_its_score(
     attributor.score = "preconditioned"
     assert client.post(path, body).json()["score"] == "preconditioned"
     assert client.post(path, {**body, "score": "tracin"}).json()["score"] == "tracin"
-    for name, wrong in (("score", "fisher"), ("damping", 0), ("damping", -1)):
+    assert client.post(path, {**body, "score": "preconditioned", "damping": "auto"}).status_code == 200
+    assert attributor.calls[-1]["damping"] == "auto"
+    for name, wrong in (("score", "fisher"), ("damping", 0), ("damping", -1), ("damping", "none"), ("damping", "nan")):
         assert_problem(client.post(path, {**body, name: wrong}), 422, name)
         assert_problem(client.get(path, params={**address, name: wrong}), 422, name)
 

@@ -69,6 +69,21 @@ def test_computations_are_measured(make_client: Callable[..., Client]) -> None:
     assert found["kgtrace_explanations_total certified=false"] == 2
 
 
+def test_a_fault_of_the_computing_thread_is_answered_and_counted(
+    make_client: Callable[..., Client], assert_problem: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not left to the deadline; the next request is computed, and readiness tells the truth."""
+    client = make_client()
+    worker = client.app.state.backend.worker
+    for faults, place in enumerate(("_begin", "_observe"), 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, place, lambda *_: 1 / 0)
+            assert_problem(client.post(INFLUENCES, BODY), 500, "internal error")
+        assert client.post(INFLUENCES, BODY).status_code == 200
+        assert client.get("/readyz").status_code == 200
+        assert samples(client)["kgtrace_worker_restarts_total"] == faults
+
+
 def test_the_index_is_described(client: Client) -> None:
     """Which one answers, how old it is, how large; the process, too."""
     found = samples(client)

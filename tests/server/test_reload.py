@@ -2,15 +2,26 @@
 
 import gc
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from kgtrace_indexer import open_attributor
 from kgtrace_server.memory import available_memory
-from kgtrace_server.reload import Reloader
-from kgtrace_store import IndexRoot, durable
+from kgtrace_server.reload import _BYTES_PER_LABEL_BYTE, _MAPPED, Reloader
+from kgtrace_store import IndexRoot, Vocabulary, durable
 
 from .waiting import PATIENCE
+
+ENDINGS = {
+    "gradients": ".h5",
+    "postings": ".h5",
+    "self_influence": ".h5",
+    "search": ".faiss",
+    "model": ".safetensors",
+    "entities": ".tsv",
+}
 
 
 class Fake:
@@ -54,10 +65,13 @@ def backend() -> Backend:
     return Backend()
 
 
-def commit(root: IndexRoot, *, size: int = 10, publish: bool = True) -> str:
-    """Make a generation of one file."""
+def commit(root: IndexRoot, *, publish: bool = True, **sizes: int) -> str:
+    """Make a generation of files of these sizes; ``__`` stands for ``/``, and the endings are added."""
     with root.stage("ab" * 32) as staging:
-        durable.write_file(staging.path / "gradients.h5", bytes(size))
+        for name, size in (sizes or {"gradients": 10}).items():
+            path = staging.path / (name.replace("__", "/") + ENDINGS[name.rpartition("__")[2]])
+            durable.make_folder(path.parent)
+            durable.write_file(path, bytes(size))
         id_ = staging.commit(configuration={}, counts={}, provenance={})
     if publish:
         root.publish(id_)
@@ -171,9 +185,9 @@ def test_memory_for_two_is_asked_for(root: IndexRoot, backend: Backend) -> None:
     """A generation that does not fit beside the one that answers is refused with both sizes."""
     available = 2000
     reloader = Reloader(root.path, Fake, backend.swap, memory=lambda: available)
-    first = commit(root, size=1500)
+    first = commit(root, search=1000, model__model=500, vocabulary__entities=1_000_000)
     reloader.check()
-    second = commit(root, size=600)
+    second = commit(root, search=300, model__model=140, vocabulary__entities=10)
     result = reloader.check()
     assert result is not None
     assert not result.ok
@@ -183,6 +197,64 @@ def test_memory_for_two_is_asked_for(root: IndexRoot, backend: Backend) -> None:
     available = 2100
     reloader.check()
     assert reloader.generation == second
+
+
+def test_the_first_generation_is_always_loaded(root: IndexRoot, backend: Backend) -> None:
+    """How much memory it needs is a guess, and there is nothing that it could push out."""
+    reloader = Reloader(root.path, Fake, backend.swap, memory=lambda: 0)
+    first = commit(root, search=1000, gradients=1000)
+    result = reloader.check()
+    assert result is not None
+    assert result.ok
+    assert reloader.generation == first
+
+
+def test_what_is_mapped_need_not_fit(root: IndexRoot, backend: Backend) -> None:
+    """Codes and posting lists may be larger than memory, those of shards and of the generation before, too."""
+    reloader = Reloader(root.path, Fake, backend.swap, memory=lambda: 10)
+    huge = {"gradients": 10_000, "postings": 10_000, "self_influence": 10_000}
+    for _ in range(2):
+        id_ = commit(root, **huge, shards__0000__gradients=10_000, shards__0000__search=5)
+        reloader.check()
+        assert reloader.generation == id_
+    commit(root, **huge, shards__0000__search=6)
+    reloader.check()
+    assert reloader.generation == id_
+
+
+def test_what_milvus_searches_need_not_fit(root: IndexRoot, backend: Backend) -> None:
+    """The searched index is then in another process's memory."""
+    reloader = Reloader(root.path, Fake, backend.swap, searches=False, memory=lambda: 10)
+    for _ in range(2):
+        id_ = commit(root, search=10_000)
+        reloader.check()
+        assert reloader.generation == id_
+
+
+def test_files_that_need_not_fit_are_mapped(umls_index: Path) -> None:
+    """What the check leaves out, an open index really maps: the operating system's own list has it."""
+    attributor = open_attributor(umls_index)
+    mapped = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+    folder = umls_index / "generations" / attributor.manifest.generation
+    left_out = {name for name in attributor.manifest.files if name.endswith(_MAPPED)}
+    assert left_out >= {"gradients.h5", "postings.h5"}
+    assert {str(folder / name) for name in left_out} <= mapped
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_a_vocabulary_takes_no_more_than_is_counted(tmp_path: Path, names: bool) -> None:
+    """Short labels cost most for their bytes."""
+    labels = [f"Q{i}" for i in range(20_000)]
+    Vocabulary(labels, ["r"], {i: f"entity {i}" for i in range(20_000)} if names else {}, {}).write(tmp_path)
+    tracemalloc.start()
+    try:
+        vocabulary = Vocabulary.read(tmp_path)
+        vocabulary.resolve_entity("Q1")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert 4 * size < taken < _BYTES_PER_LABEL_BYTE * 1.25 * size
 
 
 def test_the_thread_follows_and_stops(root: IndexRoot, backend: Backend) -> None:
@@ -220,13 +292,35 @@ def test_closing_while_loading_swaps_nothing(root: IndexRoot, backend: Backend) 
 
 def test_available_memory_knows_containers(tmp_path: Path) -> None:
     """The smaller of what the machine has and what the container's limit leaves; files in the cache are free."""
+    own = tmp_path / "own"
     (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  5000 kB\nHugePages_Total: 0\n")
-    files = {"memory.max": "4000000\n", "memory.current": "3000000\n"}
-    files["memory.stat"] = "anon 1\nactive_file 500000\ninactive_file 250000\n"
-    assert available_memory(tmp_path / "meminfo", tmp_path) == 5_120_000
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert available_memory(tmp_path / "meminfo", tmp_path) == 1_750_000
+    assert available_memory(tmp_path / "meminfo", tmp_path, own) == 5_120_000
+    limit(tmp_path, 4_000_000)
+    assert available_memory(tmp_path / "meminfo", tmp_path, own) == 1_750_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory(tmp_path / "meminfo", tmp_path) == 5_120_000
-    assert available_memory(tmp_path / "absent", tmp_path / "absent") is None
+    assert available_memory(tmp_path / "meminfo", tmp_path, own) == 5_120_000
+    assert available_memory(tmp_path / "absent", tmp_path / "absent", own) is None
+
+
+def limit(group: Path, size: int) -> None:
+    """Limit a control group that uses 3 MB, 750 kB of them files in the cache."""
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "memory.max").write_text(f"{size}\n")
+    (group / "memory.current").write_text("3000000\n")
+    (group / "memory.stat").write_text("anon 1\nactive_file 500000\ninactive_file 250000\n")
+
+
+def test_available_memory_knows_units_and_what_is_around_them(tmp_path: Path) -> None:
+    """Without a namespace of its own, a service finds its limit in its own control group, or in one around it."""
+    own, groups = tmp_path / "own", tmp_path / "cgroup"
+    own.write_text("1:name=systemd:/other\n0::/system.slice/kgtrace.service\n")
+    service = groups / "system.slice" / "kgtrace.service"
+    limit(service, 4_000_000)
+    assert available_memory(tmp_path / "absent", groups, own) == 1_750_000
+    limit(service.parent, 3_500_000)
+    assert available_memory(tmp_path / "absent", groups, own) == 1_250_000
+    limit(groups, 2_000_000)
+    assert available_memory(tmp_path / "absent", groups, own) == 0
+    own.write_text("0::/../../elsewhere\n")
+    limit(groups, 3_250_000)
+    assert available_memory(tmp_path / "absent", groups, own) == 1_000_000

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,33 @@ def test_tables_are_aligned(answer: Influences) -> None:
     assert second.startswith("fever  2  7\n")
 
 
+@pytest.mark.parametrize(("rank", "shown"), [(2, "rank 2, "), (7.5, "rank 7.5, ")])
+def test_ranks_are_whole_unless_scores_tie(service: Service, attributor: Any, rank: float, shown: str) -> None:
+    """2 and not 2.0, as JSON and as text."""
+    asked, query = Question([(0, 0, 0)]), attributor.query
+
+    def ranked(*triples: Any, **options: Any) -> Any:
+        answer = query(*triples, **options)
+        return replace(answer, attributions=[replace(one, rank=float(rank)) for one in answer.attributions])
+
+    attributor.query = ranked
+    answer = service.influences(asked)
+    assert shown in render.influences(answer)
+    assert f'"rank": {rank},' in render.json_text(answer)
+
+
 def test_uncertified_and_empty_answers_say_so(service: Service) -> None:
     """A reader cannot take a cut-short answer for a proved one."""
     assert "not certified" in render.influences(service.influences(Question([(0, 0, 0)], max_candidates=0)))
     nothing = Question([(0, 0, 0)], must={"head": ["Zürich"]})
     assert "no training triple may be named" in render.influences(service.influences(nothing))
+
+
+def test_notes_are_shown(answer: Influences) -> None:
+    """Each in a line below the test triple."""
+    assert "note:" not in render.influences(answer)
+    answer["results"][0]["notes"] = ["first", "second"]
+    assert render.influences(answer).splitlines()[2:4] == ["  note: first", "  note: second"]
 
 
 def written(ending: str, answers: list[Influences], test_indices: list[int]) -> bytes:

@@ -6,12 +6,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from kgtrace_server.problems import NotReady, QueueFull
-from kgtrace_server.worker import BATCH, Batch, Task, Worker
+from kgtrace_server.worker import BATCH, Batch, Task, Worker, _settle
 
 from .waiting import PATIENCE, Gate, until
 
@@ -254,3 +254,132 @@ def test_a_request_whose_loop_is_gone_does_no_harm() -> None:
     gate.opened.set()
     assert asyncio.run(worker.run(task(7))).value[0] == 7
     worker.close()
+
+
+class Odd:
+    """A key that cannot be compared."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
+def failing(action: Callable[..., Any] = lambda *_: None, at: int = 1) -> Callable[..., Any]:
+    """A function that fails when it is called for the first, second, ... time."""
+    calls: list[Any] = []
+
+    def called(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == at:
+            raise ZeroDivisionError
+        return action(*arguments)
+
+    return called
+
+
+def leave(_: Any) -> NoReturn:
+    raise SystemExit
+
+
+def stop(_: Any) -> NoReturn:
+    raise StopIteration
+
+
+@pytest.mark.parametrize(
+    ("arguments", "compute"),
+    [
+        ({"begin": failing()}, None),
+        ({"observe": failing()}, None),
+        ({}, lambda arguments: arguments[1:]),
+        ({}, lambda arguments: [*arguments, 0]),
+        ({}, lambda _: None),
+        ({}, leave),
+    ],
+    ids=["begin", "observe", "an outcome too few", "an outcome too many", "no outcomes", "the end of the program"],
+)
+def test_the_thread_outlives_faults(arguments: dict[str, Any], compute: Any) -> None:
+    """Who waits for the batch gets an error at once, everybody else an answer; each fault is counted."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make(**arguments)
+        first = task(1) if compute is None else Task(compute, 1, object())
+        with pytest.raises(RuntimeError, match="the computing thread failed") as caught:
+            await worker.run(first)
+        assert caught.value.__cause__ is not None
+        assert worker.restarts == 1
+        assert [(await worker.run(task(i))).value[0] for i in range(3)] == [0, 1, 2]
+        assert (worker.restarts, worker.waiting) == (1, 0)
+
+    run(test)
+
+
+def test_a_fault_concerns_its_batch_alone() -> None:
+    """What is queued behind the batch is computed by the thread that began anew, which is set up again."""
+    begun: list[str] = []
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make(begin=lambda: begun.append("begin"))
+        tasks = [Task(leave, 0, "odd"), task(1, key="even"), Task(leave, 2, "odd"), task(3, key="even")]
+        results = await behind(worker, tasks)
+        assert [type(r).__name__ for r in results] == ["RuntimeError", "Computed", "RuntimeError", "Computed"]
+        assert worker.restarts == 1
+
+    run(test)
+    assert len(begun) == 2
+
+
+def test_tasks_that_cannot_be_compared_leave_nobody_waiting() -> None:
+    """A fault before there is a batch may be any task's: all that wait get it, and the next one is computed."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make()
+        results = await behind(worker, [task(0, key=Odd()), task(1, key=Odd()), task(2)])
+        assert [type(r).__name__ for r in results] == ["RuntimeError"] * 3
+        assert (worker.restarts, worker.waiting) == (1, 0)
+        assert (await worker.run(task(7))).value[0] == 7
+
+    run(test)
+
+
+def test_what_no_future_takes_is_an_error_all_the_same() -> None:
+    """`StopIteration` escapes from code that asks an iterator for too much."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make()
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await worker.run(Task(stop, 0, object()))
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await worker.run(Task(lambda _: [StopIteration()], 0, object()))
+        assert worker.restarts == 0
+
+    run(test)
+
+
+def test_who_cannot_be_told_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault while outcomes are handed out reaches those that have none yet."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make()
+        monkeypatch.setattr("kgtrace_server.worker._settle", failing(_settle, at=3))
+        results = await behind(worker, [task(i, key="alike") for i in range(3)])
+        assert [type(r).__name__ for r in results] == ["Computed", "RuntimeError", "RuntimeError"]
+        assert worker.restarts == 1
+        assert (await worker.run(task(7))).value[0] == 7
+
+    run(test)
+
+
+def test_a_thread_that_failed_can_be_closed() -> None:
+    """Closing ends it as it ends any other."""
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make()
+        with pytest.raises(RuntimeError):
+            await worker.run(Task(leave, 0, object()))
+        await asyncio.to_thread(worker.close)
+        assert not worker._thread.is_alive()
+        with pytest.raises(NotReady, match="shutting down"):
+            await worker.run(task())
+
+    run(test)

@@ -96,6 +96,22 @@ def test_empty_roots_say_what_to_do(root: IndexRoot) -> None:
         root.rollback()
 
 
+def test_what_is_missing_is_named(root: IndexRoot, tmp_path: Path) -> None:
+    """Whoever waits for a generation is told what it waits for, at each step."""
+    assert root.missing() == f"{root.path} does not exist"
+    (tmp_path / "file").touch()
+    assert IndexRoot(tmp_path / "file").missing() == f"{tmp_path / 'file'} is not a folder"
+    root.path.mkdir()
+    assert root.missing() == f"{root.path} holds no index, neither a generation nor an unfinished build"
+    with root.stage(A):
+        assert root.missing() == f"{root.path} has no generation, but a build that has not finished"
+    id_ = build(root, B, publish=False)
+    assert root.missing() == f"{root.path} has no live generation, publish one of {id_}"
+    root.publish(id_)
+    assert root.missing() is None
+    assert "cannot be read: File name too long" in str(IndexRoot(tmp_path / ("x" * 300)).missing())
+
+
 @pytest.mark.parametrize("id_", ["20200101T000000Z-abcdef", "../../etc", "", ".", "manifest.json"])
 def test_unknown_generations_are_not_found(root: IndexRoot, id_: str) -> None:
     """The message lists those that there are; a path is no id."""

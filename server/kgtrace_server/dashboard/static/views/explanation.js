@@ -26,7 +26,7 @@ export async function explanation(page, asked, signal) {
     };
   };
   const [proponents, opponents] = await Promise.all([side("proponents"), side("opponents")]);
-  const { triple, rank, score, loss, in_training } = proponents.result;
+  const { triple, rank, score, loss, in_training, notes } = proponents.result;
   const scale = barScale(
     [proponents, opponents].flatMap(({ result }) => result.influences.map(({ influence }) => influence)),
   );
@@ -45,6 +45,7 @@ export async function explanation(page, asked, signal) {
         fact("Loss", number(loss)),
         fact("In the training data", in_training ? "yes, a known fact" : "no, a prediction"),
       ),
+      notes.map((note) => el("p", { class: "note" }, `Note: ${note}.`)),
     ),
     el(
       "div",
