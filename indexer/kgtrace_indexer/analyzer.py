@@ -11,11 +11,14 @@ The training triples stream through the model in batches; each batch gives its i
 products of rank-1 terms (`kgtrace_indexer.terms`), or of their random projections, and is let go.
 """
 
+import contextlib
+import json
 import math
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
@@ -28,6 +31,7 @@ from kgtrace_indexer.featurizer import featurizer_for
 from kgtrace_indexer.model_file import ModelFile, read_model
 from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.parts import in_order
+from kgtrace_indexer.pykeen_versions import METADATA, VERSION
 from kgtrace_indexer.random_projection import Kind, RandomProjection
 from kgtrace_indexer.sampling import Stratum, sample_table
 from kgtrace_indexer.terms import Terms, inner, squared_norms
@@ -318,4 +322,6 @@ def _model_file(model: ModelFile | Path | str | nn.Module) -> ModelFile:
             raise UnsupportedModel(
                 f"this {type(model).__name__} cannot be saved ({e}): pass a saved model's path"
             ) from e
+        with contextlib.suppress(PackageNotFoundError):  # a model in memory scores as the installed PyKEEN does
+            (path.parent / METADATA).write_text(json.dumps({VERSION: version("pykeen")}))
         return read_model(path)

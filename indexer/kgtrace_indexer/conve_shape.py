@@ -41,7 +41,7 @@ def infer_shape(tensors: Mapping[str, torch.Tensor], source: str) -> dict[str, A
 
     Raises :class:`UnsupportedModel` if tensors are missing or no image fits.
     """
-    conv = f"interaction.hr2d.{2 if has_batch_norm([*tensors]) else 1}.weight"
+    conv = _convolution([*tensors])
     wanted = {ENTITIES: 2, LINEAR: 2, conv: 4}
     if any(name not in tensors or tensors[name].dim() != dims for name, dims in wanted.items()):
         raise _unsupported(source, {k: tuple(t.shape) for k, t in tensors.items()}, list(wanted))
@@ -82,6 +82,26 @@ def infer_shape(tensors: Mapping[str, torch.Tensor], source: str) -> dict[str, A
     }
 
 
+def shape_before_1_11(attributes: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+    """PyKEEN's ``ConvEShapeInformation``, which is recorded since 1.11; before, the image is, and the tensors tell
+    the rest. None if they do not.
+    """
+    conv = tensors.get(_convolution([*tensors]))
+    table = tensors.get(ENTITIES)
+    if conv is None or conv.dim() != 4 or table is None or table.dim() != 2:
+        return None
+    return {
+        "class": "ConvEShapeInformation",
+        "embedding_dim": table.shape[1],
+        "input_channels": attributes.get("input_channels"),
+        "image_height": attributes.get("embedding_height"),
+        "image_width": attributes.get("embedding_width"),
+        "output_channels": conv.shape[0],
+        "kernel_height": conv.shape[2],
+        "kernel_width": conv.shape[3],
+    }
+
+
 def check_shapes(tensors: Mapping[str, torch.Tensor], shape_info: Any, source: str) -> None:
     """Compare tensors with those a ConvE of that shape has; regularizers' own tensors may be there too.
 
@@ -111,6 +131,11 @@ def batch_norm_modules(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     norms = [n.removesuffix(".running_mean") for n in names if n.endswith(".running_mean")]
     kind = {True: "BatchNorm2d", False: "BatchNorm1d"}
     return {n: {"class": kind[".hr2d." in n], "eps": 1e-5} for n in norms}
+
+
+def _convolution(names: Sequence[str]) -> str:
+    """Name of the convolution's weight."""
+    return f"interaction.hr2d.{2 if has_batch_norm(names) else 1}.weight"
 
 
 def _fields(shape_info: Any) -> dict[str, int]:

@@ -21,6 +21,7 @@ import torch
 
 from kgtrace_indexer import conve_shape
 from kgtrace_indexer.pickles import Global, Inert, StoredTensor, TorchArchive, open_archive, quote
+from kgtrace_indexer.pykeen_versions import current_form, current_names
 from kgtrace_store import durable
 from kgtrace_store.errors import (
     BadRequest,
@@ -196,7 +197,7 @@ def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
     else:
         with open_archive(file) as archive:
             stored = _module_tensors(archive) if _is_module(archive.root) else _state_dict(archive)
-            tensors = _load(archive, stored)
+            tensors = current_names(_load(archive, stored), like.interaction)
     for name in [*like.tensors, *tensors]:
         found, wanted = (
             f"{name} {tuple(t[name].shape)}" if name in t else f"no {name}" for t in (tensors, like.tensors)
@@ -253,17 +254,18 @@ def _from_module(archive: TorchArchive, source: str) -> ModelFile:
     root, kind = modules[""], modules.get("interaction", {}).get("class")
     if kind is None or not all(is_valid(root.get(key)) for key, is_valid in _MODEL_ATTRIBUTES.items()):
         raise UnsupportedModel(
-            f"{source} holds a {quote(root['class'])}, which is not a PyKEEN model with an interaction; "
-            "pass a model saved by PyKEEN, or a state dict with --interaction"
+            f"{source} holds a {quote(root['class'])}, which is not a PyKEEN model with an interaction, such as PyKEEN "
+            "saves since 1.9; pass one, or a model that is registered (docs/models.md)"
         )
     entities, rows, inverse = (root[key] for key in _MODEL_ATTRIBUTES)
+    modules, tensors = current_form(modules, _load(archive, _module_tensors(archive)), archive.path)
     loss = dict(modules.get("loss", {}))
     for path, attributes in modules.items():
         if path.startswith("loss."):
             loss[path.removeprefix("loss.")] = attributes["class"]
     return ModelFile(
-        interaction=kind.removesuffix("Interaction"),
-        tensors=_load(archive, _module_tensors(archive)),
+        interaction=modules["interaction"]["class"].removesuffix("Interaction"),
+        tensors=tensors,
         num_entities=entities,
         num_relations=rows // 2 if inverse else rows,
         inverse_triples=inverse,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kgtrace_indexer.autograd import RankOne, Representations
 from kgtrace_indexer.model_file import ModelFile
+from kgtrace_indexer.pykeen_versions import PROJECTION_NORM
 from kgtrace_store.errors import MissingExtra, UnsupportedModel
 
 ROOT = "interaction"
@@ -288,7 +289,32 @@ def _interaction(recorded: _Recorded) -> Any:
         raise UnsupportedModel(f"interaction {name} ({recorded.path}) is not supported")
     known = _INTERACTIONS[name]
     arguments = {key: recorded.attribute(key) for key in known.attributes}
-    return getattr(_pykeen_interactions(name), f"{name}Interaction")(**arguments, **known.arguments(recorded))
+    made = getattr(_pykeen_interactions(name), f"{name}Interaction")
+    if PROJECTION_NORM in recorded.attributes:
+        made = _transr_before_1_11(made, recorded.attributes[PROJECTION_NORM])
+    return made(**arguments, **known.arguments(recorded))
+
+
+def _transr_before_1_11(current: Any, projection_p: float) -> Any:
+    """Return TransR as PyKEEN computes it before 1.11: one norm limits projections, another gives the score."""
+    utils = importlib.import_module("pykeen.utils")
+
+    class TransRInteraction(current):  # type: ignore[misc]
+        def forward(self, h: Tensor, r: Sequence[Tensor], t: Tensor) -> Tensor:
+            translation, projection = r  # (m, e), (m, d, e)
+            h, t = (
+                utils.clamp_norm(
+                    torch.einsum("...d, ...de -> ...e", x, projection),
+                    p=projection_p,
+                    dim=-1,
+                    maxnorm=self.max_projection_norm,
+                )
+                for x in (h, t)
+            )
+            score: Tensor = utils.negative_norm_of_sum(h, translation, -t, p=self.p, power_norm=self.power_norm)
+            return score
+
+    return TransRInteraction
 
 
 def _pykeen_interactions(name: str) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kgtrace_indexer.autograd import AutogradModel, Reading, Representations
 from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.pykeen_interactions import rank_one_parameters, rebuild
+from kgtrace_indexer.pykeen_interactions import ROOT, rank_one_parameters, rebuild
+from kgtrace_indexer.pykeen_versions import relation_slots
 from kgtrace_store.errors import UnsupportedModel
 
 _ENTITIES, _RELATIONS = "entity_representations", "relation_representations"
@@ -69,7 +70,7 @@ def parts(model: ModelFile, device: torch.device | str = "cpu") -> Parts:
     return Parts(
         tables={reading.table: model.tensors[reading.table].to(device) for reading in [*entities, *relations]},
         head=head,
-        relation=relations,
+        relation=[relations[i] for i in relation_slots(model.modules[ROOT], len(relations), model.source)],
         tail=tail,
         score=_Score(interaction).to(device),
         interaction=interaction,
