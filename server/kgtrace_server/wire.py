@@ -786,6 +786,7 @@ EXAMPLE_INFLUENCES: Influences = {
             "bound_gap": 0.0,
             "candidates": 241,
             "exact_terms": 12,
+            "notes": [],
             "influences": [
                 {
                     "train_index": 1234,

@@ -230,6 +230,16 @@ def test_what_is_not_proved_says_so(browse: Browse, site: Site, triple: dict[str
     assert "exact=true" in page.url
 
 
+def test_notes_are_shown(browse: Browse) -> None:
+    """Remarks on the answer stand beside the facts of the prediction, as text."""
+    fake = FakeAttributor()
+    fake.notes = ["entity '<b>x</b>' occurs in no training triple", "second"]
+    with running(Service(fake)) as site:  # type: ignore[arg-type]
+        page = browse(address(site, head=ENTITIES[0], relation=RELATIONS[0], tail=ENTITIES[1]))
+        for note in fake.notes:
+            expect(page.get_by_text(f"Note: {note}.", exact=True)).to_be_visible()
+
+
 def test_the_other_score_is_one_click_away(browse: Browse, site: Site, triple: dict[str, str]) -> None:
     """Tables and sums are then of it, and there is a way back."""
     page = browse(address(site, **triple))

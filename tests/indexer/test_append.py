@@ -138,7 +138,7 @@ def test_what_an_older_generation_lacks_stays_away(umls: Umls, tmp_path: Path, m
     model, vocabulary, table = umls
     old = TripleTable(table.ids[:OLD], table.train_index[:OLD], 0)
     with monkeypatch.context() as before:
-        before.setattr(Featurizer, "codes", lambda self, triples, code, left: code(self.training_terms_apart(triples)))
+        before.setattr(Featurizer, "codes", lambda self, triples, code, *_: code(self.training_terms_apart(triples)))
         build(tmp_path, model, vocabulary, old, SMALL)
     append(tmp_path, write(tmp_path / "new.tsv", vocabulary, table.ids[OLD : OLD + NEW]))
     grown = open_attributor(tmp_path, device="cpu")

@@ -70,6 +70,7 @@ class FakeAttributor:
         self.wanted: Callable[[], bool] = lambda: True
         self.before_query: Callable[[], None] = lambda: None
         self.calls: list[dict[str, Any]] = []
+        self.notes: list[str] = []
 
     def __len__(self) -> int:
         return len(self.triples)
@@ -124,6 +125,7 @@ class FakeAttributor:
                 triples=self.triples[rows],
                 influence=influence[rows],
                 cosine=influence[rows],
+                notes=self.notes,
             )
             for h, r, t in triples.tolist()
         ]
