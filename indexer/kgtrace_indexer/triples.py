@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -407,7 +407,7 @@ def _read_id_map(path: Path, noun: str) -> tuple[str, ...]:
         if not _INTEGER.fullmatch(text):
             raise MalformedVocabulary(f"{path} line {number}: id {_quote(text)} of {_quote(label)} is not an integer")
         if not label:
-            raise MalformedVocabulary(f"{path} line {number}: id {text} has an empty label")
+            raise MalformedVocabulary(f"{path} line {number}: id {text} has an empty label: give it one")
         i = int(text)
         if i in line_of_id:
             raise DuplicateId(f"{path} lines {line_of_id[i]} and {number}: two {noun} labels have id {i}")
@@ -555,7 +555,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
     kind = None
     try:
         with ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb", buffering=_BUFFER_BYTES))
+            raw = stack.enter_context(io.BufferedReader(io.FileIO(path), _BUFFER_BYTES))
             kind = _compression(raw.peek(10)[:10])
             f = raw if kind is None else stack.enter_context(_decompressed(path, raw, kind))
             while line := f.readline(MAX_LINE_BYTES):
@@ -590,7 +590,7 @@ def _compression(head: bytes) -> str | None:
     return "zip" if head.startswith(b"PK\x03\x04") else None
 
 
-def _decompressed(path: Path, raw: io.BufferedReader, kind: str) -> IO[bytes]:
+def _decompressed(path: Path, raw: io.BufferedReader[Any], kind: str) -> IO[bytes]:
     """The content of a compressed file; of a zip archive, that of its only file."""
     if kind == "gzip":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
