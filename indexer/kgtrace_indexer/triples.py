@@ -519,10 +519,10 @@ def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]
         fields = _csv_fields(text)
         if fields is None and text.count('"') % 2:
             taken: list[str] = []
-            while sum(map(len, taken)) < MAX_LINE_BYTES and not (taken and taken[-1].count('"') % 2):
-                if (line := waiting.popleft() if waiting else next(lines, None)) is None:
-                    break
+            room, ended = MAX_LINE_BYTES, False
+            while room > 0 and not ended and (line := waiting.popleft() if waiting else next(lines, None)):
                 taken.append(line[1])
+                room, ended = room - len(line[1]) - 1, line[1].count('"') % 2 == 1
             fields = _csv_fields("\n".join([text, *taken]))
             if fields is None:
                 waiting.extendleft((number + len(taken) - i, text) for i, text in enumerate(reversed(taken)))
@@ -531,6 +531,8 @@ def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]
 
 def _csv_fields(text: str) -> list[str] | None:
     """The fields of a row with the quotes of CSV undone; None if a quote opens a field and none ends it."""
+    if '"' not in text:
+        return text.split("\t")
     fields = []
     at = 0
     while True:
