@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -407,7 +407,7 @@ def _read_id_map(path: Path, noun: str) -> tuple[str, ...]:
         if not _INTEGER.fullmatch(text):
             raise MalformedVocabulary(f"{path} line {number}: id {_quote(text)} of {_quote(label)} is not an integer")
         if not label:
-            raise MalformedVocabulary(f"{path} line {number}: id {text} has an empty label")
+            raise MalformedVocabulary(f"{path} line {number}: id {text} has an empty label: give it one")
         i = int(text)
         if i in line_of_id:
             raise DuplicateId(f"{path} lines {line_of_id[i]} and {number}: two {noun} labels have id {i}")
@@ -519,10 +519,10 @@ def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]
         fields = _csv_fields(text)
         if fields is None and text.count('"') % 2:
             taken: list[str] = []
-            while sum(map(len, taken)) < MAX_LINE_BYTES and not (taken and taken[-1].count('"') % 2):
-                if (line := waiting.popleft() if waiting else next(lines, None)) is None:
-                    break
+            room, ended = MAX_LINE_BYTES, False
+            while room > 0 and not ended and (line := waiting.popleft() if waiting else next(lines, None)):
                 taken.append(line[1])
+                room, ended = room - len(line[1]) - 1, line[1].count('"') % 2 == 1
             fields = _csv_fields("\n".join([text, *taken]))
             if fields is None:
                 waiting.extendleft((number + len(taken) - i, text) for i, text in enumerate(reversed(taken)))
@@ -531,6 +531,8 @@ def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]
 
 def _csv_fields(text: str) -> list[str] | None:
     """The fields of a row with the quotes of CSV undone; None if a quote opens a field and none ends it."""
+    if '"' not in text:
+        return text.split("\t")
     fields = []
     at = 0
     while True:
@@ -555,7 +557,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
     kind = None
     try:
         with ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb", buffering=_BUFFER_BYTES))
+            raw = stack.enter_context(io.BufferedReader(io.FileIO(path), _BUFFER_BYTES))
             kind = _compression(raw.peek(10)[:10])
             f = raw if kind is None else stack.enter_context(_decompressed(path, raw, kind))
             while line := f.readline(MAX_LINE_BYTES):
@@ -590,7 +592,7 @@ def _compression(head: bytes) -> str | None:
     return "zip" if head.startswith(b"PK\x03\x04") else None
 
 
-def _decompressed(path: Path, raw: io.BufferedReader, kind: str) -> IO[bytes]:
+def _decompressed(path: Path, raw: io.BufferedReader[Any], kind: str) -> IO[bytes]:
     """The content of a compressed file; of a zip archive, that of its only file."""
     if kind == "gzip":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]

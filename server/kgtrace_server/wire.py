@@ -211,11 +211,11 @@ class InfluenceQuery(_Query):
     """One test triple in the address."""
 
     head: str
-    """Label, or id where no label is the same."""
+    """Label, or id where no label is made of digits."""
     relation: str
-    """Label, or id where no label is the same."""
+    """Label, or id where no label is made of digits."""
     tail: str
-    """Label, or id where no label is the same."""
+    """Label, or id where no label is made of digits."""
     top_k: TopK = 10
     """How many training triples to name."""
     order: Order = "proponents"
@@ -263,7 +263,7 @@ class SelfInfluenceQuery(_Query):
     score: Score | None = None
     """``tracin`` for ‖g‖², ``preconditioned`` for gᵀPg; null for what the index was built to answer with."""
     head: list[str] = []
-    """Label, or id where no label is the same, of the training triple's head."""
+    """Label, or id where no label is made of digits, of the training triple's head."""
     relation: list[str] = []
     """The same of its relation."""
     tail: list[str] = []
@@ -292,11 +292,11 @@ class PredictionQuery(_Query):
     """The same in the address."""
 
     head: str | None = None
-    """Label, or id where no label is the same. Given, tails are predicted."""
+    """Label, or id where no label is made of digits. Given, tails are predicted."""
     relation: str
-    """Label, or id where no label is the same."""
+    """Label, or id where no label is made of digits."""
     tail: str | None = None
-    """Label, or id where no label is the same. Given, heads are predicted."""
+    """Label, or id where no label is made of digits. Given, heads are predicted."""
     top_k: TopK = 10
     """How many entities to name."""
     filtered: bool = False
@@ -351,11 +351,11 @@ class AggregateQuery(_Query):
     """One test triple in the address, and by what to sum."""
 
     head: str
-    """Label, or id where no label is the same."""
+    """Label, or id where no label is made of digits."""
     relation: str
-    """Label, or id where no label is the same."""
+    """Label, or id where no label is made of digits."""
     tail: str
-    """Label, or id where no label is the same."""
+    """Label, or id where no label is made of digits."""
     by: Group
     """What the training triples of a group have in common."""
     top_k: TopK = 10

@@ -271,7 +271,7 @@ def _form(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.translate(str.maketrans(_ESCAPES))
+    return "".join(_ESCAPES.get(character, character) for character in text)
 
 
 def _unescaped(text: str) -> str:
