@@ -219,7 +219,7 @@ class Featurizer:
         Without inverse relations they are (h, r, t), whichever side is explained.
         """
         ids = np.asarray(triples, np.int64)
-        rows = {"tail": ids, "head": ids}
+        rows: dict[Direction, np.ndarray] = {"tail": ids, "head": ids}
         if self.inverse_triples:
             rows = {"tail": ids * [1, 2, 1], "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0]}
         return np.stack([rows[direction] for direction in directions], 1).reshape(-1, 3)

@@ -63,15 +63,15 @@ def aggregate(answer: Aggregate) -> str:
         f"{asked}\n  {kind} of {total['count']:,} training triples, sum {_number(total['sum'])}; {precise}; {order}\n"
     )
     if answer["by"] == "triple":
-        rows = [("", "sum", "row", "head", "relation", "tail")]
+        ranking = [("", "sum", "row", "head", "relation", "tail")]
         for position, found in enumerate(answer["groups"], 1):
             numbers = (_number(found["sum"]), str(found["train_index"]))
-            rows.append((str(position), *numbers, *_shown(cast("NamedTriple", found["group"]))))
-        return text + table(rows, right=(0, 1, 2))
-    rows = [("", "sum", "error", "for", "against", "triples", answer["by"])]
+            ranking.append((str(position), *numbers, *_shown(cast("NamedTriple", found["group"]))))
+        return text + table(ranking, right=(0, 1, 2))
+    rows = [["", "sum", "error", "for", "against", "triples", str(answer["by"])]]
     for position, found in enumerate(answer["groups"], 1):
-        numbers = map(_number, (found["sum"], found["error"], found["positive"], found["negative"]))
-        rows.append((str(position), *numbers, f"{found['count']:,}", _show(cast("Named", found["group"]))))
+        sums = map(_number, (found["sum"], found["error"], found["positive"], found["negative"]))
+        rows.append([str(position), *sums, f"{found['count']:,}", _show(cast("Named", found["group"]))])
     return text + table(rows, right=(0, 1, 2, 3, 4, 5))
 
 

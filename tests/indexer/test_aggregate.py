@@ -1,5 +1,6 @@
 """Sums of influence by group, against sums by hand; bounds of sums, against what they bound."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,18 @@ def test_sums_of_every_kind_of_gradient(
     heads = inverse or loss != "ce-1vsall"
     for restriction in (Restriction(), Restriction(must_not={"tail": [int(tests[0, 2])]}, within_hops=1)):
         _check_sums(opened, tests, restriction, "head" if heads else "tail", "tracin")
+
+
+def test_sums_over_checkpoints(save: Save, nations: Any, tmp_path: Path) -> None:
+    """Each checkpoint has tables, and codes of their rows, of its own."""
+    model = save("ComplEx", True).model
+    model = replace(model, checkpoints=((0.5, save("ComplEx", True, trained=True).model), (2.0, model)))
+    build(tmp_path, model, *nations, BuildConfig(loss="bce", precondition="none", dim=8, landmarks=40))
+    opened = open_attributor(tmp_path, device="cpu")
+    tests = factory(False).mapped_triples.numpy()[[0, 400, 900]]
+    _check_sums(opened, tests, Restriction(), "head", "tracin")
+    _check_sums(opened, tests, Restriction(), "tail", "preconditioned")
+    assert opened.aggregate(tests, "head").total.errors.all()
 
 
 def test_sums_over_test_triples_are_given_up(attributor: Attributor) -> None:

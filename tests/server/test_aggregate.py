@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow.parquet
 import pytest
 from pydantic import TypeAdapter
 
 from kgtrace_indexer import open_attributor
+from kgtrace_server import Client as HttpClient
 from kgtrace_server import LocalClient, wire
 from kgtrace_server.app import create_app
 from kgtrace_server.cli import main
@@ -166,6 +168,29 @@ def test_influences_on_several_test_triples_are_summed(client: Client, attributo
             row = many["train_index"] - 100
             assert [many["group"][field]["id"] for field in wire.FIELDS] == attributor.triples[row].tolist()
             assert alone["sum"] == pytest.approx(attributor.influence[row])
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        (("a", "r", "b"), {"triple": ["a", "r", "b"]}),
+        ([1, 2, 3], {"triple": [1, 2, 3]}),
+        ([("a", "r", 3)], {"triples": [["a", "r", 3]]}),
+        ((["a", "r", "b"], [1, 2, 3]), {"triples": [["a", "r", "b"], [1, 2, 3]]}),
+        ([], {"triples": []}),
+    ],
+)
+def test_clients_tell_one_triple_from_several(asked: Any, sent: dict[str, Any]) -> None:
+    """By what the first item is; what is neither is left to the service to refuse."""
+    bodies = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, json=wire.EXAMPLE_AGGREGATE)
+
+    with HttpClient("http://kgtrace.test", transport=httpx.MockTransport(answer)) as client:
+        assert client.aggregate(asked, "relation").test_triples == 1
+    assert {name: bodies[0][name] for name in ("triple", "triples") if name in bodies[0]} == sent
 
 
 @pytest.mark.parametrize("by", ["head", "triple"])
