@@ -583,6 +583,7 @@ def _check_trained(args: argparse.Namespace) -> None:
 
 def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
     """Read the id maps and training triples that were named, and the others from the model's folder."""
+    from kgtrace_indexer.model_file import check_place
     from kgtrace_indexer.triples import (
         ENTITY_TO_ID,
         RELATION_TO_ID,
@@ -593,7 +594,11 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
 
     carried = (args.model if args.model.is_dir() else args.model.parent) / "training_triples"
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
-        raise BadRequest(f"{args.model} carries no training_triples: pass --train, --entity-to-id and --relation-to-id")
+        check_place(args.model)
+        raise BadRequest(
+            f"{args.model} carries no training_triples, which PyKEEN writes with save_training=True: pass --train, "
+            "--entity-to-id and --relation-to-id"
+        )
     vocabulary = read_vocabulary(
         args.entity_to_id or carried / ENTITY_TO_ID, args.relation_to_id or carried / RELATION_TO_ID, args.names
     )
