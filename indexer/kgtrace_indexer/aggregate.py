@@ -1,4 +1,4 @@
-"""Influence of one test triple, summed over groups of training triples.
+"""Influence on test triples, summed over groups of training triples.
 
 A sum needs every influence, and so a full scan; but where each is known to lie within ``estimate ± slack``, their sum
 lies within Σ estimate ± Σ slack, and so do the sums of their positive and of their negative parts, for neither part of

@@ -18,8 +18,8 @@ Damping = float | Literal["auto"]
 Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""
 
-Group = Literal["relation", "head", "tail"]
-"""What the training triples of a group have in common."""
+Group = Literal["relation", "head", "tail", "triple"]
+"""What the training triples of a group have in common; with ``triple`` each is a group of its own."""
 
 Direction = Literal["tail", "head"]
 """Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations. Where
@@ -48,8 +48,8 @@ class Attribution:
     score: float
     """The model's s(h, r, t)."""
     rank: float
-    """Filtered realistic rank among all tails (or heads): 1 + how many entities that make no training triple score higher
-    + half of how many others of these score the same; so the mean of the most and the least favourable rank."""
+    """Filtered realistic rank among all tails (or heads): 1 + how many entities that make no training triple score
+    higher + half of how many others of these score the same; so the mean of the most and the least favourable rank."""
     in_training: bool
     """Whether the test triple is one of the training triples."""
     loss: float
@@ -117,11 +117,11 @@ class Sums:
     """Influence summed over g groups of training triples."""
 
     counts: np.ndarray
-    """(g,) int64: training triples in each."""
+    """(g,) int64: training triples in each, that count for one of the test triples or more."""
     sums: np.ndarray
-    """(g,) float64: Σ⟨∇ℓ, ∇ℓ'⟩."""
+    """(g,) float64: Σ⟨∇ℓ, ∇ℓ'⟩, over the test triples, too."""
     positive: np.ndarray
-    """(g,) float64: the part of the proponents."""
+    """(g,) float64: the part of the proponents: training triples whose influence on all test triples is positive."""
     negative: np.ndarray
     """(g,) float64: the part of the opponents."""
     errors: np.ndarray
@@ -130,10 +130,10 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """The groups of training triples that influenced a test triple most, in the order asked for."""
+    """The groups of training triples that influenced test triples most, in the order asked for."""
 
     groups: np.ndarray
-    """(g,) int64: the relation or entity of each."""
+    """(g,) int64: the relation or entity of each, or the place of a training triple among those that are indexed."""
     sums: Sums
     """Of these groups."""
     total: Sums

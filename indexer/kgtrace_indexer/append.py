@@ -36,6 +36,7 @@ def append(
     train: Path,
     *,
     skip_unknown: bool = False,
+    ids: bool = False,
     batch_size: int | None = None,
     device: str = "auto",
     publish: bool = True,
@@ -48,7 +49,7 @@ def append(
 
     The file continues the one that was read before: its first line has the ``train_index`` after that one's last.
     Lines whose triple is indexed already, or stands further up in the file, are skipped and counted, so that a
-    training file that has grown may be given whole. `committed` is as in `build`.
+    training file that has grown may be given whole. With `ids` it holds ids, not labels. `committed` is as in `build`.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def append(
                 f"{live.id} has loss bce-kvsall, whose labels are all known tails: with new triples the gradients of "
                 "those indexed change; build it anew"
             )
-        new = _added(read_triples(train, vocabulary, skip_unknown=skip_unknown), known, old_counts, train)
+        new = _added(read_triples(train, vocabulary, skip_unknown=skip_unknown, ids=ids), known, old_counts, train)
         check_input(model, vocabulary, new)
         rate, stratify_by = configuration.get("sample_rate", 1.0), configuration.get("stratify_by")
         added = sample_table(new, rate, stratify_by, configuration["seed"])

@@ -115,6 +115,28 @@ def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> list[Que
     return [of(i) for i in range(len(terms))]
 
 
+@dataclass(frozen=True, slots=True)
+class RowCodes:
+    """The codes of all rows of an embedding table's gradient, with a last row of zeros for those that have none."""
+
+    coordinates: Tensor
+    """(rows + 1, c)."""
+    length: Tensor
+    """(rows + 1,): norms of the coordinates, as those below."""
+    norm: Tensor
+    rest: Tensor
+    """Norms of what the basis leaves out, with slack for rounding."""
+
+
+def encode_rows(table: Tensor, basis: Tensor, device: torch.device) -> RowCodes:
+    """Encode the gradients of a table's rows (rows + 1, d) in a basis (d, c), for stored codes that are on a device."""
+    coordinates = table @ basis
+    squared_norm = table.square().sum(1)
+    there = squared_norm > 0
+    sizes = (coordinates.norm(dim=1), squared_norm.sqrt(), rest_norm(squared_norm, coordinates) * there)
+    return RowCodes(coordinates.to(device), *(size.to(device) for size in sizes))
+
+
 def _factors(vectors: Tensor, basis: Tensor, device: torch.device) -> list[_Factor]:
     """Encode vectors (m, d) in a basis (d, c)."""
     coordinates = vectors @ basis
@@ -225,6 +247,21 @@ class Codes:
             estimate += product
             slack += error
         return estimate, slack * related
+
+    def rows_bracket(self, tables: Mapping[str, RowCodes], rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return estimate and slack of the influence of training triples (m,) on a gradient of table rows, (m,) each.
+
+        It is `bracket` for a sum over many test triples, which may read every row of the tables.
+        """
+        estimate, slack = torch.zeros(2, len(rows), device=self.device)
+        for table, query in tables.items():
+            for i in range(self.uses[table]):
+                index = self._take(f"{table}.{i}.index", rows).long().clamp_max(len(query.norm) - 1)  # (m, directions)
+                stored = self._stored(f"{table}.{i}", rows)
+                estimate += ((stored.direction * query.coordinates[index]).sum(2) * stored.norm).sum(1)
+                error = stored.norm * (stored.error * query.length[index] + ROUNDING * query.norm[index])
+                slack += (error + stored.rest * query.rest[index]).sum(1)
+        return estimate, slack
 
     def row_gradients(self, table: str, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of one row of a table as training triples (m,) have them, as far as they are stored.

@@ -120,6 +120,8 @@ class BuildReport:
     """Share of top training triples that it names as the generation that was live did, if there was one."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
+    warnings: tuple[str, ...] = ()
+    """What the gate found that somebody should look at; the generation is sound by all that can be checked."""
 
     @property
     def triples_per_second(self) -> float:
@@ -272,6 +274,7 @@ def finish(
         bytes=size,
         agreement=None if verdict.agreement is None else verdict.agreement.overlap,
         seconds=stages.seconds,
+        warnings=verdict.warnings(),
     )
 
 

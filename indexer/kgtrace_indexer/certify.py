@@ -176,7 +176,9 @@ class CertifiedSearch:
             if not len(open_):
                 return
             middle = (self._lower + self._upper) / 2
-            likely = _nth(middle, self._top_k)  # what the threshold will be, about: whoever is above has its turn
+            likely = nth_largest(
+                middle, self._top_k
+            )  # what the threshold will be, about: whoever is above has its turn
             above = open_[self._upper[open_] >= likely]
             chosen = above if len(above) else open_
             chosen = chosen[self._upper[chosen].argsort(descending=True)][:size]
@@ -187,7 +189,7 @@ class CertifiedSearch:
 
     def _threshold(self) -> float:
         """Return the k-th best lower bound; −∞ with fewer than k triples."""
-        return _nth(self._lower, self._top_k)
+        return nth_largest(self._lower, self._top_k)
 
     def _found(self) -> Found:
         known = ~self._influence.isnan()
@@ -202,7 +204,7 @@ class CertifiedSearch:
         )
 
 
-def _nth(values: Tensor, n: int) -> float:
+def nth_largest(values: Tensor, n: int) -> float:
     """Return the n-th largest of values (m,); −∞ where there are fewer."""
     return float(values.topk(n).values[-1]) if len(values) >= n else -inf
 

@@ -9,6 +9,7 @@ import torch
 from kgtrace_indexer.answers import Attribution, Score
 from kgtrace_indexer.engine import Attributor
 from kgtrace_indexer.featurizer import BCE_SELF_INFLUENCE, BCE_SLOPE, OF_BCE
+from kgtrace_indexer.fit import fit
 from kgtrace_indexer.projection import FLOOR
 
 _ROWS = 64
@@ -32,6 +33,8 @@ class Check:
     name: str
     ok: bool
     detail: str
+    warning: bool = False
+    """Whether somebody should look at it, though it is no reason to withhold the generation."""
 
 
 def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
@@ -53,6 +56,7 @@ def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
         if attributor.score != "tracin":
             named = _searched(attributor, queries, probes, attributor.score)
             checks += [replace(check, name=f"{attributor.score} {check.name}") for check in named]
+    checks.append(_ranks(attributor, seed))
     return checks
 
 
@@ -144,4 +148,22 @@ def _self_retrieval(
         missed += not found.in_training or not (itself or outranked)
     return Check(
         "self-retrieval", not missed, f"{named} of {len(rows)} training triples name themselves, {missed} missed"
+    )
+
+
+def _ranks(attributor: Attributor, seed: int) -> Check:
+    """Training triples rank better than chance; a model that was not trained is legal, so this never fails."""
+    found = fit(attributor, seed=seed)
+    measured = (
+        f"tails of {found.triples} outrank {found.outranked:.1%} of the entities that are no known tails, "
+        f"{found.deviations:.1f} standard deviations above swapped tails"
+    )
+    if not found.chance:
+        return Check("ranks of training triples", True, measured)
+    return Check(
+        "ranks of training triples",
+        True,
+        f"hardly better than chance: {measured}; if the model is trained, its id maps or training triples are not "
+        "those it was trained with",
+        warning=True,
     )

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from kgtrace_indexer.answers import (
     Seconds,
 )
 from kgtrace_indexer.bounds import Codes
-from kgtrace_indexer.certify import Found, best
+from kgtrace_indexer.certify import Found, best, nth_largest, value
 from kgtrace_indexer.codec import Codec, PrincipalCodec, RandomCodec, read_codec
 from kgtrace_indexer.completions import complete
 from kgtrace_indexer.device_search import TorchSearch
@@ -34,11 +35,12 @@ from kgtrace_indexer.files import Files
 from kgtrace_indexer.model_file import read_model
 from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.preconditioner import SCORES, Preconditioner, check_damping
-from kgtrace_indexer.retrieval import Ask, Cascade, Pool, Retrieval
+from kgtrace_indexer.retrieval import Ask, Brackets, Cascade, Pool, Retrieval
 from kgtrace_indexer.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Terms, inner, squared_norms
 from kgtrace_indexer.threads import one_thread
+from kgtrace_indexer.total import Total
 from kgtrace_indexer.training_set import TrainingSet, touching
 from kgtrace_indexer.triples import out_of_range
 from kgtrace_store import layout
@@ -53,6 +55,8 @@ from kgtrace_store.vocabulary import Vocabulary
 
 _SCAN_BLOCK = 2048
 """Training triples featurized at a time in a full scan."""
+_TEST_BLOCK = 64
+"""Test triples, or rows of their gradients' sum, that are computed together where influences on many are summed."""
 _BRACKET_BLOCK = 8192
 """Training triples whose factor bound is computed at a time in a full scan."""
 
@@ -71,6 +75,18 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] += now - self._last
         self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is summed up: influences on one test triple, or on several together."""
+
+    rows: Tensor
+    """(m,) int64: training triples that count."""
+    exact: Callable[[Tensor], Tensor]
+    """Maps training triples (m,) to their influences (m,)."""
+    brackets: Brackets | None
+    """None where only exact influences are of use."""
 
 
 class Attributor:
@@ -201,7 +217,7 @@ class Attributor:
 
     def aggregate(
         self,
-        triple: np.ndarray,
+        triples: np.ndarray,
         by: Group,
         *,
         top_k: int = 10,
@@ -213,37 +229,58 @@ class Attributor:
         damping: Damping | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
-        """Return a test triple's influences, summed over the training triples of a relation, head or tail.
+        """Return influences on one test triple, or summed over several, by relation, head or tail of training triples.
 
-        What is not listed here, and what is raised, is as in `query`.
+        By ``triple`` every training triple is a group of its own; those that are named then have their exact
+        influences, and are certified. What is not listed here, and what is raised, is as in `query`.
 
         Parameters
         ----------
-        triple
-            (3,) int64: head, relation, tail ids.
+        triples
+            (3,) or (b, 3) int64: head, relation, tail ids. `restriction.within_hops` counts from each of them alone.
         by
             What the training triples of a group have in common.
         exact
-            Compute every training triple's influence; else sums are estimates with bounds on their errors.
+            Compute every training triple's influence; else sums are estimates with bounds on their errors, unless
+            several test triples have gradients in dense layers, for which there are none.
         """
         _require_positive("top_k", top_k)
-        triple = self._checked(np.asarray(triple)[None])
-        sums = GroupSums(len(self.vocabulary.relations if by == "relation" else self.vocabulary.entities))
-        column = ("head", "relation", "tail").index(by)
+        triples = self._checked(np.atleast_2d(triples))
+        sizes = {"relation": len(self.vocabulary.relations), "triple": len(self)}
+        sums = GroupSums(sizes.get(by, len(self.vocabulary.entities)))
         with torch.inference_mode():
-            terms = self._asked(self._featurizer.test_terms(triple, direction), score, damping)
-            brackets = None if exact or self._retrieval is None else self._retrieval.brackets(terms)
-            (near,) = self._near(triple, restriction)
-            rows = self._rows(self._among(self.training.allowed(restriction), near))
-            size = self._featurizer.block(_SCAN_BLOCK) if brackets is None else _BRACKET_BLOCK
-            for block in _blocks(rows, size, wanted):
-                if brackets is None:
-                    influence = self._influences(block, terms)[:, 0]
-                    slack = torch.zeros_like(influence)
-                else:
-                    influence, slack = brackets(block)
-                groups = self.training.triples[block.numpy(), column].astype(np.int64)
-                sums.add(torch.from_numpy(groups), influence, slack)
+            asked = partial(self._asked, score=score, damping=damping)
+            whole = None
+            if restriction.within_hops is None:
+                whole = self._together(triples, restriction, direction, asked, wanted)
+
+            def parts() -> Iterator[_Part]:
+                if whole is not None:
+                    yield whole
+                    return
+                for triple in triples:
+                    yield self._alone(triple[None], restriction, direction, asked)
+
+            if whole is not None and by != "triple":
+                for block, influence, slack in self._summands(whole, whole.rows, exact, wanted):
+                    sums.add(self._groups(block, by), influence, slack)
+                return sums.best(order, top_k)
+            influence, slack = torch.zeros(2, len(self), dtype=torch.float64)
+            counts = torch.zeros(len(self), dtype=torch.bool)
+            for part in parts():
+                for block, some, off in self._summands(part, part.rows, exact, wanted):
+                    influence[block] += some
+                    slack[block] += off
+                    counts[block] = True
+            rows = counts.nonzero().flatten()
+            if by == "triple":
+                again = rows[(slack[rows] > 0) & _may_lead(influence[rows], slack[rows], order, top_k)]
+                influence[again], slack[again] = 0.0, 0.0
+                for part in parts():
+                    for block, some, _ in self._summands(part, again[torch.isin(again, part.rows)], True, wanted):
+                        influence[block] += some
+            for block in rows.split(_BRACKET_BLOCK):
+                sums.add(self._groups(block, by), influence[block], slack[block])
         return sums.best(order, top_k)
 
     def complete(
@@ -262,6 +299,14 @@ class Attributor:
                 complete(triple, column, row, self._known(triple, direction), top_k=top_k, filtered=filtered)
                 for triple, row in zip(triples, scores, strict=True)
             ]
+
+    def candidate_scores(self, triples: np.ndarray, direction: Direction = "tail") -> np.ndarray:
+        """Return the model's scores of all entities in place of the tail (or head) of triples (b, 3): (b, E) float32.
+
+        Raises what `complete` raises.
+        """
+        with torch.inference_mode():
+            return self._featurizer.candidate_scores(self._checked(triples), direction).cpu().numpy()
 
     def exact_influences(
         self,
@@ -350,6 +395,67 @@ class Attributor:
                 raise BadRequest("damping is of the preconditioned score: ask for that, too")
             return terms
         return self._preconditioner(terms, self.manifest.configuration.get("damping") if damping is None else damping)
+
+    def _alone(
+        self, triple: np.ndarray, restriction: Restriction, direction: Direction, asked: Callable[[Terms], Terms]
+    ) -> "_Part":
+        """Return what to sum up of one test triple (1, 3)."""
+        terms = asked(self._featurizer.test_terms(triple, direction))
+        (near,) = self._near(triple, restriction)
+        return _Part(
+            rows=self._rows(self._among(self.training.allowed(restriction), near)),
+            exact=lambda rows: self._influences(rows, terms)[:, 0],
+            brackets=None if self._retrieval is None else self._retrieval.brackets(terms),
+        )
+
+    def _together(
+        self,
+        triples: np.ndarray,
+        restriction: Restriction,
+        direction: Direction,
+        asked: Callable[[Terms], Terms],
+        wanted: Callable[[], bool],
+    ) -> "_Part":
+        """Return what to sum up of all test triples (b, 3) as one, whatever is near to them."""
+        if len(triples) == 1:
+            return self._alone(triples, restriction, direction, asked)
+        first = self._featurizer.test_terms(triples[:1], direction)
+        as_it_is = asked(first) is first  # plain influence; also raises what is wrong before the work begins
+        blocks = _blocks(torch.arange(len(triples)), self._featurizer.block(_TEST_BLOCK), wanted)
+        total = Total.of(self._featurizer.test_terms(triples[block.numpy()], direction) for block in blocks)
+        if not as_it_is:
+            total = total.changed_rows(asked, lambda rows: _blocks(rows, _TEST_BLOCK, wanted))
+
+        def exact(rows: Tensor) -> Tensor:
+            return total.influences(self._featurizer.training_terms(self.training.triples[rows.numpy()])).cpu()
+
+        searched = self._retrieval if isinstance(self._retrieval, Cascade) and not total.dense else None
+        return _Part(
+            rows=self._rows(self.training.allowed(restriction)),
+            exact=exact,
+            brackets=None if searched is None else searched.rows_brackets(total),
+        )
+
+    def _summands(
+        self, part: "_Part", rows: Tensor, exact: bool, wanted: Callable[[], bool]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield blocks of training triples (m,) with their influences and how far these may be off, (m,) each."""
+        brackets = None if exact else part.brackets
+        size = self._featurizer.block(_SCAN_BLOCK) if brackets is None else _BRACKET_BLOCK
+        for block in _blocks(rows, size, wanted):
+            if brackets is None:
+                influence = part.exact(block)
+                yield block, influence, torch.zeros_like(influence)
+            else:
+                yield block, *brackets(block)
+
+    def _groups(self, rows: Tensor, by: Group) -> Tensor:
+        """Return the group of each training triple (m,), (m,) int64."""
+        if by == "triple":
+            return rows
+        return torch.from_numpy(
+            self.training.triples[rows.numpy(), ("head", "relation", "tail").index(by)].astype(np.int64)
+        )
 
     def _checked(self, triples: np.ndarray) -> np.ndarray:
         triples = np.asarray(triples)
@@ -481,6 +587,12 @@ class Attributor:
 def _require_positive(name: str, number: int) -> None:
     if number < 1:
         raise BadRequest(f"{name} is {number}, must be at least 1")
+
+
+def _may_lead(influence: Tensor, slack: Tensor, order: Order, top_k: int) -> Tensor:
+    """Return which influences (m,), known up to a slack each, may be among the best: (m,) bool."""
+    middle = value(influence, order)
+    return middle + slack >= nth_largest(middle - slack, top_k)
 
 
 def _blocks(rows: Tensor, size: int, wanted: Callable[[], bool]) -> Iterator[Tensor]:

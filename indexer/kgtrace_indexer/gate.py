@@ -34,6 +34,10 @@ class Verdict:
         """Say which checks failed and why."""
         return "; ".join(f"{check.name}: {check.detail}" for check in self.checks if not check.ok)
 
+    def warnings(self) -> tuple[str, ...]:
+        """Say what somebody should look at, though it is no reason to withhold the generation."""
+        return tuple(f"{check.name}: {check.detail}" for check in self.checks if check.warning)
+
     def json(self) -> bytes:
         """Return the content of ``gate.json``."""
         document = {"ok": self.ok, "checks": [asdict(check) for check in self.checks], "agreement": self.agreement}

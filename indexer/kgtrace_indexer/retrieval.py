@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.answers import Order, Restriction
-from kgtrace_indexer.bounds import Codes, QueryCode, encode_queries
+from kgtrace_indexer.bounds import Codes, QueryCode, encode_queries, encode_rows
 from kgtrace_indexer.certify import SIGNS, CertifiedSearch, Found, Hits, best, value
 from kgtrace_indexer.projection import FLOOR, ROUNDING, Bases
 from kgtrace_indexer.random_projection import RandomProjection
 from kgtrace_indexer.short_code import ShortCode
 from kgtrace_indexer.stack import Stack
 from kgtrace_indexer.terms import Terms, squared_norms
+from kgtrace_indexer.total import Total
 from kgtrace_indexer.training_set import TrainingSet
 from kgtrace_store.search import FilteringIndex, SearchIndex
 
@@ -154,6 +155,17 @@ class Cascade:
         """Return the factor bound of a test triple."""
         (code,) = encode_queries(terms, self.bases, self.codes.device)
         return partial(self._bracket, code)
+
+    def rows_brackets(self, total: Total) -> Brackets:
+        """Return what estimates the influence on many test triples together, whose gradient is of table rows alone."""
+        device = self.codes.device
+        coded = {name: encode_rows(table, self.bases.of_rows(name), device) for name, table in total.tables.items()}
+
+        def bracket(rows: Tensor) -> tuple[Tensor, Tensor]:
+            estimate, slack = self.codes.rows_bracket(coded, rows.to(device))
+            return estimate.cpu(), slack.cpu()
+
+        return bracket
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""

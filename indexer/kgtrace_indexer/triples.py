@@ -72,6 +72,8 @@ class TripleTable:
     """(n,) int64: row in the file from 0, counting neither header nor blank lines, but counting skipped ones."""
     skipped: int
     """Lines left out because of an unknown label."""
+    labelled: bool = True
+    """Whether the file holds labels, not ids."""
 
 
 def out_of_range(ids: np.ndarray, entities: int, relations: int) -> tuple[int, str] | None:
@@ -145,7 +147,7 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
     found = array("i")
     rows = array("q")
     row = -1
-    look_like_ids = True
+    look_like_ids = vocabulary.entity_ref("0") == 0
     for number, line in lines:
         fields = line.split("\t")
         triple = look_up(fields) if len(fields) == 3 else None
@@ -243,8 +245,6 @@ def check_against_folder(folder: Path, vocabulary: Vocabulary, table: TripleTabl
         ("entity", own.entities, vocabulary.entities),
         ("relation", own.relations, vocabulary.relations),
     )
-    if all(tuple(theirs) == tuple(ours) for _, theirs, ours in tables):
-        return
     for noun, theirs, ours in tables:
         ids = {label: i for i, label in enumerate(theirs)}
         if wrong := [(label, i) for i, label in enumerate(ours) if ids.get(label, i) != i]:
@@ -253,6 +253,8 @@ def check_against_folder(folder: Path, vocabulary: Vocabulary, table: TripleTabl
                 f"{noun} {_quote(label)} has id {i} in the id map given and {ids[label]} in {folder}, which was saved "
                 f"with the model ({len(wrong):,} of {len(ours):,} differ): use the id maps it was trained with"
             )
+    if table.labelled and all(tuple(theirs) == tuple(ours) for _, theirs, ours in tables):
+        return
     path = folder / NUMERIC_TRIPLES
     try:
         trained = _read_numeric(path, _lines(path), vocabulary).ids
@@ -315,14 +317,15 @@ def _read_numeric(path: Path, lines: Iterable[tuple[int, str]], vocabulary: Voca
         ids.extend((head, relation, tail))
     if not ids:
         raise EmptyInput(f"{path} holds no triple")
-    return _table(ids, array("q", range(len(ids) // 3)), skipped=0)
+    return _table(ids, array("q", range(len(ids) // 3)), skipped=0, labelled=False)
 
 
-def _table(ids: array[int], rows: array[int], *, skipped: int) -> TripleTable:
+def _table(ids: array[int], rows: array[int], *, skipped: int, labelled: bool = True) -> TripleTable:
     return TripleTable(
         ids=np.frombuffer(ids, dtype=np.intc).astype(np.int32, copy=False).reshape(-1, 3),  # (3n,) -> (n, 3)
         train_index=np.frombuffer(rows, dtype=np.int64),
         skipped=skipped,
+        labelled=labelled,
     )
 
 
@@ -388,7 +391,7 @@ def _read_id_map(path: Path, noun: str) -> tuple[str, ...]:
     lines = chain([first], lines)
     rows = _csv_rows(lines) if has_header else ((number, line.split("\t")) for number, line in _without_ends(lines))
     pairs = _read_pairs(path, "label⇥id or id⇥label", rows)
-    if has_header and all(right.endswith("\r") for right in pairs.right):
+    if has_header and all(right.endswith("\r") for right in pairs.right[:-1]):  # the last line may lack its end
         pairs.right[:] = [right.removesuffix("\r") for right in pairs.right]
     ids_left = pairs.left[0].lower() == "id" if has_header else _ids_are_left(path, pairs)
     start = 1 if has_header else 0

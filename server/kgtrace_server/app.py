@@ -266,7 +266,7 @@ def _v1() -> APIRouter:
         request: Request, query: Annotated[wire.AggregateQuery, Query()], service: _Ready
     ) -> Response:
         question = Grouping(
-            service.refs_from_text(query.head, query.relation, query.tail),
+            [service.refs_from_text(query.head, query.relation, query.tail)],
             query.by,
             top_k=query.top_k,
             order=query.order,
@@ -475,8 +475,9 @@ def _question(body: wire.InfluenceRequest) -> Question:
 
 def _grouping(body: wire.AggregateRequest) -> Grouping:
     asked = body.filter or wire.Filter()
+    triples = [body.triple] if body.triple is not None else body.triples or []
     return Grouping(
-        (body.triple.head, body.triple.relation, body.triple.tail),
+        [(triple.head, triple.relation, triple.tail) for triple in triples],
         body.by,
         top_k=body.top_k,
         order=body.order,

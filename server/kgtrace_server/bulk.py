@@ -45,6 +45,8 @@ class Bulk:
     """(n, 3): test triples."""
     test_indices: np.ndarray
     """(n,) int64: which rows of the file, or of the call, they are."""
+    skipped: int | None = None
+    """Lines of the file that were left out because of an unknown label; None where none may be."""
 
     def __len__(self) -> int:
         """Return the number of blocks."""
@@ -115,7 +117,7 @@ def write(bulk: Bulk, output: Path, *, fresh: bool, progress: Callable[[str, int
                 _tell(bulk, number, progress)
         answers = map(journal.read, range(len(bulk)))
         with durable.opened(journal.whole, "wb") as sink:
-            count = render.write_influences(sink, ending, answers, bulk.test_indices)
+            count = render.write_influences(sink, ending, answers, bulk.test_indices, skipped=bulk.skipped)
         durable.rename(journal.whole, output)
         durable.sync_folder(output.parent)
         durable.remove_tree(journal.folder)

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 from kgtrace_server import commands
+from kgtrace_server.printable import printable
 from kgtrace_server.settings import DEVICES, ENGINE_SETTINGS, add_flags
 from kgtrace_store.cpus import calm_threads
 from kgtrace_store.errors import KgtraceError
@@ -20,6 +22,7 @@ BROKEN_PIPE = 141
 ORDERS = ("proponents", "opponents", "absolute")
 DIRECTIONS = ("tail", "head")
 RANKINGS = ("descending", "ascending")
+GROUPS = ("relation", "head", "tail", "triple")
 STRATA = ("relation", "head", "tail")
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall", "margin", "nssa", "softplus")
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
@@ -41,7 +44,7 @@ presets:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code: 0 success, 1 failure, 2 wrong call."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(_with_guards(sys.argv[1:] if argv is None else argv))
     calm_threads(os.environ)
     try:
         code: int = args.run(args)
@@ -58,12 +61,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:
         if args.debug:
             raise
-        message = " ".join(str(e).split())
+        message = printable(" ".join(str(e).split()))
         if not isinstance(e, KgtraceError):
             message = f"unexpected {type(e).__name__}: {message}: run it again with --debug to see where, and report it"
         sys.stderr.write(f"kgtrace: {message}\n")
         return 1
     return code
+
+
+_TRIPLE = "--triple"
+_GUARD = "\0"
+"""Before a label of a triple, so that none looks like an option; no argument of a program can hold it."""
+
+
+def _with_guards(argv: Sequence[str]) -> list[str]:
+    """Mark the three arguments after each ``--triple`` as labels, whatever they begin with."""
+    guarded = list(argv)
+    at = 0
+    while at < len(guarded):
+        if guarded[at] == _TRIPLE and at + 3 < len(guarded):
+            guarded[at + 1 : at + 4] = [_GUARD + label for label in guarded[at + 1 : at + 4]]
+            at += 3
+        at += 1
+    return guarded
+
+
+def _label(text: str) -> str:
+    return text.removeprefix(_GUARD)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _build(build: argparse.ArgumentParser) -> None:
-    _trained(build)
+    _ids(_trained(build), "--train")
     what = build.add_argument_group("what is indexed")
     _gradients(what, "removal")
     what.add_argument(
@@ -195,6 +219,7 @@ def _append(append: argparse.ArgumentParser) -> None:
         help="lines of head⇥relation⇥tail; those that are indexed already are skipped",
     )
     append.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
+    _ids(append, "--train")
     _how(append)
 
 
@@ -212,22 +237,31 @@ def _query(query: argparse.ArgumentParser) -> None:
     _index(query)
     which = query.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--triple",
+        _TRIPLE,
         nargs=3,
+        type=_label,
         action="append",
         metavar=("HEAD", "RELATION", "TAIL"),
-        help="test triple: labels, or ids where no label is the same; may be repeated",
+        help="test triple: labels, or ids where no label is made of digits; may be repeated",
     )
     which.add_argument("--test", type=Path, metavar="FILE", help="test triples: lines of head⇥relation⇥tail")
     some = query.add_mutually_exclusive_group()
     some.add_argument("--test-indices", type=_integer(0), nargs="+", metavar="I", help="rows of --test, from 0")
     some.add_argument("--max-test-triples", type=_integer(1), metavar="N", help="only the first N of --test")
-    query.add_argument("--skip-unknown", action="store_true", help="skip lines of --test with unknown labels")
+    query.add_argument("--skip-unknown", action="store_true", help="count and skip lines of --test with unknown labels")
+    _ids(query, "--test")
     query.add_argument(
         "--top-k", type=_integer(1), default=10, metavar="K", help="training triples to name (default: %(default)s)"
     )
     query.add_argument("--order", choices=ORDERS, default="proponents", help="default: %(default)s")
     query.add_argument("--direction", choices=DIRECTIONS, default="tail", help="what to explain (default: %(default)s)")
+    query.add_argument(
+        "--aggregate",
+        choices=GROUPS,
+        metavar="BY",
+        help="sum the influences on all test triples: by relation, head or tail of the training triples, or of each "
+        "training triple",
+    )
     built = "(default: as the index was built)"
     query.add_argument("--precondition", choices=PRECONDITIONERS, help=f"TracIn or the preconditioned score {built}")
     query.add_argument("--damping", type=_asked_damping, metavar="X|auto", help=f"of fisher; auto is 3 {built}")
@@ -248,7 +282,7 @@ def _query(query: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help=".json: as POST /v1/influences answers; .csv, .parquet: one row per influence; "
-        "an interrupted run goes on where it stopped",
+        "an interrupted run goes on where it stopped; with --aggregate as POST /v1/aggregate answers, one row per sum",
     )
     query.add_argument("--fresh", action="store_true", help="discard what an interrupted run left beside --output")
     _json(query)
@@ -285,6 +319,7 @@ def _tracin(tracin: argparse.ArgumentParser) -> None:
         action="store_true",
         help="skip lines of --train with unknown labels; those of --test always are",
     )
+    _ids(data, "--train and --test")
     what = tracin.add_argument_group("what is computed")
     what.add_argument(
         "--mode",
@@ -347,7 +382,7 @@ def _self_influence(ranking: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(evaluate: argparse.ArgumentParser) -> None:
-    _trained(evaluate)
+    _ids(_trained(evaluate), "--train and --test")
     asked = evaluate.add_argument_group("what is asked")
     asked.add_argument(
         "--test", type=Path, required=True, metavar="FILE", help="test triples: lines of head⇥relation⇥tail"
@@ -397,19 +432,19 @@ def _common(default: object) -> argparse.ArgumentParser:
 
 def _filters(to: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     """Arguments that say which training triples may be named."""
-    restrict = to.add_argument_group("which training triples may be named (labels or ids)")
+    restrict = to.add_argument_group(
+        "which training triples may be named (labels, or ids where no label is made of digits; may be repeated, and "
+        "--relation=LABEL takes one that begins with -)"
+    )
+    labels: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "LABEL"}
     for name in ("head", "relation", "tail"):
-        restrict.add_argument(
-            f"--{name}", dest=f"must_{name}", nargs="+", metavar="LABEL", help=f"those whose {name} is one of these"
-        )
-        restrict.add_argument(
-            f"--not-{name}", dest=f"must_not_{name}", nargs="+", metavar="LABEL", help="those whose is none of these"
-        )
+        restrict.add_argument(f"--{name}", dest=f"must_{name}", help=f"those whose {name} is one of these", **labels)
+        restrict.add_argument(f"--not-{name}", dest=f"must_not_{name}", help="those whose is none of these", **labels)
     return restrict
 
 
-def _trained(to: argparse.ArgumentParser) -> None:
-    """Arguments that say which model was trained on what."""
+def _trained(to: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """Arguments that say which model was trained on what. Return the group of those about data."""
     to.add_argument(
         "--model",
         type=Path,
@@ -424,6 +459,11 @@ def _trained(to: argparse.ArgumentParser) -> None:
     data.add_argument("--relation-to-id", type=Path, metavar="FILE", help="the same for relations")
     data.add_argument("--names", type=Path, metavar="FILE", help="lines of label⇥name, for people to read")
     data.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
+    return data
+
+
+def _ids(to: "argparse._ActionsContainer", files: str) -> None:
+    to.add_argument("--ids", action="store_true", help=f"the lines of {files} hold ids, not labels")
 
 
 def _gradients(to: "argparse._ActionsContainer", loss: str) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import httpx
 import numpy as np
@@ -157,7 +157,7 @@ def _influences(
     damping: "Damping | None" = None,
 ) -> _Call[Influences]:
     body: dict[str, Any] = {
-        "triples": [list(triple) for triple in triples],
+        "triples": list(map(_row, triples)),
         "top_k": top_k,
         "order": order,
         "exact": exact,
@@ -179,7 +179,7 @@ def _predictions(
 
 
 def _aggregate(
-    triple: Triple,
+    triple: Triple | Triples,
     by: "Group",
     *,
     top_k: int,
@@ -192,8 +192,10 @@ def _aggregate(
     score: "Score | None",
     damping: "Damping | None",
 ) -> _Call[Aggregate]:
+    triples = _several(triple)
+    asked = {"triple": _row(cast("Triple", triple))} if triples is None else {"triples": list(map(_row, triples))}
     body = {
-        "triple": list(triple),
+        **asked,
         "by": by,
         "top_k": top_k,
         "order": order,
@@ -207,11 +209,26 @@ def _aggregate(
     return _Call("POST", "/v1/aggregate", Aggregate.read, json=body)
 
 
+def _several(triple: Triple | Triples) -> Triples | None:
+    """Return several test triples; None for one, whose first item is a label or an id."""
+    if isinstance(triple, str) or not hasattr(triple, "__len__"):
+        return None  # and no triple either: `_row` says so
+    one = len(triple) > 0 and (isinstance(triple[0], str) or not hasattr(triple[0], "__len__"))
+    return None if one else cast("Triples", triple)
+
+
 def _self_influence(
     *, top_k: int, order: "Ranking", score: "Score | None", must: Condition, must_not: Condition
 ) -> _Call[SelfInfluences]:
     body = {"top_k": top_k, "order": order, "score": score, "filter": _filter(must, must_not)}
     return _Call("POST", "/v1/self-influence", SelfInfluences.read, json=body)
+
+
+def _row(triple: Triple) -> list[Ref]:
+    """Return a triple as JSON has it. Raises `BadRequest` for a label or an id in its place."""
+    if isinstance(triple, str) or not hasattr(triple, "__len__"):
+        raise errors.BadRequest(f"{triple!r} is not a triple: give head, relation and tail")
+    return list(triple)
 
 
 def _filter(must: Condition, must_not: Condition) -> dict[str, Any]:
@@ -301,7 +318,7 @@ class Client:
 
     def aggregate(
         self,
-        triple: Triple,
+        triple: Triple | Triples,
         by: "Group",
         *,
         top_k: int = 10,
@@ -314,7 +331,7 @@ class Client:
         score: "Score | None" = None,
         damping: "Damping | None" = None,
     ) -> Aggregate:
-        """Return influence summed by training relation, head or tail, as `Attributor.aggregate` does."""
+        """Return influence on a test triple, or summed over several, as `Attributor.aggregate` does."""
         return self._send(
             _aggregate(
                 triple,
@@ -455,7 +472,7 @@ class AsyncClient:
 
     async def aggregate(
         self,
-        triple: Triple,
+        triple: Triple | Triples,
         by: "Group",
         *,
         top_k: int = 10,
@@ -605,7 +622,7 @@ class LocalClient:
 
     def aggregate(
         self,
-        triple: Triple,
+        triple: Triple | Triples,
         by: "Group",
         *,
         top_k: int = 10,
@@ -618,11 +635,12 @@ class LocalClient:
         score: "Score | None" = None,
         damping: "Damping | None" = None,
     ) -> Aggregate:
-        """As `Client.aggregate`."""
+        """As `Client.aggregate`, for any number of triples."""
         from kgtrace_server.service import Grouping
 
+        triples = _several(triple)
         question = Grouping(
-            triple,
+            [cast("Triple", triple)] if triples is None else triples,
             by,
             top_k=top_k,
             order=order,

@@ -10,12 +10,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kgtrace_server import catalogue
+from kgtrace_server.printable import printable
 from kgtrace_server.progress import Progress
 from kgtrace_server.settings import ENGINE_SETTINGS, Settings, variable
 from kgtrace_store.errors import BadRequest, SearchUnavailable, UnreadableModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kgtrace_indexer.build import BuildConfig, BuildReport
+    from kgtrace_indexer.checks import Check
     from kgtrace_indexer.engine import Attributor
     from kgtrace_indexer.model_file import ModelFile
     from kgtrace_indexer.triples import TripleTable
@@ -142,6 +144,7 @@ def append(args: argparse.Namespace) -> int:
             args.index,
             args.train,
             skip_unknown=args.skip_unknown,
+            ids=args.ids,
             device=args.device,
             publish=args.publish,
             fresh=args.fresh,
@@ -204,7 +207,10 @@ def _say_built(args: argparse.Namespace, report: "BuildReport") -> None:
         "bytes": report.bytes,
         "agreement": report.agreement,
         "seconds": report.seconds,
+        "warnings": list(report.warnings),
     }
+    for warning in report.warnings:
+        _warn(warning)
     skipped = f" ({report.skipped:,} skipped)" if report.skipped else ""
     what = "is live" if report.published else f"is built; make it live with: kgtrace publish {report.generation}"
     agreed = "" if report.agreement is None else f", {report.agreement:.0%} of top training triples as before"
@@ -223,6 +229,8 @@ def query(args: argparse.Namespace) -> int:
         raise WrongCall("--test-indices and --max-test-triples choose among the triples of --test FILE")
     if args.fresh and args.output is None:
         raise WrongCall("--fresh discards what an interrupted run left beside --output FILE: give it too")
+    if args.aggregate is not None and (args.fresh or args.max_candidates is not None):
+        raise WrongCall("--aggregate sums all influences in one go: leave --max-candidates and --fresh out")
     from kgtrace_server import engines, render
 
     if args.output is not None:
@@ -233,11 +241,13 @@ def query(args: argparse.Namespace) -> int:
 
     milvus = engines.milvus(settings)
     asked = _bulk(args, open_attributor(args.index, device=args.device, milvus=milvus))
+    if args.aggregate is not None:
+        return _aggregated(args, asked)
     with Progress("test triples") as progress:
         if args.output is None:
             answers = bulk.stream(asked, progress)
             if args.json:
-                render.write_influences(sys.stdout.buffer, ".json", answers, asked.test_indices)
+                render.write_influences(sys.stdout.buffer, ".json", answers, asked.test_indices, skipped=asked.skipped)
             else:
                 sys.stdout.write(_sample_note(asked.service))
                 for number, answer in enumerate(answers):
@@ -248,9 +258,49 @@ def query(args: argparse.Namespace) -> int:
         "output": str(args.output),
         "generation": asked.service.generation,
         "test_triples": len(asked.ids),
+        "skipped_test_triples": asked.skipped or 0,
         "influences": count,
     }
     text = f"{args.output}: {count:,} influences on {len(asked.ids):,} test triples\n"
+    _say(args, facts, _sample_note(asked.service) + text)
+    return 0
+
+
+def _aggregated(args: argparse.Namespace, asked: "Bulk") -> int:
+    """Sum the influences on all test triples."""
+    from kgtrace_server import render
+    from kgtrace_server.service import Grouping
+    from kgtrace_store import durable
+
+    options = asked.options
+    question = Grouping(
+        asked.ids.tolist(),
+        args.aggregate,
+        top_k=options.top_k,
+        order=options.order,
+        exact=options.exact,
+        must=options.must,
+        must_not=options.must_not,
+        within_hops=options.within_hops,
+        direction=options.direction,
+        score=options.score,
+        damping=options.damping,
+    )
+    answer = asked.service.aggregate(question)
+    if args.output is None:
+        text = render.json_text(answer) if args.json else _sample_note(asked.service) + render.aggregate(answer)
+        sys.stdout.write(text)
+        return 0
+    content = io.BytesIO()
+    count = render.write_aggregate(content, args.output.suffix.lower(), answer)
+    durable.replace_file(args.output, content.getvalue())
+    facts = {
+        "output": str(args.output),
+        "generation": asked.service.generation,
+        "test_triples": len(asked.ids),
+        "groups": count,
+    }
+    text = f"{args.output}: {count:,} sums over {len(asked.ids):,} test triples\n"
     _say(args, facts, _sample_note(asked.service) + text)
     return 0
 
@@ -294,9 +344,8 @@ def tracin(args: argparse.Namespace) -> int:
             document = rows = asked.self_influences()
             count, page = f"{len(rows):,} training triples", run.self_influences(rows)
         else:
-            test = read_triples(args.test, vocabulary, skip_unknown=True)
-            if test.skipped:
-                sys.stderr.write(f"kgtrace: {test.skipped} lines of {args.test} with unknown labels were skipped\n")
+            test = read_triples(args.test, vocabulary, skip_unknown=True, ids=args.ids)
+            _say_skipped(args.test, test)
             if args.mode == "single" and args.test_indices is None and args.max_test_triples is None:
                 args.max_test_triples = 1
             results = asked.explained(*_chosen(args, test))
@@ -364,14 +413,20 @@ def verify(args: argparse.Namespace) -> int:
     attributor = open_attributor(args.index, args.generation, device=args.device)
     checks = run_checks(attributor)
     sound = all(found.ok for found in checks)
-    rows = [("ok" if found.ok else "FAILED", found.name, found.detail) for found in checks]
+    rows = [(_verdict(found), found.name, found.detail) for found in checks]
     facts = {
         "generation": attributor.manifest.generation,
         "ok": sound,
-        "checks": [{"name": found.name, "ok": found.ok, "detail": found.detail} for found in checks],
+        "checks": [asdict(found) for found in checks],
     }
     _say_table(args, facts, rows)
     return 0 if sound else 1
+
+
+def _verdict(check: "Check") -> str:
+    if check.ok:
+        return "WARNING" if check.warning else "ok"
+    return "FAILED"
 
 
 def list_generations(args: argparse.Namespace) -> int:
@@ -461,7 +516,7 @@ def evaluate(args: argparse.Namespace) -> int:
     config = _configuration(args)
     vocabulary, triples = _training_data(args)
     model = _with_checkpoints(args, vocabulary)
-    test = _drawn(args, vocabulary)
+    test, skipped = _drawn(args, vocabulary)
     with _work_folder(args.output) as folder, Progress("steps") as progress:
         found = measure(
             folder,
@@ -475,7 +530,7 @@ def evaluate(args: argparse.Namespace) -> int:
             fresh=args.fresh,
             progress=progress,
         )
-        content = evaluation.document(found, model, config, top_k=args.top_k, order=args.order)
+        content = evaluation.document(found, model, config, top_k=args.top_k, order=args.order, skipped=skipped)
         if args.output is not None:
             durable.replace_file(args.output, render.json_text(content).encode())
         drawn = [] if args.plots is None else plots.write(content, args.plots)
@@ -500,17 +555,17 @@ def _work_folder(output: Path | None) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _drawn(args: argparse.Namespace, vocabulary: "Vocabulary") -> "np.ndarray":
-    """Return test triples drawn at random, (n, 3), in the order of the file."""
+def _drawn(args: argparse.Namespace, vocabulary: "Vocabulary") -> "tuple[np.ndarray, int]":
+    """Return test triples drawn at random, (n, 3), in the order of the file, and how many lines were skipped."""
     import numpy as np
 
     from kgtrace_indexer.triples import read_triples
 
-    test = read_triples(args.test, vocabulary, skip_unknown=args.skip_unknown).ids
-    count = min(args.max_test_triples, len(test))
-    rows = np.random.default_rng(args.seed).choice(len(test), count, replace=False)
-    drawn: np.ndarray = test[np.sort(rows)]
-    return drawn
+    test = read_triples(args.test, vocabulary, skip_unknown=args.skip_unknown, ids=args.ids)
+    _say_skipped(args.test, test)
+    count = min(args.max_test_triples, len(test.ids))
+    rows = np.random.default_rng(args.seed).choice(len(test.ids), count, replace=False)
+    return test.ids[np.sort(rows)], test.skipped
 
 
 def _configuration(args: argparse.Namespace, **more: Any) -> "BuildConfig":
@@ -534,6 +589,10 @@ def _sample_note(service: "Service") -> str:
     """Say what an index of a sample leaves out."""
     rate = service.index_info()["sample_rate"]
     return "" if rate == 1 else f"of a sample of {rate:.3g} of the training triples; no others can be named\n\n"
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"kgtrace: warning: {printable(text)}\n")
 
 
 def _say(args: argparse.Namespace, facts: Mapping[str, Any], text: str) -> None:
@@ -566,13 +625,25 @@ def _count_relations(relation_to_id: Path) -> int:
     return len(read_vocabulary(relation_to_id, relation_to_id).relations)
 
 
+def _carried(args: argparse.Namespace) -> Path:
+    """Return where PyKEEN puts the training triples beside a model."""
+    model: Path = args.model
+    return (model if model.is_dir() else model.parent) / "training_triples"
+
+
 def _check_trained(args: argparse.Namespace) -> None:
     """Check the arguments that name the model and its training triples, as far as that needs no torch.
 
     Raises `WrongCall` for one that another has to go with, and `UnreadableModel` where there is no model.
     """
+    carried = _carried(args)
+    if args.train is None and args.ids and getattr(args, "test", None) is None:
+        raise WrongCall("--ids says that --train FILE holds ids: give it too")
     if args.train is None and (args.entity_to_id or args.relation_to_id):
-        raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
+        from kgtrace_indexer.triples import has_labels
+
+        if has_labels(carried) or not carried.is_dir():
+            raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
     if getattr(args, "learning_rates", None) and not args.checkpoints:
         raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
     try:
@@ -582,36 +653,44 @@ def _check_trained(args: argparse.Namespace) -> None:
 
 
 def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
-    """Read the id maps and training triples that were named, and the others from the model's folder."""
+    """Read the id maps and training triples that were named, and the others from the model's folder.
+
+    Raises `VocabularyMismatch` where the former contradict the latter.
+    """
     from kgtrace_indexer.model_file import check_place
     from kgtrace_indexer.triples import (
-        ENTITY_TO_ID,
-        RELATION_TO_ID,
-        read_training_folder,
+        NUMERIC_TRIPLES,
+        check_against_folder,
+        read_folder_vocabulary,
         read_triples,
         read_vocabulary,
     )
 
-    carried = (args.model if args.model.is_dir() else args.model.parent) / "training_triples"
+    carried = _carried(args)
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
         check_place(args.model)
         raise BadRequest(
             f"{args.model} carries no training_triples, which PyKEEN writes with save_training=True: pass --train, "
             "--entity-to-id and --relation-to-id"
         )
-    vocabulary = read_vocabulary(
-        args.entity_to_id or carried / ENTITY_TO_ID, args.relation_to_id or carried / RELATION_TO_ID, args.names
-    )
+    if None in (args.entity_to_id, args.relation_to_id):
+        vocabulary = read_folder_vocabulary(
+            carried, entity_to_id=args.entity_to_id, relation_to_id=args.relation_to_id, names=args.names
+        )
+    else:
+        vocabulary = read_vocabulary(args.entity_to_id, args.relation_to_id, args.names)
     if args.train is None:
-        return vocabulary, read_training_folder(carried)[1]
-    return vocabulary, read_triples(args.train, vocabulary, skip_unknown=args.skip_unknown)
+        return vocabulary, read_triples(carried / NUMERIC_TRIPLES, vocabulary, ids=True)
+    table = read_triples(args.train, vocabulary, skip_unknown=args.skip_unknown, ids=args.ids)
+    check_against_folder(carried, vocabulary, table, args.train)
+    return vocabulary, table
 
 
-def _test_triples(args: argparse.Namespace, vocabulary: "Vocabulary") -> "tuple[np.ndarray, np.ndarray]":
-    """Read the chosen test triples (n, 3), and which rows of the file they are (n,)."""
-    from kgtrace_indexer.triples import read_triples
-
-    return _chosen(args, read_triples(args.test, vocabulary, skip_unknown=args.skip_unknown))
+def _say_skipped(path: Path, table: "TripleTable") -> None:
+    """Say how many lines of a file of test triples were left out, if any were."""
+    if table.skipped:
+        lines = len(table.ids) + table.skipped
+        _warn(f"{table.skipped:,} of {lines:,} lines of {path} name unknown entities or relations: they were skipped")
 
 
 def _chosen(args: argparse.Namespace, table: "TripleTable") -> "tuple[np.ndarray, np.ndarray]":
@@ -635,15 +714,20 @@ def _bulk(args: argparse.Namespace, attributor: "Attributor") -> "Bulk":
     import numpy as np
 
     from kgtrace_indexer.preconditioner import SCORES
+    from kgtrace_indexer.triples import read_triples
     from kgtrace_server.bulk import Bulk
     from kgtrace_server.service import Question, Service
 
     service = Service(attributor)
+    skipped = None
     if args.test is None:
         ids = np.array([service.triple_from_text(*triple) for triple in args.triple], np.int64)
         test_indices = np.arange(len(ids))
     else:
-        ids, test_indices = _test_triples(args, attributor.vocabulary)
+        table = read_triples(args.test, attributor.vocabulary, skip_unknown=args.skip_unknown, ids=args.ids)
+        _say_skipped(args.test, table)
+        skipped = table.skipped if args.skip_unknown else None
+        ids, test_indices = _chosen(args, table)
     options = Question(
         [],
         top_k=args.top_k,
@@ -657,7 +741,7 @@ def _bulk(args: argparse.Namespace, attributor: "Attributor") -> "Bulk":
         score=None if args.precondition is None else SCORES[args.precondition],
         damping=args.damping,
     )
-    return Bulk(service, options, ids, test_indices)
+    return Bulk(service, options, ids, test_indices, skipped)
 
 
 def _filter(args: argparse.Namespace, service: "Service", kind: str) -> "dict[Field, list[int]]":

@@ -16,9 +16,9 @@ _HEADER = ("", "", "layers", "projection", "sample", "overlap", "Pearson", "Spea
 
 
 def document(
-    found: "Evaluation", model: "ModelFile", config: "BuildConfig", *, top_k: int, order: str
+    found: "Evaluation", model: "ModelFile", config: "BuildConfig", *, top_k: int, order: str, skipped: int
 ) -> dict[str, Any]:
-    """Return everything that was measured, and of what."""
+    """Return everything that was measured, and of what; `skipped` lines of the test file had unknown labels."""
     import torch
 
     from kgtrace_indexer.evaluation.speed import LOOP_SLICE, SLICE
@@ -36,6 +36,7 @@ def document(
         "directions": found.directions,
         "training_triples": found.training_triples,
         "test_triples": found.test_triples,
+        "skipped_test_triples": skipped,
         "top_k": top_k,
         "order": order,
         "seed": config.seed,

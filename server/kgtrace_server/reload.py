@@ -165,7 +165,7 @@ class Reloader(Generic[S]):
                     return None
                 if not self._replace(live):
                     return None
-            except Exception as e:
+            except BaseException as e:  # SystemExit, too: a thread that ends by itself follows no generation any more
                 if self._failed_before(live) and not now and started < self._retry_at:
                     return None  # CURRENT itself cannot be read, and that has been said
                 return self._ended(live, started, e)
@@ -216,7 +216,7 @@ class Reloader(Generic[S]):
     def _failed_before(self, generation: str | None) -> bool:
         return self.last is not None and not self.last.ok and self.last.generation == generation
 
-    def _ended(self, generation: str | None, started: float, error: Exception | None) -> Reload:
+    def _ended(self, generation: str | None, started: float, error: BaseException | None) -> Reload:
         ended = self._clock()
         reason = None
         if error is None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kgtrace_server import results, tables
+from kgtrace_server.printable import printable
 from kgtrace_store.errors import BadRequest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from kgtrace_server.wire import Explanation, Influences, Named, NamedTriple, SelfInfluences
+    from kgtrace_server.wire import Aggregate, Explanation, Influences, Named, NamedTriple, SelfInfluences
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
@@ -23,7 +24,8 @@ _WIDEST = 40
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Return rows as lines of aligned columns, those at positions ``right`` to the right."""
+    """Return rows as lines of aligned columns, those at positions ``right`` to the right, fit for a terminal."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -50,14 +52,53 @@ def self_influences(answer: SelfInfluences) -> str:
     return table(rows, right=(0, 1, 2))
 
 
-def write_influences(sink: BinaryIO, ending: str, answers: Iterable[Influences], test_indices: np.ndarray) -> int:
+def aggregate(answer: Aggregate) -> str:
+    """Return an answer as a table below a line on all of it."""
+    tests, total = answer["test_triples"], answer["total"]
+    asked = f"{tests:,} test triples" if answer["triple"] is None else "  ".join(_shown(answer["triple"]))
+    kind = "influence" if answer["score"] == "tracin" else f"{answer['score']} influence"
+    precise = "exact" if answer["exact"] else "each within its error"
+    order = "order certified" if answer["certified"] else "order not certified: errors may change it"
+    text = (
+        f"{asked}\n  {kind} of {total['count']:,} training triples, sum {_number(total['sum'])}; {precise}; {order}\n"
+    )
+    if answer["by"] == "triple":
+        rows = [("", "sum", "row", "head", "relation", "tail")]
+        for position, found in enumerate(answer["groups"], 1):
+            numbers = (_number(found["sum"]), str(found["train_index"]))
+            rows.append((str(position), *numbers, *_shown(cast("NamedTriple", found["group"]))))
+        return text + table(rows, right=(0, 1, 2))
+    rows = [("", "sum", "error", "for", "against", "triples", answer["by"])]
+    for position, found in enumerate(answer["groups"], 1):
+        numbers = map(_number, (found["sum"], found["error"], found["positive"], found["negative"]))
+        rows.append((str(position), *numbers, f"{found['count']:,}", _show(cast("Named", found["group"]))))
+    return text + table(rows, right=(0, 1, 2, 3, 4, 5))
+
+
+def write_aggregate(sink: BinaryIO, ending: str, answer: Aggregate) -> int:
+    """Write an answer; return how many groups it holds. ``ending`` is one of `FORMATS`."""
+    if ending == ".json":
+        sink.write(json_text(answer).encode())
+        return len(answer["groups"])
+    found = results.Aggregate.read(answer)
+    return _write_rows(sink, ending, found.columns, [found.rows()])
+
+
+def write_influences(
+    sink: BinaryIO,
+    ending: str,
+    answers: Iterable[Influences],
+    test_indices: np.ndarray,
+    *,
+    skipped: int | None = None,
+) -> int:
     """Write answers, one after another, as one; return how many influences they hold.
 
     ``ending`` is one of `FORMATS`; ``test_indices`` (n,) tells which test triple each result is about, for tabular
-    output.
+    output. ``skipped`` lines of a file of test triples were left out, which JSON says unless it is None.
     """
     if ending == ".json":
-        return _write_json(sink, answers)
+        return _write_json(sink, answers, skipped)
     return _write_rows(sink, ending, results.Influences.COLUMNS, _influence_rows(answers, test_indices))
 
 
@@ -122,7 +163,7 @@ def _shown(triple: NamedTriple) -> tuple[str, str, str]:
 
 
 def _show(named: Named) -> str:
-    text = named["name"] or named["label"]
+    text = printable(named["name"] or named["label"])
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
@@ -130,13 +171,15 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _write_json(sink: BinaryIO, answers: Iterable[Influences]) -> int:
+def _write_json(sink: BinaryIO, answers: Iterable[Influences], skipped: int | None) -> int:
     """Write what `json_text` makes of the answers joined, of which one at a time is in memory."""
     seconds: dict[str, float] = {}
     count, opening = 0, ""
     for answer in answers:
         if not opening:
             opening = "{" + "".join(f'\n  "{name}": {json.dumps(answer[name])},' for name in ("generation", "score"))
+            if skipped is not None:
+                opening += f'\n  "skipped_test_triples": {skipped},'
             opening += '\n  "results": ['
         for result in answer["results"]:
             text = json.dumps(result, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n    ")

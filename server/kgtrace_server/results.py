@@ -336,21 +336,25 @@ class InfluenceSum:
 
 @dataclass(frozen=True, slots=True)
 class GroupInfluence:
-    """The training triples of one relation, head or tail."""
+    """The training triples of one relation, head or tail, or one training triple."""
 
-    group: Named
-    """What they have in common."""
+    group: Named | NamedTriple
+    """What they have in common, or the training triple."""
+    train_index: int | None
+    """Row of the training triple as read, from 0; None where groups are of several."""
     influence: InfluenceSum
 
     @classmethod
     def read(cls, content: Json) -> GroupInfluence:
         """Take it from an answer."""
-        return cls(Named.read(content["group"]), InfluenceSum.read(content))
+        group = content["group"]
+        read = NamedTriple.read if "head" in group else Named.read
+        return cls(read(group), content.get("train_index"), InfluenceSum.read(content))
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Influence on one test triple, summed by training relation, head or tail."""
+    """Influence on test triples, summed by training relation, head or tail, or of each training triple."""
 
     COLUMNS: ClassVar[Columns] = {
         "position": "integer",
@@ -359,12 +363,22 @@ class Aggregate:
         **dict.fromkeys(("sum", "positive", "negative", "error"), "number"),
     }
     """Of tabular output, one row per group."""
+    TRIPLE_COLUMNS: ClassVar[Columns] = {
+        "position": "integer",
+        "train_index": "integer",
+        **triple_columns(),
+        **dict.fromkeys(("sum", "positive", "negative", "error"), "number"),
+    }
+    """The same by ``triple``, one row per training triple."""
 
     generation: str
     """The generation of the index that answered."""
     score: str
     """Of influences: ``tracin`` or ``preconditioned``."""
-    triple: NamedTriple
+    triple: NamedTriple | None
+    """The test triple; None where there were several."""
+    test_triples: int
+    """How many there were."""
     by: str
     """What the training triples of a group have in common."""
     exact: bool
@@ -381,7 +395,8 @@ class Aggregate:
         return cls(
             generation=content["generation"],
             score=content.get("score", "tracin"),
-            triple=NamedTriple.read(content["triple"]),
+            triple=None if content["triple"] is None else NamedTriple.read(content["triple"]),
+            test_triples=content.get("test_triples", 1),
             by=content["by"],
             exact=content["exact"],
             certified=content["certified"],
@@ -390,13 +405,24 @@ class Aggregate:
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row for each group. Raises `MissingExtra` without pandas."""
-        return _frame(self.rows(), self.COLUMNS)
+        """Return one row for each group, in `columns`. Raises `MissingExtra` without pandas."""
+        return _frame(self.rows(), self.columns)
+
+    @property
+    def columns(self) -> Columns:
+        """Of tabular output."""
+        return self.TRIPLE_COLUMNS if self.by == "triple" else self.COLUMNS
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return the rows."""
         for position, found in enumerate(self.groups, 1):
-            yield {"position": position, **found.group.columns("group"), **asdict(found.influence)}
+            sums = asdict(found.influence)
+            if self.by == "triple":
+                del sums["count"]
+                names = {"train_index": found.train_index, **found.group.columns("")}
+            else:
+                names = found.group.columns("group")
+            yield {"position": position, **names, **sums}
 
 
 @dataclass(frozen=True, slots=True)

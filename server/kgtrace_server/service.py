@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeGuard, TypeVar, get_args
 
 import numpy as np
 
@@ -112,9 +112,9 @@ class Incomplete:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """A test triple, and by what to sum the influences on it."""
+    """Test triples, and by what to sum the influences on all of them."""
 
-    triple: tuple[Ref, Ref, Ref]
+    triples: Sequence[tuple[Ref, Ref, Ref]]
     by: Group
     top_k: int = 10
     order: Order = "proponents"
@@ -125,6 +125,11 @@ class Grouping:
     direction: Direction = "tail"
     score: Score | None = None
     damping: Damping | None = None
+
+
+class _GroupName(TypedDict):
+    group: Named | NamedTriple
+    train_index: int | None
 
 
 class Service:
@@ -169,15 +174,17 @@ class Service:
         return _together(questions, self._incomplete, lambda parts: self._completed(questions[0], parts))
 
     def aggregate(self, question: Grouping, wanted: Callable[[], bool] = lambda: True) -> Aggregate:
-        """Sum the influences on a test triple by training relation, head or tail.
+        """Sum the influences on test triples by training relation, head or tail, or of each training triple.
 
         Raises `UnknownLabel` and `IdOutOfRange` for what the vocabulary lacks, and what `Attributor.aggregate` raises.
         """
         _check(question)
         _one_of("by", question.by, get_args(Group))
-        triple = self._triple_ids(question.triple)
+        if not len(question.triples):
+            raise BadRequest("there are no triples to explain: give at least one")
+        triples = [self._triple_ids(triple) for triple in question.triples]
         found = self._attributor.aggregate(
-            np.array(triple, np.int64),
+            np.array(triples, np.int64),
             question.by,
             top_k=question.top_k,
             order=question.order,
@@ -188,17 +195,19 @@ class Service:
             damping=question.damping,
             wanted=wanted,
         )
-        named = self._relation if question.by == "relation" else self._entity
-        groups = map(named, found.groups.tolist())
         return {
             "generation": self.generation,
             "score": self._score(question),
-            "triple": self._triple(*triple),
+            "triple": self._triple(*triples[0]) if len(triples) == 1 else None,
+            "test_triples": len(triples),
             "by": question.by,
             "exact": not found.total.errors.any(),  # also where the index has no bounds, and a scan is all there is
             "certified": found.certified,
             "total": _sums(found.total)[0],
-            "groups": [{"group": group, **sums} for group, sums in zip(groups, _sums(found.sums), strict=True)],
+            "groups": [
+                {**self._group(question.by, group), **sums}
+                for group, sums in zip(found.groups.tolist(), _sums(found.sums), strict=True)
+            ],
         }
 
     def self_influences(
@@ -315,7 +324,8 @@ class Service:
         return np.array([self._triple_ids(triple) for triple in question.triples], np.int64)
 
     def _triple_ids(self, triple: tuple[Ref, Ref, Ref]) -> tuple[int, int, int]:
-        if len(triple) != len(get_args(Field)):
+        # A string has a length, too: that of a single triple given in the place of several.
+        if isinstance(triple, str) or not hasattr(triple, "__len__") or len(triple) != len(get_args(Field)):
             raise BadRequest(f"{triple!r} is not a triple: give head, relation and tail")
         head, relation, tail = map(_label_or_id, triple)
         vocabulary = self._vocabulary
@@ -362,6 +372,13 @@ class Service:
             }
             for part in parts
         ]
+
+    def _group(self, by: Group, i: int) -> _GroupName:
+        """Name what the training triples of a group have in common."""
+        if by != "triple":
+            return {"group": self._relation(i) if by == "relation" else self._entity(i), "train_index": None}
+        training = self._attributor.training
+        return {"group": self._triple(*training.triples[i].tolist()), "train_index": int(training.train_index[i])}
 
     def _score(self, question: Question | Grouping) -> Score:
         return question.score or self._attributor.score

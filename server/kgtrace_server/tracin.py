@@ -17,6 +17,7 @@ from kgtrace_indexer.model_file import ModelFile
 from kgtrace_indexer.presets import PRESETS, Preset
 from kgtrace_indexer.sampling import sample_table
 from kgtrace_indexer.triples import TripleTable
+from kgtrace_server.printable import printable
 from kgtrace_server.render import table
 from kgtrace_store.errors import UnsupportedModel
 from kgtrace_store.vocabulary import Vocabulary
@@ -150,7 +151,9 @@ class Run:
 def explanations(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the influences on test triples as text."""
     return "\n".join(
-        "  ".join(result["test_triple_label"]) + "\n" + _ranked(result["influences"], "influence", "train_")
+        "  ".join(map(printable, result["test_triple_label"]))
+        + "\n"
+        + _ranked(result["influences"], "influence", "train_")
         for result in results
     )
 

@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from inspect import cleandoc, getsource
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -304,16 +304,24 @@ class PredictionQuery(_Query):
 
 
 class AggregateRequest(_Request):
-    """Which relations, heads or tails of training triples made the model score this triple as it does?"""
+    """Which relations, heads or tails of training triples, or which training triples, made the model score these
+    triples as it does?"""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"triple": ["aspirin", "treats", "headache"], "by": "relation", "top_k": 10}]}
+        json_schema_extra={
+            "examples": [
+                {"triple": ["aspirin", "treats", "headache"], "by": "relation", "top_k": 10},
+                {"triples": [["aspirin", "treats", "headache"], ["aspirin", "treats", "fever"]], "by": "triple"},
+            ]
+        }
     )
 
-    triple: TripleRef
+    triple: TripleRef | None = None
     """Test triple: what to explain."""
+    triples: Annotated[list[TripleRef], Field(min_length=1, max_length=MAX_TRIPLES)] | None = None
+    """Or several, the influences on which are summed."""
     by: Group
-    """What the training triples of a group have in common."""
+    """What the training triples of a group have in common; with ``triple`` each is a group of its own."""
     top_k: TopK = 10
     """How many groups to name."""
     order: Order = "proponents"
@@ -323,7 +331,7 @@ class AggregateRequest(_Request):
     filter: Filter | None = None
     """Which training triples count."""
     within_hops: Hops | None = None
-    """Count only training triples so near to the test triple."""
+    """Count only training triples so near to the test triple; of several, to each for its own influences."""
     direction: Direction = "tail"
     """Explain the tail, or the head."""
     score: Score | None = None
@@ -331,6 +339,12 @@ class AggregateRequest(_Request):
     their second moment between. Null for what the index was built with."""
     damping: Damping | None = None
     """σ² of the preconditioned score, in its unit; ``auto`` is 3, null the index's own."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.triple is None) == (self.triples is None):
+            raise PydanticCustomError("triples", "exactly one of triple and triples must be given")
+        return self
 
 
 class AggregateQuery(_Query):
@@ -537,8 +551,9 @@ class InfluenceSum(TypedDict):
     count: int
     """How many, of those that are indexed."""
     sum: float | None
+    """Over the test triples, too."""
     positive: float | None
-    """The part of those with positive influence."""
+    """The part of those with positive influence on all test triples together."""
     negative: float | None
     """The part of those with negative influence."""
     error: float | None
@@ -547,21 +562,26 @@ class InfluenceSum(TypedDict):
 
 @_described
 class GroupInfluence(InfluenceSum):
-    """The training triples of one relation, head or tail."""
+    """The training triples of one relation, head or tail, or one training triple."""
 
-    group: Named
-    """What they have in common."""
+    group: Named | NamedTriple
+    """What they have in common, or the training triple."""
+    train_index: int | None
+    """Row of the training triple as read, from 0; null where groups are of several."""
 
 
 @_described
 class Aggregate(TypedDict):
-    """Influence on one test triple, summed by training relation, head or tail."""
+    """Influence on test triples, summed by training relation, head or tail, or of each training triple."""
 
     generation: str
     """The generation of the index that answered."""
     score: Score
     """Of influences: plain, or preconditioned."""
-    triple: NamedTriple
+    triple: NamedTriple | None
+    """The test triple; null where there were several."""
+    test_triples: int
+    """How many there were."""
     by: Group
     """What the training triples of a group have in common."""
     exact: bool
@@ -826,6 +846,7 @@ EXAMPLE_AGGREGATE: Aggregate = {
         "relation": _named(1, "treats"),
         "tail": _named(7, "Q86", "headache"),
     },
+    "test_triples": 1,
     "by": "relation",
     "exact": False,
     "certified": True,
@@ -833,6 +854,7 @@ EXAMPLE_AGGREGATE: Aggregate = {
     "groups": [
         {
             "group": _named(1, "treats"),
+            "train_index": None,
             "count": 312,
             "sum": 98.1,
             "positive": 101.5,

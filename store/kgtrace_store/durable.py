@@ -79,9 +79,13 @@ def rename(source: Path, target: Path) -> None:
 
 
 def require_space(path: Path, needed: int) -> None:
-    """Raise ``StorageFailed`` now when ``needed`` bytes for ``path`` would fill the disk later."""
+    """Raise ``StorageFailed`` now when ``needed`` bytes for ``path`` would fill the disk later.
+
+    A file system that does not tell its size, as some network ones do not, is given the benefit of the doubt.
+    """
     with writing(path, needed):
-        if shutil.disk_usage(path.parent).free < needed:
+        usage = shutil.disk_usage(path.parent)
+        if usage.total and usage.free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

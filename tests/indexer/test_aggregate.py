@@ -9,8 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgtrace_indexer import Attributor, Restriction, open_attributor
+from kgtrace_indexer import Attributor, BuildConfig, Restriction, build, engine, open_attributor
 from kgtrace_indexer.aggregate import GroupSums
+from tests.indexer.test_models import Save, factory, nations, save
+
+__all__ = ["nations", "save"]  # fixtures
 from kgtrace_store.errors import Abandoned, BadRequest
 
 ORDERS = ("proponents", "opponents", "absolute")
@@ -112,3 +115,116 @@ def test_wrong_questions_are_refused(attributor: Attributor) -> None:
     """As of a query."""
     with pytest.raises(BadRequest, match="top_k is 0"):
         attributor.aggregate(TEST, "head", top_k=0)
+
+
+# Over several test triples.
+
+MANY = np.array([[3, 5, 9], [3, 5, 10], [20, 5, 9], [3, 5, 9], [7, 12, 7]])
+RESTRICTIONS = (
+    Restriction(),
+    Restriction(must_not={"relation": [5]}),
+    Restriction(within_hops=1),
+    Restriction(must={"relation": [5, 12, 13]}, within_hops=2),
+)
+
+
+def _counts(attributor: Attributor, tests: np.ndarray, restriction: Restriction) -> np.ndarray:
+    """Return which training triples count for which test triples, (n, b) bool."""
+    triples = np.asarray(attributor.training.triples)
+    found = np.ones((len(triples), len(tests)), bool)
+    for field, ids in restriction.must.items():
+        found &= np.isin(triples[:, ("head", "relation", "tail").index(field)], list(ids))[:, None]
+    for field, ids in restriction.must_not.items():
+        found &= ~np.isin(triples[:, ("head", "relation", "tail").index(field)], list(ids))[:, None]
+    for i, test in enumerate(tests):
+        near = set(test[[0, 2]].tolist())
+        for _ in range((restriction.within_hops or 1) - 1):
+            touched = np.isin(triples[:, [0, 2]], list(near)).any(1)
+            near |= set(triples[touched][:, [0, 2]].ravel().tolist())
+        if restriction.within_hops is not None:
+            found[:, i] &= np.isin(triples[:, [0, 2]], list(near)).any(1)
+    return found
+
+
+def _check_sums(
+    attributor: Attributor, tests: np.ndarray, restriction: Restriction, direction: Any, score: Any
+) -> None:
+    """Compare sums of all kinds with the sums of each test triple's influences."""
+    triples = np.asarray(attributor.training.triples)
+    every = np.arange(len(attributor))
+    each = attributor.exact_influences(tests, every, direction, score=score).astype(np.float64)
+    counts = _counts(attributor, tests, restriction)
+    total, scale = (each * counts).sum(1), np.abs(each * counts).sum(1)
+    some = counts.any(1)
+    off = 1e-4 * scale.max()
+    options: Any = {"restriction": restriction, "direction": direction, "score": score}
+    for by in ("relation", "head", "tail"):
+        column = triples[:, ("head", "relation", "tail").index(by)]
+        for exact in (False, True):
+            found = attributor.aggregate(tests, by, top_k=1000, exact=exact, **options)
+            assert set(found.groups) == set(column[some])
+            assert found.total.counts == some.sum()
+            for group, count, summed, positive, error in zip(
+                found.groups, found.sums.counts, found.sums.sums, found.sums.positive, found.sums.errors, strict=True
+            ):
+                members = total[some & (column == group)]
+                slack = error + 1e-4 * scale[column == group].sum()
+                assert count == len(members)
+                assert abs(members.sum() - summed) <= slack
+                assert abs(members[members > 0].sum() - positive) <= slack
+                assert not exact or error == 0
+    for order in ORDERS:
+        ranked = np.sort(value(total[some], order))[::-1][:7]
+        found = attributor.aggregate(tests, "triple", top_k=7, order=order, **options)
+        assert found.certified
+        assert not found.sums.errors.any()
+        assert (found.sums.counts == 1).all()
+        np.testing.assert_allclose(value(found.sums.sums, order), ranked, rtol=1e-4, atol=off)
+        np.testing.assert_allclose(found.sums.sums, total[found.groups], rtol=1e-4, atol=off)
+        assert found.total.counts == some.sum()
+
+
+@pytest.mark.parametrize("score", ["tracin", "preconditioned"])
+@pytest.mark.parametrize("restriction", RESTRICTIONS, ids=["all", "filter", "hop", "filter and hops"])
+def test_sums_over_test_triples_are_those_of_each(
+    attributor: Attributor, restriction: Restriction, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By group and by training triple, estimated and exact, for either score, whatever is filtered; in small blocks."""
+    monkeypatch.setattr(engine, "_TEST_BLOCK", 2)
+    monkeypatch.setattr(engine, "_BRACKET_BLOCK", 1000)
+    _check_sums(attributor, MANY, restriction, "tail", score)
+    estimated = score == "preconditioned" or restriction.within_hops is not None
+    found = attributor.aggregate(MANY, "head", score=score, restriction=restriction)
+    assert bool(found.total.errors.any()) == estimated  # the sum's gradient in dense layers has no bounds
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "projection"),
+    [
+        ("ComplEx", "removal", "pca"),
+        ("ConvE", "ce-1vsall", "pca"),
+        ("ERMLP", "margin", "pca"),
+        ("TuckER", "bce", "gaussian"),
+    ],
+)
+@pytest.mark.parametrize("inverse", [False, True], ids=["plain", "inverse"])
+def test_sums_of_every_kind_of_gradient(
+    save: Save, nations: Any, name: str, loss: str, projection: str, inverse: bool, tmp_path: Path
+) -> None:
+    """Tables alone, losses of all tails, negatives, factors of large tensors, and an index without bounds."""
+    config = BuildConfig(loss=loss, projection=projection, precondition="none", dim=8, landmarks=40)
+    build(tmp_path, save(name, inverse).model, *nations, config)
+    opened = open_attributor(tmp_path, device="cpu")
+    tests = factory(False).mapped_triples.numpy()[[0, 400, 900, 901]]
+    heads = inverse or loss != "ce-1vsall"
+    for restriction in (Restriction(), Restriction(must_not={"tail": [int(tests[0, 2])]}, within_hops=1)):
+        _check_sums(opened, tests, restriction, "head" if heads else "tail", "tracin")
+
+
+def test_sums_over_test_triples_are_given_up(attributor: Attributor) -> None:
+    """As those of one are, whatever takes the time."""
+    for by in ("head", "triple"):
+        with pytest.raises(Abandoned):
+            attributor.aggregate(MANY, by, wanted=lambda: False)
+    with pytest.raises(BadRequest, match="damping is of the preconditioned score"):
+        attributor.aggregate(MANY, "head", damping=2.0)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from kgtrace_indexer import BuildConfig, ModelFile, Restriction, TripleTable, build, open_attributor, parts
+from kgtrace_indexer.build import _fingerprint
 from kgtrace_indexer.checks import verify
 from kgtrace_indexer.short_code import ShortCode
-from kgtrace_store import FaissSearch, IndexRoot, Vocabulary
+from kgtrace_store import FaissSearch, IndexRoot, Vocabulary, layout
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import (
     Abandoned,
@@ -342,3 +343,24 @@ def test_device_that_is_not_there(umls: Umls, tmp_path: Path) -> None:
         pytest.skip("there is a CUDA device")
     with pytest.raises(BadRequest, match="torch sees no CUDA device; use --device cpu"):
         build(tmp_path, *_few(umls), replace(SMALL, device="cuda"))
+
+
+def test_everything_that_a_generation_holds_is_in_its_fingerprint(umls: Umls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal fingerprints mean equal content: labels, names and the schema version count, too, and who has which."""
+    model, _, table = umls
+    settings = {"seed": 0}
+    vocabularies = [
+        Vocabulary(["a", "b"], ["c"]),
+        Vocabulary(["a"], ["b", "c"]),
+        Vocabulary(["a\nb"], ["c"]),
+        Vocabulary(["a", "b"], ["c"], {0: "x"}),
+        Vocabulary(["a", "b"], ["c"], {1: "x"}),
+        Vocabulary(["a", "b"], ["c"], {0: "y"}),
+        Vocabulary(["a", "b"], ["c"], {}, {0: "x"}),
+    ]
+    found = [_fingerprint(model, vocabulary, table, settings) for vocabulary in vocabularies]
+    again = Vocabulary(("a", "b"), ("c",), {0: "x"})
+    assert _fingerprint(model, again, table, settings) == found[3]
+    monkeypatch.setattr(layout, "SCHEMA_VERSION", layout.SCHEMA_VERSION + 1)
+    found.append(_fingerprint(model, vocabularies[0], table, settings))
+    assert len(set(found)) == len(vocabularies) + 1

@@ -1,10 +1,16 @@
 """Id maps, names and triples: every layout that is met in practice, and a named error for every other."""
 
+import bz2
 import gzip
+import io
+import lzma
 import os
+import threading
 import tracemalloc
 import warnings
+import zipfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgtrace_indexer.triples import MAX_LINE_BYTES, read_training_folder, read_triples, read_vocabulary
+from kgtrace_indexer.triples import (
+    MAX_LINE_BYTES,
+    check_against_folder,
+    read_folder_vocabulary,
+    read_training_folder,
+    read_triples,
+    read_vocabulary,
+)
 from kgtrace_store.errors import (
     DuplicateId,
     EmptyInput,
@@ -23,6 +36,7 @@ from kgtrace_store.errors import (
     UnknownEntity,
     UnknownRelation,
     UnreadableInput,
+    VocabularyMismatch,
 )
 from kgtrace_store.vocabulary import Vocabulary
 
@@ -69,9 +83,14 @@ def entities_of(write: Write, content: str | bytes) -> list[str]:
         "ann\t0\r\nbob\t1\r\ncid\t2\r\n",
         "\ufeffid\tlabel\n0\tann\n1\tbob\n2\tcid\n",
         "\n0\tann\n\n   \n1\tbob\n2\tcid\n\n",
+        "id\tlabel\r\n0\tann\r\n\r\n1\tbob\r\n2\tcid",
+        'id\tlabel\r\n0\tann\r\n1\t"bob"\r\n2\tcid\r\n',
         gzip.compress(b"id\tlabel\n0\tann\n1\tbob\n2\tcid\n"),
     ],
-    ids=["label id", "id label", "any order", "header", "other header", "named", "crlf", "bom", "blank", "gzip"],
+    ids=[
+        *("label id", "id label", "any order", "header", "other header", "named", "crlf", "bom", "blank"),
+        *("header, crlf, open end", "header, crlf, quotes", "gzip"),
+    ],
 )
 def test_id_maps_of_every_layout_agree(write: Write, content: str | bytes) -> None:
     """Column order, header, line ends, byte-order mark, blank lines and gzip make no difference."""
@@ -103,6 +122,98 @@ def test_pykeens_quoting_is_undone(write: Write) -> None:
     """Labels with quotes, which PyKEEN writes as CSV does, come back as they were; without header nothing is quoted."""
     assert entities_of(write, 'id\tlabel\n0\t"say ""hi"""\n1\tplain\n') == ['say "hi"', "plain"]
     assert entities_of(write, '"a"\t0\n') == ['"a"']
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('0\t"lung\tcancer"\n1\tx\n', ["lung\tcancer", "x"]),
+        ('0\t"lung\n\n cancer"\n1\tx\n', ["lung\n\n cancer", "x"]),
+        ('0\t"a\r\nb"\n1\tx\n', ["a\r\nb", "x"]),
+        ('0\t"a ""b""\tc"\n1\t""""\n', ['a "b"\tc', '"']),
+        ('0\t"""\n""\n"""\n1\tx\n', ['"\n"\n"', "x"]),
+        ("0\ta\r\n1\tb\n", ["a\r", "b"]),
+        ("0\ta\rb\n1\tx\n", ["a\rb", "x"]),
+        ('0\t5" pipe\n1\t6" pipe\n', ['5" pipe', '6" pipe']),
+        ('0\t"abc\n1\tx\n', ['"abc', "x"]),
+        ('0\t"abc\n1\t"xyz\n', ['"abc', '"xyz']),
+        ('0\t"abc"d\n1\tx\n', ['"abc"d', "x"]),
+        ('0\t"abc\n\n1\tx\n2\t"y"z\n', ['"abc', "x", '"y"z']),
+    ],
+)
+def test_labels_under_a_header_are_quoted_as_in_csv(write: Write, content: str, expected: list[str]) -> None:
+    """Tabs and line breaks in quotes belong to the label, CR where not every line ends in it; odd quotes stay."""
+    assert entities_of(write, f"id\tlabel\n{content}") == expected
+
+
+def test_quoted_labels_may_come_first(write: Write) -> None:
+    """Quotes mean the same in either column."""
+    content = 'label\tid\n"lung\tcancer"\t0\n"a\n""b"""\t1\n5" pipe\t2\n"x\t3\n'
+    assert entities_of(write, content) == ["lung\tcancer", 'a\n"b"', '5" pipe', '"x']
+
+
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zip": lambda content: zipped({"t/t.tsv": content, "t/": b"", "__MACOSX/t/._t.tsv": b"\x00"}),
+}
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A zip archive of some files."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("kind", COMPRESSIONS)
+def test_compressed_files_are_read(write: Write, kind: str) -> None:
+    """Maps, names and triples alike, whatever the name of the file; one that is cut short is named as such."""
+    pack = COMPRESSIONS[kind]
+    entities, relations = write(pack(b"ann\t0\nbob\t1\ncid\t2\n")), write(pack(b"knows\t0\nlikes\t1\n"))
+    vocabulary = read_vocabulary(entities, relations, write(pack(b"ann\tAnn Example\n")))
+    assert (vocabulary.entities, vocabulary.entity_names) == (("ann", "bob", "cid"), {0: "Ann Example"})
+    content = b"ann\tknows\tbob\n" * 5000 + b"bob\tlikes\tcid\n"
+    assert len(read_triples(write(pack(content)), vocabulary).ids) == 5001
+    with pytest.raises(EmptyInput):
+        read_triples(write(pack(b"")), vocabulary)
+    for damaged in (pack(content)[:-20], pack(content)[:30] + b"damage" + pack(content)[36:]):
+        with pytest.raises(UnreadableInput, match=rf"truncated or damaged {kind} file after line "):
+            read_triples(write(damaged), vocabulary)
+
+
+def test_a_pipe_is_read_as_a_file(tmp_path: Path) -> None:
+    """A stream can be read once, and not from its beginning again."""
+    for content in (b"ann\tknows\tbob\n", gzip.compress(b"head\trelation\ttail\n0\t0\t1\n")):
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        writer = threading.Thread(target=path.write_bytes, args=(content,))
+        writer.start()
+        assert read_triples(path, VOCABULARY).ids.tolist() == [[0, 0, 1]]
+        writer.join()
+        path.unlink()
+
+
+def test_archives_and_encodings_that_are_not_read_are_named(write: Write) -> None:
+    """The message says what the file is and what to do."""
+    two = zipped({"a.tsv": b"ann\tknows\tbob\n", "b.tsv": b""})
+    encrypted = bytearray(zipped({"a.tsv": b"ann\tknows\tbob\n"}))
+    encrypted[6] |= 1  # the flag before the data, and that in the directory
+    encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
+    for content, message in (
+        (two, "is a zip archive of 2 files, not of one: unpack it"),
+        (bytes(encrypted), "cannot be unpacked here: .*password"),
+        (b"\x28\xb5\x2f\xfd\x00", "is compressed with Zstandard"),
+        ("ann\tknows\tbob\n".encode("utf-16"), "line 1 is not UTF-8: it is UTF-16; convert it: iconv"),
+        ("änn\tknows\tbob\n".encode("latin-1"), "line 1 is not UTF-8: .*; convert the file"),
+        (b"ann\tknows\tbob\rbob\tlikes\tcid\r", "its lines end in CR alone: end them with LF"),
+        (b"ann\tknows\tbob\r" * 100_000, "longer than .* its lines end in CR alone: end them with LF"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_triples(write(content), VOCABULARY)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +318,34 @@ def test_labels_are_taken_as_they_are(write: Write) -> None:
     assert table.ids[:, [0, 2]].tolist() == [[i, j] for i in range(6) for j in range(6)]
 
 
+def test_quotes_that_pykeen_undoes_are_undone(write: Write) -> None:
+    """A label is taken as it is; where it is not known so, in the quotes of CSV, which may hold a tab."""
+    vocabulary = Vocabulary(["ann", '"bob"', "c\td", 'say "hi"'], ["r"])
+    content = 'ann\tr\t"bob"\n"ann"\t"r"\t"c\td"\n"say ""hi"""\tr\tsay "hi"\n'
+    assert read_triples(write(content), vocabulary).ids.tolist() == [[0, 0, 1], [0, 0, 2], [3, 0, 3]]
+    with pytest.raises(UnknownEntity, match="unknown entity '\"zoe\"'"):
+        read_triples(write('"zoe"\tr\tann\n'), vocabulary)
+
+
+def test_a_file_of_ids_is_read_when_its_header_or_the_caller_says_so(write: Write) -> None:
+    """Without either ids are unknown labels, and the message says how to say that they are ids."""
+    content = "0\t0\t1\n1\t1\t2\n"
+    for table in (
+        read_triples(write(content), VOCABULARY, ids=True),
+        read_triples(write("head\trelation\ttail\n" + content), VOCABULARY, ids=True),
+        read_triples(write("head\trelation\ttail\n" + content), VOCABULARY),
+    ):
+        assert (table.ids.tolist(), table.labelled) == ([[0, 0, 1], [1, 1, 2]], False)
+    with pytest.raises(UnknownEntity, match="if the lines hold ids, say so with --ids"):
+        read_triples(write(content), VOCABULARY)
+    with pytest.raises(EmptyInput, match="if the lines hold ids, say so with --ids"):
+        read_triples(write(content), VOCABULARY, skip_unknown=True)
+    with pytest.raises(UnknownEntity, match=r"unknown entity '0'; digits are labels here, .* leaves such lines out"):
+        read_triples(write(content), Vocabulary(["7", "ann"], ["0"]))
+    with pytest.raises(IdOutOfRange, match="line 2: ids 3, 0, 0 are out of range"):
+        read_triples(write("0\t0\t0\n3\t0\t0\n"), VOCABULARY, ids=True)
+
+
 def test_skipped_lines_keep_their_place_in_the_numbering(write: Write) -> None:
     """train_index is the line without blank lines, whether or not lines were skipped."""
     content = "zoe\tknows\tbob\n\nann\tknows\tbob\nann\thates\tbob\nann\tknows\tzoe\nbob\tlikes\tcid\n"
@@ -291,6 +430,109 @@ def test_any_labels_survive(tmp_path_factory: pytest.TempPathFactory, labels: li
 
 
 # PyKEEN's folder.
+
+ODD_LABELS = [
+    *("nan", "NA", "null", "None", "007", "1e5", "TRUE", '"quoted"', 'say "hi"', "5' end", '"', "a,b", "back\\slash"),
+    *(
+        "caf\u00e9",
+        "cafe\u0301",
+        "\u00a0nbsp",
+        " lead",
+        "trail ",
+        " ",
+        "#hash",
+        "-",
+        "--help",
+        "-1",
+        "id",
+        "label",
+        "0",
+    ),
+    *("lung\tcancer", "lung\ncancer", "lung\r\ncancer", "lung\rcancer", "cancer\r", 'a "b"\tc', '"abc', '\n"\n\t"'),
+    *(
+        "a\u2028b",
+        "a\x85b",
+        "a\x0bb",
+        "a\x00b",
+        "\x1b[31mred\x1b[0m",
+        "\ufeffbom",
+        "zero\u200bwidth",
+        "日本",
+        "escaped",
+    ),
+]
+
+
+def test_odd_labels_of_pykeen_are_read_and_stored(tmp_path: Path) -> None:
+    """What spreadsheets, CSV readers and terminals trip over comes back from PyKEEN's folder and from an index."""
+    from pykeen.triples import TriplesFactory
+
+    labelled = np.array([(a, "-[treats]->", b) for a, b in pairwise([*ODD_LABELS, ODD_LABELS[0]])], dtype=object)
+    factory = TriplesFactory.from_labeled_triples(labelled)
+    factory.to_path_binary(tmp_path)
+    vocabulary, table = read_training_folder(tmp_path)
+    assert sorted(vocabulary.entities) == sorted(ODD_LABELS)
+    assert {label: i for i, label in enumerate(vocabulary.entities)} == dict(factory.entity_to_id)
+    assert (table.ids == factory.mapped_triples.numpy()).all()
+    vocabulary.write(tmp_path / "vocabulary")
+    assert Vocabulary.read(tmp_path / "vocabulary") == vocabulary
+    assert all(vocabulary.search_entities(label, 100)[0] >= 0 for label in ODD_LABELS)
+
+
+def test_ids_are_the_labels_of_a_folder_without(tmp_path: Path, write: Write) -> None:
+    """As a CoreTriplesFactory writes it; maps may be given for either kind, and names for both."""
+    from pykeen.triples import CoreTriplesFactory
+
+    triples = np.array([[0, 0, 1], [3, 1, 0]])
+    CoreTriplesFactory.create(triples, num_entities=5, num_relations=2, create_inverse_triples=True).to_path_binary(
+        tmp_path
+    )
+    vocabulary, table = read_training_folder(tmp_path)
+    assert (vocabulary.entities, vocabulary.relations) == (("0", "1", "2", "3", "4"), ("0", "1"))
+    assert table.ids.tolist() == triples.tolist()
+    given = read_folder_vocabulary(tmp_path, relation_to_id=write("r\t0\ns\t1\n"), names=write("3\tthree\n"))
+    assert (given.relations, given.entity_names) == (("r", "s"), {3: "three"})
+    (tmp_path / "base.pth").write_bytes(b"")
+    with pytest.raises(UnreadableInput, match="has no labels, and how many ids there are cannot be read"):
+        read_training_folder(tmp_path)
+
+
+def test_maps_that_contradict_the_folder_are_refused(tmp_path: Path, write: Write) -> None:
+    """Labels with other ids; and where no label tells, or ids stand in the file, triples that are others."""
+    from pykeen.triples import CoreTriplesFactory, TriplesFactory
+
+    rng = np.random.default_rng(0)
+    ids = np.unique(rng.integers(0, [30, 3, 30], (60, 3)), axis=0)
+    labels = np.array([[f"e{h:02}", f"r{r}", f"e{t:02}"] for h, r, t in ids])
+    labels = np.concatenate([labels, [[f"e{i:02}", f"r{i % 3}", f"e{i:02}"] for i in range(30)]])
+    factory = TriplesFactory.from_labeled_triples(labels)
+    factory.to_path_binary(tmp_path / "labelled")
+    CoreTriplesFactory.create(factory.mapped_triples).to_path_binary(tmp_path / "core")
+    train = write("".join("\t".join(row) + "\n" for row in labels.tolist()))
+    entities, relations = list(factory.entity_to_id), list(factory.relation_to_id)
+
+    def check(
+        folder: str, entities: list[str], relations: list[str], source: Path = train, *, ids: bool = False
+    ) -> None:
+        vocabulary = Vocabulary(entities, relations)
+        check_against_folder(tmp_path / folder, vocabulary, read_triples(source, vocabulary, ids=ids), source)
+
+    for folder in ("labelled", "core"):
+        check(folder, entities, relations)
+        with pytest.raises(VocabularyMismatch, match=r"use the id maps .*it was trained with"):
+            check(folder, entities[::-1], relations)
+    with pytest.raises(
+        VocabularyMismatch, match=r"relation 'r1' has id 0 in the id map given and 1 in .*\(2 of 3 differ"
+    ):
+        check("labelled", entities, ["r1", "r0", "r2"])
+    swapped = write("".join(f"{29 - h}\t{r}\t{29 - t}\n" for h, r, t in factory.mapped_triples.tolist()))
+    with pytest.raises(VocabularyMismatch, match=r"of the [0-9]+ triples of .* are among the"):
+        check("labelled", entities, relations, swapped, ids=True)
+    renamed = write("".join(f"x{h}\t{r}\tx{t}\n" for h, r, t in labels.tolist()))
+    check("labelled", [f"x{label}" for label in entities], relations, renamed)
+    part = write("".join("\t".join(row) + "\n" for row in labels[:20].tolist()))
+    check("core", entities, relations, part)
+    check("absent", entities[::-1], relations)
 
 
 def test_a_training_folder_is_what_pykeen_wrote(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ class FakeAttributor:
 
     def aggregate(
         self,
-        triple: np.ndarray,
+        triples: np.ndarray,
         by: Group,
         *,
         top_k: int = 10,
@@ -159,7 +159,7 @@ class FakeAttributor:
         self.wanted = wanted
         self.before_query()
         self.calls.append(
-            {"triple": triple, "exact": exact, "within_hops": restriction.within_hops, "damping": damping}
+            {"triples": triples, "exact": exact, "within_hops": restriction.within_hops, "damping": damping}
         )
         if direction == "head":
             raise MissingInverseRelations("the model has no inverse relations: only tails can be explained")
@@ -167,10 +167,10 @@ class FakeAttributor:
             raise BadRequest(f"top_k is {top_k}")
         mask = self.training.allowed(restriction)
         rows = np.arange(20) if mask is None else np.flatnonzero(mask)
-        groups = self.triples[rows, ("head", "relation", "tail").index(by)].astype(np.int64)
-        sums = GroupSums(len(ENTITIES))
+        groups = rows if by == "triple" else self.triples[rows, ("head", "relation", "tail").index(by)].astype(np.int64)
+        sums = GroupSums(max(len(ENTITIES), 20))
         slack = torch.zeros(len(rows)) if exact else torch.full((len(rows),), 0.25)
-        sums.add(torch.from_numpy(groups), torch.from_numpy(self._influence(score)[rows]), slack)
+        sums.add(torch.from_numpy(groups), torch.from_numpy(len(triples) * self._influence(score)[rows]), slack)
         return sums.best(order, top_k)
 
 

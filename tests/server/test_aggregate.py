@@ -1,18 +1,23 @@
-"""Influence summed by relation, head or tail: labels in, labelled sums out."""
+"""Influence summed by relation, head or tail, or of each training triple: labels in, labelled sums out."""
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from pydantic import TypeAdapter
 
 from kgtrace_indexer import open_attributor
-from kgtrace_server import wire
+from kgtrace_server import LocalClient, wire
+from kgtrace_server.app import create_app
+from kgtrace_server.cli import main
 from kgtrace_server.service import Grouping, Service
 
-from .conftest import GENERATION, Client
+from .conftest import GENERATION, Client, patient
 
 Check = Callable[..., dict[str, Any]]
 PATH = "/v1/aggregate"
@@ -86,6 +91,11 @@ def test_every_option_reaches_the_attributor(make_client: Callable[..., Client],
         ({"filter": {"must": {"head": ["nobody"]}}}, "'nobody'"),
         ({"order": "best"}, "order"),
         ({"max_candidates": 3}, "unknown field"),
+        ({"triples": [TRIPLE]}, "exactly one of triple and triples"),
+        ({"triple": None}, "exactly one of triple and triples"),
+        ({"triple": None, "triples": []}, "triples"),
+        ({"triple": None, "triples": [TRIPLE] * 257}, "256"),
+        ({"triple": None, "triples": [TRIPLE, ["asprin", "treats", "headache"]]}, "'aspirin'"),
     ],
 )
 def test_wrong_questions_are_unprocessable(
@@ -99,8 +109,8 @@ def test_estimates_of_a_real_index_hold_the_exact_sums(umls_index: Path, monkeyp
     """Each exact sum lies within the error of its estimate; an index without bounds always computes the exact ones."""
     attributor = open_attributor(umls_index, device="cpu")
     service = Service(attributor)
-    exact = service.aggregate(Grouping((3, 5, 9), "relation", top_k=100, exact=True))
-    estimated = service.aggregate(Grouping((3, 5, 9), "relation", top_k=100))
+    exact = service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100, exact=True))
+    estimated = service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100))
     assert exact["exact"]
     assert exact["certified"]
     assert not estimated["exact"]
@@ -112,7 +122,7 @@ def test_estimates_of_a_real_index_hold_the_exact_sums(umls_index: Path, monkeyp
         for part in ("sum", "positive", "negative"):
             assert abs(found[part] - group[part]) <= found["error"]
     monkeypatch.setattr(attributor, "_retrieval", None)
-    assert service.aggregate(Grouping((3, 5, 9), "relation", top_k=100)) == exact
+    assert service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100)) == exact
 
 
 def test_one_triple_can_be_asked_about_in_the_address(client: Client) -> None:
@@ -132,3 +142,81 @@ def test_wrong_parameters_are_named(client: Client, assert_problem: Check, chang
     """422, and which one."""
     asked = {"head": "aspirin", "relation": "treats", "tail": "headache", "by": "relation", **change}
     assert_problem(client.get(PATH, params={k: v for k, v in asked.items() if v is not None}), 422, words)
+
+
+# Over several test triples.
+
+SEVERAL = [TRIPLE, ["fever", "2", "7"], [0, 0, 3]]
+
+
+@pytest.mark.parametrize("by", ["relation", "triple"])
+def test_influences_on_several_test_triples_are_summed(client: Client, attributor: Any, by: str) -> None:
+    """Three test triples have three times the sums of one; by triple each group is a training triple with its row."""
+    body = client.post(PATH, {"triples": SEVERAL, "by": by, "exact": True, "top_k": 4}).json()
+    TypeAdapter(wire.Aggregate).validate_python(body, strict=True)
+    assert (body["triple"], body["test_triples"]) == (None, 3)
+    assert body["total"]["sum"] == pytest.approx(3 * attributor.influence.sum())
+    one = client.post(PATH, {"triples": [TRIPLE], "by": by, "exact": True, "top_k": 4}).json()
+    assert one == client.post(PATH, {"triple": TRIPLE, "by": by, "exact": True, "top_k": 4}).json()
+    assert one["triple"]["head"]["label"] == "aspirin"
+    for many, alone in zip(body["groups"], one["groups"], strict=True):
+        assert (many["group"], many["train_index"]) == (alone["group"], alone["train_index"])
+        assert many["sum"] == pytest.approx(3 * alone["sum"])
+        if by == "triple":
+            row = many["train_index"] - 100
+            assert [many["group"][field]["id"] for field in wire.FIELDS] == attributor.triples[row].tolist()
+            assert alone["sum"] == pytest.approx(attributor.influence[row])
+
+
+@pytest.mark.parametrize("by", ["head", "triple"])
+def test_clients_and_files_hold_the_same_sums(
+    umls_index: Path, tmp_path: Path, by: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """HTTP, the client in process and the command line agree; it takes a file of more test triples than a request."""
+    attributor = open_attributor(umls_index, device="cpu")
+    ids = np.asarray(attributor.training.triples[::18], np.int64)
+    assert len(ids) > wire.MAX_TRIPLES
+    few = ids[:5].tolist()
+    over_http = Client(create_app(Service(attributor), patient()))
+    answer = over_http.post(PATH, {"triples": few, "by": by, "top_k": 3, "score": "preconditioned"}).json()
+    local = LocalClient(umls_index, device="cpu").aggregate(few, by, top_k=3, score="preconditioned")
+    assert [found.influence.sum for found in local.groups] == [found["sum"] for found in answer["groups"]]
+    assert (local.test_triples, local.triple, len(local.to_dataframe())) == (5, None, 3)
+    assert list(local.to_dataframe().columns) == list(local.columns)
+
+    names = attributor.vocabulary
+    lines = ["\t".join((names.entities[h], names.relations[r], names.entities[t])) for h, r, t in ids.tolist()]
+    (file := tmp_path / "test.tsv").write_text("\n".join(lines) + "\n")
+    asked = ["query", "--index", str(umls_index), "--test", str(file), "--aggregate", by, "--top-k", "3", "--exact"]
+    assert main([*asked, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["test_triples"] == len(ids)
+    truth = attributor.exact_influences(ids, np.arange(len(attributor))).sum(1, dtype=np.float64)
+    if by == "head":
+        truth = np.bincount(attributor.training.triples[:, 0], truth)
+    np.testing.assert_allclose([found["sum"] for found in whole["groups"]], np.sort(truth)[::-1][:3], rtol=1e-3)
+    for ending in (".json", ".csv", ".parquet"):
+        output = tmp_path / f"sums{ending}"
+        assert main([*asked, "--output", str(output)]) == 0
+        assert f"{output}: 3 sums over {len(ids)} test triples" in capsys.readouterr().out
+    assert json.loads((tmp_path / "sums.json").read_text()) == whole
+    with (tmp_path / "sums.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert [float(row["sum"]) for row in rows] == [found["sum"] for found in whole["groups"]]
+    table = pyarrow.parquet.read_table(tmp_path / "sums.parquet").to_pylist()
+    key = "train_index" if by == "triple" else "group"
+    assert [str(row[key]) for row in table] == [row[key] for row in rows]
+    assert main(asked) == 0
+    page = capsys.readouterr().out.splitlines()
+    assert page[0] == f"{len(ids)} test triples"
+    assert "exact; order certified" in page[1]
+    assert len(page) == 2 + 1 + 3
+
+
+@pytest.mark.parametrize("options", [["--max-candidates", "3"], ["--fresh", "--output", "x.json"]])
+def test_sums_are_not_cut_short(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    """Options of single answers are refused as wrong calls."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["query", "--index", "x", "--triple", "0", "0", "0", "--aggregate", "head", *options])
+    assert exit_.value.code == 2
+    assert "leave --max-candidates and --fresh out" in capsys.readouterr().err

@@ -64,10 +64,11 @@ def test_every_option_reaches_the_attributor(client: Client) -> None:
 
 
 def test_one_triple_can_be_asked_in_the_address(client: Client) -> None:
-    """GET answers as POST does; decimals are ids where no label is the same."""
+    """GET answers as POST does."""
     posted = client.post(INFLUENCES, {"triples": [TRIPLE], "top_k": 2, "order": "absolute"}).json()
     got = client.get(
-        INFLUENCES, params={"head": "aspirin", "relation": "0", "tail": "2", "top_k": 2, "order": "absolute"}
+        INFLUENCES,
+        params={"head": "aspirin", "relation": "treats", "tail": "headache", "top_k": 2, "order": "absolute"},
     )
     assert got.json() == posted
 

@@ -1,6 +1,7 @@
 """Arguments in, exit codes and one line out."""
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from kgtrace_server import cli, commands
 from kgtrace_server.service import Question, Service
 from kgtrace_store import IndexRoot
 from kgtrace_store.errors import BadRequest
+from kgtrace_store.vocabulary import Vocabulary
 
 from .waiting import PATIENCE
 
@@ -307,9 +309,19 @@ def test_a_missing_root_is_named(verb: str, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.usefixtures("_fake")
 def test_query_answers_what_the_service_answers(capsys: pytest.CaptureFixture[str], service: Service) -> None:
-    """JSON on request; labels, and ids where no label is the same; every option counts."""
-    call = ["--triple", "aspirin", "treats", "headache", "--triple", "0", "1", "7", "--top-k", "4"]
-    options = ["--order", "absolute", "--relation", "treats", "1", "--not-head", "ibuprofen", "--not-tail", "7"]
+    """JSON on request; every option counts."""
+    call = ["--triple", "aspirin", "treats", "headache", "--triple", "aspirin", "located in", "7", "--top-k", "4"]
+    options = [
+        "--order",
+        "absolute",
+        "--relation",
+        "treats",
+        "located in",
+        "--not-head",
+        "ibuprofen",
+        "--not-tail",
+        "7",
+    ]
     code, out, _ = run(capsys, "query", "--index", "x", *call, *options, "--json")
     expected = service.influences(
         Question(
@@ -350,6 +362,94 @@ def test_query_reads_test_files(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 
 @pytest.mark.usefixtures("_fake")
+def test_skipped_test_triples_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On standard error, and in whatever JSON there is; without --skip-unknown the first one is an error."""
+    test = tmp_path / "test.tsv"
+    test.write_text("aspirin\ttreats\theadache\natlantis\ttreats\tfever\nfever\tflies\t7\nfever\t2\tlemuria\n")
+    out = tmp_path / "out.json"
+    call = ("query", "--index", "x", "--test", str(test), "--top-k", "1")
+    said = f"kgtrace: warning: 3 of 4 lines of {test} name unknown entities or relations: they were skipped\n"
+    code, printed, err = run(capsys, *call, "--skip-unknown", "--json")
+    assert (code, err) == (0, said)
+    assert json.loads(printed)["skipped_test_triples"] == 3
+    assert len(json.loads(printed)["results"]) == 1
+    code, printed, err = run(capsys, *call, "--skip-unknown", "--output", str(out), "--json")
+    assert (code, err) == (0, said)
+    assert json.loads(printed)["skipped_test_triples"] == json.loads(out.read_bytes())["skipped_test_triples"] == 3
+    code, printed, err = run(capsys, *call)
+    assert (code, printed) == (1, "")
+    assert "line 2: unknown entity 'atlantis'" in err
+    test.write_text("aspirin\ttreats\theadache\n")
+    code, printed, err = run(capsys, *call, "--skip-unknown", "--json")
+    assert (code, err, json.loads(printed)["skipped_test_triples"]) == (0, "", 0)
+    assert "skipped_test_triples" not in json.loads(run(capsys, *call, "--json")[1])
+
+
+@pytest.mark.usefixtures("_fake")
+def test_test_triples_may_be_ids(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In files, where the call says so; labels that are made of digits do not matter then."""
+    test = tmp_path / "test.del"
+    test.write_text("4\t2\t0\n")
+    code, out, _ = run(capsys, "query", "--index", "x", "--test", str(test), "--ids", "--json")
+    triple = json.loads(out)["results"][0]["triple"]
+    assert (code, [triple[field]["id"] for field in ("head", "relation", "tail")]) == (0, [4, 2, 0])
+
+
+@pytest.mark.usefixtures("_fake")
+def test_labels_may_begin_with_a_dash(capsys: pytest.CaptureFixture[str], attributor: Any) -> None:
+    """The three arguments after --triple are labels, whatever they look like, and --relation=LABEL takes one."""
+    entities = ("--help", "--top-k", "-x y", "--triple", "-1", "--", "a")
+    attributor.vocabulary = Vocabulary(entities, ("-[treats]->", "-r", "r"))
+    triples = [("--help", "-[treats]->", "--top-k"), ("-x y", "-r", "--triple"), ("-1", "r", "--"), ("a", "r", "a")]
+    asked = [text for triple in triples for text in ("--triple", *triple)]
+    code, out, _ = run(capsys, "query", "--index", "x", *asked, "--top-k", "2", "--json")
+    found = [result["triple"] for result in json.loads(out)["results"]]
+    assert code == 0
+    assert [tuple(t[field]["label"] for field in ("head", "relation", "tail")) for t in found] == triples
+    options = ["--relation=-[treats]->", "--relation=-r", "--not-head=--help", "--not-head", "a", "-1"]
+    assert run(capsys, "query", *asked, *options, "--index", "x", "--top-k", "20", "--json")[0] == 0
+    code, out, _ = run(capsys, "query", *asked[:4], *options, "--index", "x", "--top-k", "20", "--json")
+    rows = [found["triple"] for found in json.loads(out)["results"][0]["influences"]]
+    assert rows
+    assert {row["relation"]["label"] for row in rows} == {"-[treats]->", "-r"}
+    assert not {row["head"]["label"] for row in rows} & {"--help", "a", "-1"}
+    with pytest.raises(SystemExit):
+        cli.main(["query", "--index", "x", "--triple", "a", "r"])
+    assert "--triple: expected 3 arguments" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_fake")
+def test_terminals_are_given_no_control_characters(
+    capsys: pytest.CaptureFixture[str], attributor: Any, tmp_path: Path
+) -> None:
+    """A label that would colour, move or reorder text is shown with escapes; JSON and CSV hold it as it is."""
+    red, tab, back = "\x1b[31mred\x1b[0m", "lung\tcancer\r\nx", "\u202egpj.exe"
+    attributor.vocabulary = Vocabulary(
+        (red, tab, back, "\x9b2J", "Zürich", "日本", "n"), ("r", "s", "t"), {6: "\x07name"}
+    )
+    out = tmp_path / "out.csv"
+    call = ("query", "--index", "x", "--triple", red, "r", tab, "--top-k", "20")
+    code, shown, _ = run(capsys, *call)
+    assert code == 0
+    assert shown.startswith(r"\x1b[31mred\x1b[0m  r  lung\tcancer\r\nx" + "\n")
+    assert r"\u202egpj.exe" in shown
+    ranked = run(capsys, "self-influence", "--index", "x", "--top-k", "20")[1]
+    assert "Zürich" in shown + ranked
+    assert {c for c in shown + ranked if not c.isprintable()} == {"\n"}
+    triple = json.loads(run(capsys, *call, "--json")[1])["results"][0]["triple"]
+    assert (triple["head"]["label"], triple["tail"]["label"]) == (red, tab)
+    assert run(capsys, *call, "--output", str(out))[0] == 0
+    with out.open(newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert {row["test_head_label"] for row in rows} == {red}
+    assert {row["test_tail_label"] for row in rows} == {tab}
+    for text in ("\x1b[2J", "x\x1b]0;name", "\x07nam"):
+        code, _, err = run(capsys, "query", "--index", "x", "--triple", text, "r", tab)
+        assert code == 1
+        assert {c for c in err if not c.isprintable()} == {"\n"}
+
+
+@pytest.mark.usefixtures("_fake")
 def test_many_test_triples_are_asked_in_batches(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, attributor: Any
 ) -> None:
@@ -370,11 +470,11 @@ def test_many_test_triples_are_asked_in_batches(
     ("options", "words"),
     [
         (["--triple", "asprin", "treats", "headache"], "unknown entity 'asprin'; nearest: 'aspirin'"),
-        (["--triple", "99", "treats", "headache"], "entity id 99 is out of range"),
-        (["--triple", "0", "0", "0", "--head", "nobody"], "unknown entity 'nobody'"),
-        (["--triple", "0", "0", "0", "--direction", "head"], "no inverse relations"),
-        (["--triple", "0", "0", "0", "--output", "x.txt"], "must end in .json or .csv"),
-        (["--triple", "0", "0", "0", "--output", "/nowhere/x.json"], "there is no folder /nowhere"),
+        (["--triple", "99", "treats", "headache"], "unknown entity '99'; digits are labels here, not ids"),
+        (["--triple", "fever", "2", "7", "--head", "nobody"], "unknown entity 'nobody'"),
+        (["--triple", "fever", "2", "7", "--direction", "head"], "no inverse relations"),
+        (["--triple", "fever", "2", "7", "--output", "x.txt"], "must end in .json or .csv"),
+        (["--triple", "fever", "2", "7", "--output", "/nowhere/x.json"], "there is no folder /nowhere"),
         (["--test", "/nope.tsv"], "/nope.tsv"),
     ],
 )

@@ -1,6 +1,7 @@
 """Three clients, one interface."""
 
 import asyncio
+import errno
 import inspect
 import json
 from collections.abc import Callable, Iterator
@@ -178,6 +179,10 @@ def test_errors_are_the_same_everywhere(
         (lambda client: client.influences([(0.5, 0, 0)]), "label"),
         (lambda client: client.influences([(0, True, 0)]), "label"),
         (lambda client: client.influences([TRIPLE, TRIPLE[:2]]), "triple"),
+        (lambda client: client.influences(("abc", "def", "ghi")), "triple"),
+        (lambda client: client.influences((0, 1, 2)), "triple"),
+        (lambda client: client.influences(np.array([0, 1, 2])), "triple"),
+        (lambda client: client.aggregate("abc", "relation"), "triple"),
         (lambda client: client.influences([]), "triples"),
         (lambda client: client.influences([TRIPLE], top_k="5"), "top_k"),
         (lambda client: client.influences([TRIPLE], top_k=True), "top_k"),
@@ -386,6 +391,22 @@ def test_generations_can_be_listed_and_switched(local: LocalClient, root: Path, 
             with pytest.raises(CannotSwitch, match="no generation 'x'"):
                 either.publish("x")
         assert local.publish(new.id).serving == local.index().generation
+
+
+def test_a_root_that_cannot_be_written_is_no_fault_of_the_service(
+    local: LocalClient, root: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file system may have no locks: the reason is answered, without the path over HTTP."""
+
+    def refuse(*_: Any) -> NoReturn:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    app = create_app(service, Settings(index=root, admin_key="s3cret"))
+    with Client(URL, key="s3cret", transport=Bridge(app)) as client:
+        for asked, words in ((local, f"cannot lock {root}/publish.lock"), (client, "cannot lock publish.lock")):
+            with pytest.raises(CannotSwitch, match=f"^{words}: No locks available"):
+                asked.rollback()
 
 
 # Retries.

@@ -116,5 +116,5 @@ def test_what_is_unknown_is_named_apart_from_the_sentence_about_it(
     body = assert_problem(response, 422, "unknown entity 'asprin'; nearest: 'aspirin'")
     assert body["unknown"] == "asprin"
     assert body["nearest"][0] == {"label": "aspirin", "name": "Aspirin®"}
-    body = assert_problem(client.get("/v1/predictions", params={"head": "7", "relation": "99"}), 422, "99")
+    body = assert_problem(client.post("/v1/predictions", {"head": "7", "relation": 99}), 422, "99")
     assert "unknown" not in body

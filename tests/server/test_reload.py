@@ -123,8 +123,8 @@ def test_a_generation_is_loaded_that_cannot_be_pruned(root: IndexRoot, backend: 
     assert result.ok
 
 
-@pytest.mark.parametrize("error", [ValueError("odd"), MemoryError()])
-def test_failures_keep_the_old_one(root: IndexRoot, backend: Backend, error: Exception) -> None:
+@pytest.mark.parametrize("error", [ValueError("odd"), MemoryError(), SystemExit(1)])
+def test_failures_keep_the_old_one(root: IndexRoot, backend: Backend, error: BaseException) -> None:
     """What cannot be loaded leaves the one that answers in place, is told, and is tried again after a minute."""
     clock, attempts = Clock(), []
     first = commit(root)

@@ -57,8 +57,8 @@ def test_an_index_answers_by_its_own_score_where_it_holds_it(service: Service, a
 
 
 def test_rankings_can_be_restricted(client: Client, attributor: Any) -> None:
-    """To labels or ids of relation, head and tail; several are alternatives."""
-    got = client.get(PATH, params={"top_k": 100, "relation": ["treats", "1"], "head": "aspirin"}).json()
+    """To labels of relation, head and tail, or ids in JSON; several are alternatives."""
+    got = client.get(PATH, params={"top_k": 100, "relation": ["treats", "located in"], "head": "aspirin"}).json()
     posted = client.post(
         PATH, {"top_k": 100, "filter": {"must": {"relation": ["treats", 1], "head": ["aspirin"]}}}
     ).json()
@@ -77,7 +77,7 @@ def test_rankings_can_be_restricted(client: Client, attributor: Any) -> None:
         ({"order": "largest"}, "order"),
         ({"score": "fisher"}, "score"),
         ({"relation": "treat"}, "unknown relation 'treat'"),
-        ({"head": "99"}, "out of range"),
+        ({"head": "99"}, "unknown entity '99'"),
         ({"entity": "aspirin"}, "entity: unknown field"),
     ],
 )
@@ -107,7 +107,18 @@ def test_the_command_line_answers_what_the_service_answers(
     capsys: pytest.CaptureFixture[str], service: Service
 ) -> None:
     """As JSON, and as a table for people."""
-    call = ["self-influence", "--index", "x", "--top-k", "3", "--order", "ascending", "--relation", "treats", "1"]
+    call = [
+        "self-influence",
+        "--index",
+        "x",
+        "--top-k",
+        "3",
+        "--order",
+        "ascending",
+        "--relation",
+        "treats",
+        "located in",
+    ]
     assert cli.main([*call, "--not-tail", "7", "--json"]) == 0
     expected = service.self_influences(
         top_k=3, order="ascending", must={"relation": ["treats", 1]}, must_not={"tail": ["7"]}

@@ -90,15 +90,14 @@ def test_what_the_vocabulary_lacks_is_named(service: Service, question: Question
     assert words in str(raised.value)
 
 
-def test_decimals_in_text_are_ids_unless_they_are_labels(service: Service) -> None:
-    """``3`` is the entity with id 3, ``7`` the entity whose label is 7."""
-    assert service.triple_from_text("3", "1", "7") == (3, 1, 4)
-    assert service.relation_from_text("2") == 2
-    with pytest.raises(IdOutOfRange):
-        service.entity_from_text("8")
-    for text in ("-1", "٣", "1" * 5000, "1.0", ""):
+def test_digits_in_text_are_labels_where_a_label_is_made_of_digits(service: Service) -> None:
+    """``7`` is the entity whose label is 7, and ``3`` none, for it could be meant as a label."""
+    assert service.triple_from_text("aspirin", "2", "7") == (0, 2, 4)
+    for text in ("3", "8", "-1", "٣", "1" * 5000, "1.0", ""):
         with pytest.raises(UnknownEntity):
             service.entity_from_text(text)
+    with pytest.raises(UnknownRelation):
+        service.relation_from_text("0")
 
 
 def test_lookups_find_by_label_and_name(service: Service) -> None:

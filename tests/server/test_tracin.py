@@ -126,7 +126,10 @@ def test_unknown_test_triples_are_skipped_and_counted(
     files = {**files, "--test": str(test)}
     assert cli.main(call(files, "--max-test-triples", "2", "--json")) == 0
     captured = capsys.readouterr()
-    assert f"kgtrace: 1 lines of {test} with unknown labels were skipped\n" in captured.err
+    assert (
+        f"kgtrace: warning: 1 of 6 lines of {test} name unknown entities or relations: they were skipped\n"
+        in captured.err
+    )
     document = json.loads(captured.out)
     assert document["num_skipped_test_triples"] == 1
     assert [result["test_index"] for result in document["results"]] == [1, 2]

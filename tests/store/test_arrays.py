@@ -123,10 +123,18 @@ def test_failed_writes_are_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_noticed_before_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message holds what is needed and what is free."""
     write_part(tmp_path / "0", {"a": np.zeros((1000, 2), np.float32)})
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=100, free=10))
     with pytest.raises(StorageFailed, match=r"No space left on device \(needed 73536 bytes, 10 free\)"):
         assemble([tmp_path / "0"], tmp_path / "all")
     assert not (tmp_path / "all").exists()
+
+
+def test_a_disk_that_does_not_tell_its_size_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems answer 0 for everything; nothing follows from that."""
+    write_part(tmp_path / "0", {"a": np.arange(3)})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, free=0))
+    assemble([tmp_path / "0"], tmp_path / "all")
+    assert open_arrays(tmp_path / "all")["a"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
