@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from kgtrace_indexer.losses import check_loss, resolve_negatives
 from kgtrace_indexer.model_file import ModelFile, write_model
 from kgtrace_indexer.models import pick_device
 from kgtrace_indexer.parts import Progress, encode, parts_of, require_space, shards_of, write_parts
+from kgtrace_indexer.pickles import quote
 from kgtrace_indexer.preconditioner import SCORES, check_damping, check_rows
 from kgtrace_indexer.projection import Bases, fit_bases
 from kgtrace_indexer.sampling import Stratum, check_sampling, sample_table
@@ -314,8 +315,24 @@ def check_input(model: ModelFile, vocabulary: Vocabulary, table: TripleTable) ->
             raise VocabularyMismatch(
                 f"the vocabulary has {have} {noun}, the model {need}: use the id maps it was trained with"
             )
+    for state in (model, *(checkpoint for _, checkpoint in model.checkpoints)):
+        for noun, labels in (("entities", vocabulary.entities), ("relations", vocabulary.relations)):
+            _check_labels(state, noun, labels)
     if wrong := out_of_range(table.ids, model.num_entities, model.num_relations):
         raise IdOutOfRange(f"training triple {table.train_index[wrong[0]]}: {wrong[1]}")
+
+
+def _check_labels(model: ModelFile, noun: str, labels: Sequence[str]) -> None:
+    """Compare the labels with those that the model's file records, if it does; raise `VocabularyMismatch`."""
+    recorded = model.label_ids.get(noun, {})
+    differing = [(label, i) for label, i in recorded.items() if i >= len(labels) or labels[i] != label]
+    if differing:
+        label, i = differing[0]
+        there = quote(labels[i]) if i < len(labels) else "nothing"
+        raise VocabularyMismatch(
+            f"{model.source} records id {i} for {quote(label)} of its {noun}, the id map has {there} there "
+            f"({len(differing)} of {len(recorded)} differ): use the id maps it was trained with"
+        )
 
 
 def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, settings: Mapping[str, Any]) -> str:

@@ -79,9 +79,12 @@ class ModelFile:
     """Name of the file or folder it was read from."""
     checkpoints: tuple[tuple[float, ModelFile], ...] = ()
     """Learning rate η_c and state of the checkpoints that influence is summed over; none: this state alone, η = 1."""
+    label_ids: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    """Ids by label, of ``entities`` and ``relations``, where the file records them, as checkpoints of PyKEEN's training
+    loop do. The id maps are compared with them; `write_model` leaves them out."""
 
     def fingerprint(self) -> str:
-        """sha256, in hex, over everything but `source`: a converted model keeps its fingerprint."""
+        """sha256, in hex, over everything but `source` and `label_ids`: a converted model keeps its fingerprint."""
         digest = hashlib.sha256(json.dumps(_facts(self), sort_keys=True).encode())
         for name in sorted(self.tensors):
             tensor = self.tensors[name].contiguous()
@@ -106,14 +109,14 @@ def read_model(
     path
         A folder of PyKEEN's ``save_to_directory``, a folder of :func:`write_model`, or a file of
         ``torch.save``: a whole PyKEEN model, a state dict, or a mapping that holds one under ``state_dict``
-        or ``model_state_dict``, as PyKEEN's checkpoints do.
+        or ``model_state_dict``, as PyKEEN's checkpoints and those of its training loop do.
     interaction
         Needed for a state dict whose names do not give it away (all but ConvE's); checked otherwise.
     embedding_dim
         Checked against the entity table.
     num_relations
         Original relations R, from the relation map: needed for a state dict, whose rows alone do not say
-        whether they include inverses; checked otherwise.
+        whether they include inverses, unless the file records the relations' labels; checked otherwise.
 
     Raises
     ------
@@ -136,8 +139,10 @@ def read_model(
             if _is_module(archive.root):
                 model = _from_module(archive, source)
             else:
-                tensors = _load(archive, _state_dict(archive))
-                model = _from_state_dict(tensors, source, interaction, num_relations)
+                tensors, label_ids = _load(archive, _state_dict(archive)), _label_ids(archive)
+                recorded = len(label_ids.get("relations", ())) or None
+                model = _from_state_dict(tensors, source, interaction, num_relations or recorded)
+                model = dataclasses.replace(model, label_ids=label_ids)
     _check_arguments(model, interaction, embedding_dim, num_relations)
     _check_tables(model)
     _check_finite(model.tensors, model.source)
@@ -192,12 +197,13 @@ def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
     or shapes are not those of `like`.
     """
     file, source = _locate(path), path.absolute().name
+    label_ids: Mapping[str, Mapping[str, int]] = {}
     if file.name == FACTS:
         tensors = _read_converted(file.parent).tensors
     else:
         with open_archive(file) as archive:
             stored = _module_tensors(archive) if _is_module(archive.root) else _state_dict(archive)
-            tensors = current_names(_load(archive, stored), like.interaction)
+            tensors, label_ids = current_names(_load(archive, stored), like.interaction), _label_ids(archive)
     for name in [*like.tensors, *tensors]:
         found, wanted = (
             f"{name} {tuple(t[name].shape)}" if name in t else f"no {name}" for t in (tensors, like.tensors)
@@ -207,7 +213,12 @@ def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
                 f"{source} is not a checkpoint of {like.source}: it has {found}, the model has {wanted}"
             )
     _check_finite(tensors, source)
-    return dataclasses.replace(like, tensors=tensors, source=source, checkpoints=())
+    return dataclasses.replace(like, tensors=tensors, source=source, checkpoints=(), label_ids=label_ids)
+
+
+def check_place(path: Path) -> None:
+    """Raise `UnreadableModel` for a folder that holds no model, naming one below that does."""
+    _locate(path)
 
 
 def _locate(path: Path) -> Path:
@@ -217,8 +228,11 @@ def _locate(path: Path) -> Path:
             return path / FACTS
         if (path / PYKEEN_MODEL).is_file():
             return path / PYKEEN_MODEL
+        below = sorted(found for depth in ("*", "*/*") for found in path.glob(f"{depth}/{PYKEEN_MODEL}"))
         raise UnreadableModel(
             f"folder {path} holds no model: neither PyKEEN's {PYKEEN_MODEL} nor {FACTS} with {TENSORS}"
+            + (f"; pass {below[0].parent}" if below else "")
+            + ("; replicate_best_pipeline(save_training=True) trains one" if not below and _is_search(path) else "")
         )
     if path.name in (FACTS, TENSORS) or path.suffix in (".safetensors", ".json"):
         raise UnreadableModel(
@@ -226,6 +240,11 @@ def _locate(path: Path) -> Path:
             f"and {TENSORS}"
         )
     return path
+
+
+def _is_search(folder: Path) -> bool:
+    """Whether PyKEEN's hyper-parameter search wrote the folder, or a part of it: settings, and no model."""
+    return any((folder / name).is_file() for name in ("study.json", "pipeline_config.json"))
 
 
 # Pickled modules.
@@ -406,15 +425,34 @@ def _state_dict(archive: TorchArchive) -> dict[str, StoredTensor]:
     )
 
 
+def _label_ids(archive: TorchArchive) -> dict[str, dict[str, int]]:
+    """Ids by label that a checkpoint of PyKEEN's training loop carries; empty for other files."""
+    root = _dict(archive.root)
+    maps = {noun: _dict(root.get(key)) for noun, key in _LABEL_IDS.items()}
+    return {noun: ids for noun, ids in maps.items() if ids and all(_is_count(i) for i in ids.values())}
+
+
+_LABEL_IDS = {"entities": "entity_to_id_dict", "relations": "relation_to_id_dict"}
+"""Where those are, by noun."""
+
+
 def _from_state_dict(
     tensors: dict[str, torch.Tensor], source: str, interaction: str | None, num_relations: int | None
 ) -> ModelFile:
     """A model from its tensors alone: what they do not say is asked for, or PyKEEN's default."""
     if interaction is None:
         if not conve_shape.looks_like_conve([*tensors]):
+            prefix = next(iter(tensors)).partition(".")[0] + "."
+            inside = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+            if len(inside) == len(tensors) and conve_shape.looks_like_conve(inside):
+                raise UnsupportedModel(
+                    f"{source} is a ConvE's state dict whose names begin with {quote(prefix)}, as wrappers of a model "
+                    "write them: save the state dict of the model inside"
+                )
             raise UnsupportedModel(
-                f"{source} is a state dict that does not say which model it belongs to "
-                f"(found {quote(', '.join(tensors))}): pass --interaction"
+                f"{source} is a state dict, and only ConvE's is taken (found {quote(', '.join(tensors))}): pass the "
+                f"whole saved model ({PYKEEN_MODEL}), and its state dicts as --checkpoints; other frameworks' models "
+                "must be registered (docs/models.md)"
             )
         interaction = "ConvE"
     interaction = interaction.removesuffix("Interaction")

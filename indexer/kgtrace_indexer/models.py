@@ -11,6 +11,7 @@ from kgtrace_indexer.conve import ConvE
 from kgtrace_indexer.layers import Selection
 from kgtrace_indexer.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
 from kgtrace_indexer.model_file import ModelFile
+from kgtrace_indexer.pykeen_interactions import INTERACTIONS
 from kgtrace_indexer.pykeen_model import pykeen_model
 from kgtrace_indexer.terms import Terms
 from kgtrace_store.errors import BadRequest, UnsupportedModel
@@ -170,16 +171,63 @@ def scoring_model(model: ModelFile, device: torch.device) -> ScoringModel:
     """Put a model on a device; raise `UnsupportedModel` for one that kgtrace cannot explain.
 
     ConvE has a closed form of its own; all other models, and a ConvE with normalizers or untrained parameters, go
-    through automatic differentiation.
+    through automatic differentiation. Registered models are checked: their scores of all tails must be those of single
+    triples.
     """
     if model.interaction in _REGISTERED:
-        return _REGISTERED[model.interaction](model, device)
+        return _checked(_REGISTERED[model.interaction](model, device), model)
     for offered in entry_points(group=ENTRY_POINTS, name=model.interaction):
-        made: ScoringModel = offered.load()(model, device)
-        return made
+        return _checked(offered.load()(model, device), model)
     if model.interaction == "ConvE" and not any(map(_needs_autograd, model.modules.values())):
         return ConvE(model, device)
+    if model.interaction not in INTERACTIONS:
+        raise UnsupportedModel(
+            f"no model of the name {model.interaction} is registered here, and interaction {model.interaction} is not "
+            f"supported; supported: {', '.join(sorted(INTERACTIONS))}. For a model of your own call "
+            f"register_model({model.interaction!r}, factory) in this process, or install a package that offers it as "
+            f"an entry point of {ENTRY_POINTS}"
+        )
     return pykeen_model(model, device)
+
+
+def _checked(made: ScoringModel, model: ModelFile) -> ScoringModel:
+    """Return a registered model; raise `UnsupportedModel` if `tail_scores` and `terms` disagree on a few triples."""
+    count = min(_CHECKED, model.num_entities)
+    rows = model.num_relations * (2 if model.inverse_triples else 1)
+    ids = torch.arange(count, device=made.device)
+    head, relation, tail = ids, ids % rows, model.num_entities - 1 - ids  # (count,) each
+    with torch.inference_mode():
+        terms = made.terms(head, relation, tail, directions=1, loss=score_itself, selection=made.select(["all"]))
+        single = terms.loss  # (count,)
+        try:
+            every = made.tail_scores(head, relation)  # (count, E)
+        except (RuntimeError, IndexError, ValueError) as e:
+            reason = " ".join(str(e).split())
+            raise UnsupportedModel(f"{model.interaction} cannot score all tails: {reason}; {_CONTRACT}") from e
+    if every.shape != (count, model.num_entities):
+        raise UnsupportedModel(
+            f"{model.interaction} scores all tails of {count} heads as {tuple(every.shape)}, must be "
+            f"{(count, model.num_entities)}; {_CONTRACT}"
+        )
+    picked = every.gather(1, tail[:, None])[:, 0]
+    scale = float(single.abs().max().nan_to_num())
+    wrong = ~torch.isclose(picked, single, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
+    if wrong.any():
+        i = int(wrong.nonzero()[0])
+        raise UnsupportedModel(
+            f"{model.interaction} scores triple ({head[i]}, {relation[i]}, {tail[i]}) {float(single[i]):.6g} by "
+            f"itself, but {float(picked[i]):.6g} among all tails; {_CONTRACT}"
+        )
+    return made
+
+
+_CHECKED = 4
+"""Triples on which a registered model is checked."""
+
+_CONTRACT = (
+    "with heads and relations (m, 1, ...) and tails (1, n, ...) a score must be (m, n): count dimensions from the "
+    "last, dim=-1"
+)
 
 
 def _needs_autograd(attributes: Mapping[str, Any]) -> bool:

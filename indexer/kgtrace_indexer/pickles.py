@@ -27,9 +27,13 @@ import torch
 
 from kgtrace_store.errors import UnreadableModel
 
-MAX_PICKLE_BYTES = 4 * 2**20
-"""Largest ``data.pkl`` that is read. A PyKEEN model needs 10 kB; an opcode of one byte can make an object of
-a hundred, so this bounds a hostile file to a few hundred MB and seconds."""
+MAX_PICKLE_BYTES = 64 * 2**20
+"""Largest ``data.pkl`` that is read. A PyKEEN model needs 10 kB; a training-loop checkpoint carries the labels of all
+entities, 50 bytes each or so. Its strings take four times as much memory at most."""
+
+MAX_PICKLE_STEPS = 4 * 2**20
+"""Most opcodes that are executed. A label takes three; an opcode can make an object of a hundred bytes, so this
+bounds a hostile file to a few hundred MB and seconds."""
 
 MAX_DIMENSIONS = 16
 """Most dimensions a tensor may have; models use up to four."""
@@ -264,6 +268,11 @@ def _root(path: Path, archive: zipfile.ZipFile, prefix: str) -> object:
         )
     try:
         return _Machine().run(_stored(path, archive, entry))
+    except _TooLong:
+        raise UnreadableModel(
+            f"{path} describes its objects in more than the {MAX_PICKLE_STEPS} steps allowed; "
+            "save the weights alone: torch.save(model.state_dict(), FILE)"
+        ) from None
     except _BadPickle as e:
         raise UnreadableModel(f"{path} holds a pickle that torch.save does not write: {e}") from e
 
@@ -297,6 +306,10 @@ class _BadPickle(Exception):
     """The opcodes make no sense, or ask for something ``torch.save`` never does."""
 
 
+class _TooLong(Exception):
+    """More opcodes than :data:`MAX_PICKLE_STEPS`."""
+
+
 class _Machine:
     """Interpreter of pickle opcodes, protocol 2 to 5, whose values are all inert.
 
@@ -311,9 +324,11 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> object:
-        """Value of the pickle. Raises :class:`_BadPickle`."""
+        """Value of the pickle. Raises :class:`_BadPickle` and :class:`_TooLong`."""
         try:
-            for opcode, argument, position in pickletools.genops(data):
+            for step, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+                if step == MAX_PICKLE_STEPS:
+                    raise _TooLong
                 handler = _HANDLERS.get(opcode.name)
                 if handler is None:
                     raise _BadPickle(f"opcode {opcode.name} at byte {position}")
@@ -474,7 +489,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], object]] = {
         (
             *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
             *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-            *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING"),
+            *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINSTRING", "BINSTRING"),
         ),
         _Machine.push,
     ),

@@ -212,7 +212,7 @@ def _clamped(recorded: _Recorded) -> dict[str, Any]:
 
 
 _NORM = ("p", "power_norm")
-_INTERACTIONS = {
+INTERACTIONS = {
     "AutoSF": _Known(arguments=_autosf),
     "BoxE": _Known((*_NORM, "tanh_map")),
     "CP": _Known(),
@@ -261,9 +261,9 @@ def rebuild(model: ModelFile) -> Any:
     MissingExtra
         PyKEEN is not installed.
     """
-    if model.interaction not in _INTERACTIONS:
+    if model.interaction not in INTERACTIONS:
         raise UnsupportedModel(
-            f"interaction {model.interaction} is not supported; supported: {', '.join(sorted(_INTERACTIONS))}"
+            f"interaction {model.interaction} is not supported; supported: {', '.join(sorted(INTERACTIONS))}"
         )
     recorded = _Recorded(model, ROOT)
     if recorded.name != model.interaction:
@@ -278,16 +278,16 @@ def rebuild(model: ModelFile) -> Any:
 
 def rank_one_parameters(model: ModelFile, interaction: Any) -> dict[str, RankOne]:
     """Return how the gradients of an interaction's large parameters factor, by the model's names for them."""
-    factors = _INTERACTIONS[model.interaction].factors(interaction)
+    factors = INTERACTIONS[model.interaction].factors(interaction)
     return {f"{ROOT}.{name}": factor for name, factor in factors.items()}
 
 
 def _interaction(recorded: _Recorded) -> Any:
     """Make an interaction with the arguments that the file implies."""
     name = recorded.name
-    if name not in _INTERACTIONS:
+    if name not in INTERACTIONS:
         raise UnsupportedModel(f"interaction {name} ({recorded.path}) is not supported")
-    known = _INTERACTIONS[name]
+    known = INTERACTIONS[name]
     arguments = {key: recorded.attribute(key) for key in known.attributes}
     made = getattr(_pykeen_interactions(name), f"{name}Interaction")
     if PROJECTION_NORM in recorded.attributes:

@@ -657,6 +657,7 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
 
     Raises `VocabularyMismatch` where the former contradict the latter.
     """
+    from kgtrace_indexer.model_file import check_place
     from kgtrace_indexer.triples import (
         NUMERIC_TRIPLES,
         check_against_folder,
@@ -667,7 +668,11 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
 
     carried = _carried(args)
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
-        raise BadRequest(f"{args.model} carries no training_triples: pass --train, --entity-to-id and --relation-to-id")
+        check_place(args.model)
+        raise BadRequest(
+            f"{args.model} carries no training_triples, which PyKEEN writes with save_training=True: pass --train, "
+            "--entity-to-id and --relation-to-id"
+        )
     if None in (args.entity_to_id, args.relation_to_id):
         vocabulary = read_folder_vocabulary(
             carried, entity_to_id=args.entity_to_id, relation_to_id=args.relation_to_id, names=args.names

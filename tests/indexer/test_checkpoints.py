@@ -1,10 +1,15 @@
 """Influence summed over checkpoints."""
 
+import re
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from kgtrace_indexer import BuildConfig, TripleTable, build, open_attributor, read_model, read_training_folder
+from kgtrace_indexer.build import check_input
 from kgtrace_indexer.checkpoints import Checkpoints, parameter_of
 from kgtrace_indexer.featurizer import Featurizer
 from kgtrace_indexer.losses import bce
@@ -12,7 +17,8 @@ from kgtrace_indexer.model_file import read_checkpoint, with_checkpoints
 from kgtrace_indexer.models import scoring_model
 from kgtrace_indexer.terms import inner, squared_norms
 from kgtrace_server.demo import train_umls
-from kgtrace_store.errors import BadRequest, UnsupportedModel
+from kgtrace_store import Vocabulary
+from kgtrace_store.errors import BadRequest, UnsupportedModel, VocabularyMismatch
 from tests.indexer.oracle import gradient, pykeen_model
 
 RATES = {"checkpoint_0000008.pt": 0.5, "checkpoint_0000016.pt": 0.25}
@@ -125,3 +131,69 @@ def test_a_checkpoint_of_another_model_is_refused(umls, tmp_path) -> None:
     train_umls(tmp_path, epochs=1, embedding_dim=16)
     with pytest.raises(UnsupportedModel, match="is not a checkpoint of"):
         with_checkpoints(umls[0], [tmp_path], [])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train TransE and ConvE on Nations; return the folder of their models and training-loop checkpoints."""
+    from pykeen import models
+    from pykeen.datasets import Nations
+    from pykeen.training import LCWATrainingLoop
+
+    out: Path = tmp_path_factory.mktemp("loop")
+    for name, options in (("TransE", {}), ("ConvE", {"output_channels": 2})):
+        triples = Nations(create_inverse_triples=name == "ConvE").training
+        model = getattr(models, name)(triples_factory=triples, random_seed=0, embedding_dim=8, **options)
+        loop = LCWATrainingLoop(model=model, triples_factory=triples, optimizer=torch.optim.Adam(model.parameters()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyKEEN's own options
+            loop.train(
+                triples,
+                num_epochs=1,
+                checkpoint_directory=str(out),
+                checkpoint_name=f"{name}.pt",
+                checkpoint_frequency=0,
+                use_tqdm=False,
+            )
+        (out / name).mkdir()
+        torch.save(model, out / name / "trained_model.pkl")
+        triples.to_path_binary(out / name / "training_triples")
+    return out
+
+
+def test_a_training_loop_checkpoint_is_a_checkpoint(trained: Path) -> None:
+    """With NumPy's random state under the highest pickle protocol, as PyKEEN writes it."""
+    model = read_model(trained / "TransE")
+    checkpoint = read_checkpoint(trained / "TransE.pt", model)
+    assert checkpoint.fingerprint() == model.fingerprint()
+    assert {noun: len(ids) for noun, ids in checkpoint.label_ids.items()} == {"entities": 14, "relations": 55}
+    check_input(with_checkpoints(model, [trained / "TransE.pt"], []), *read_training_folder(_triples(trained)))
+
+
+def test_a_training_loop_checkpoint_of_conve_is_a_model(trained: Path) -> None:
+    """Its relations' labels say how many rows are inverses."""
+    model, found = read_model(trained / "ConvE"), read_model(trained / "ConvE.pt")
+    assert (found.num_relations, found.inverse_triples) == (55, True)
+    assert all((found.tensors[name] == tensor).all() for name, tensor in model.tensors.items())
+    check_input(found, *read_training_folder(trained / "ConvE" / "training_triples"))
+
+
+@pytest.mark.parametrize("noun", ["entities", "relations"])
+def test_id_maps_that_contradict_a_checkpoint_are_refused(noun: str, trained: Path) -> None:
+    """Ids made anew name the first label that differs, for the model's own file and for checkpoints."""
+    vocabulary, table = read_training_folder(_triples(trained))
+    labels = {"entities": vocabulary.entities, "relations": vocabulary.relations}
+    swapped = Vocabulary(**{**labels, noun: [labels[noun][1], labels[noun][0], *labels[noun][2:]]})
+    message = (
+        f"records id 0 for '{labels[noun][0]}' of its {noun}, the id map has '{labels[noun][1]}' there "
+        + re.escape(f"(2 of {len(labels[noun])} differ)")
+    )
+    model = with_checkpoints(read_model(trained / "TransE"), [trained / "TransE.pt"], [])
+    with pytest.raises(VocabularyMismatch, match=rf"TransE\.pt {message}"):
+        check_input(model, swapped, table)
+    with pytest.raises(VocabularyMismatch, match=rf"ConvE\.pt {message}"):
+        check_input(read_model(trained / "ConvE.pt"), swapped, table)
+
+
+def _triples(trained: Path) -> Path:
+    return trained / "TransE" / "training_triples"

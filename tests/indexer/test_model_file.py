@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -253,17 +255,40 @@ def test_other_interactions_must_be_named(tmp_path: Path) -> None:
     """A state dict without a telling name needs --interaction, and then is read."""
     model = make_model("transe")
     torch.save(model.state_dict(), tmp_path / "m.pt")
-    with pytest.raises(UnsupportedModel, match="pass --interaction"):
+    with pytest.raises(UnsupportedModel, match=r"only ConvE's is taken.*pass the whole saved model"):
         read_model(tmp_path / "m.pt", num_relations=RELATIONS)
     found = read_model(tmp_path / "m.pt", interaction="TransE", num_relations=RELATIONS)
     assert_same_tensors(found, model.state_dict())
     assert found.modules["interaction"] == {"class": "TransEInteraction"}
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+def test_names_of_a_wrapped_conve_are_refused_by_their_prefix(prefix: str, tmp_path: Path, conve: Any) -> None:
+    """As DataParallel, torch.compile and Lightning write them."""
+    torch.save({prefix + name: tensor for name, tensor in conve.state_dict().items()}, tmp_path / "m.pt")
+    with pytest.raises(UnsupportedModel, match=f"whose names begin with '{re.escape(prefix)}'.*of the model inside"):
+        read_model(tmp_path / "m.pt", num_relations=RELATIONS)
+
+
+def test_a_folder_of_folders_names_the_first_model(tmp_path: Path, saved: Path) -> None:
+    """Replicated pipelines lie two folders below; a search's own folder says how to train a model."""
+    search = tmp_path / "search"
+    search.mkdir()
+    (search / "study.json").write_text("{}")
+    with pytest.raises(UnreadableModel, match=r"holds no model.*replicate_best_pipeline\(save_training=True\)"):
+        read_model(search)
+    for replicate in ("replicate-00001", "replicate-00000"):
+        (search / "replicates" / replicate).mkdir(parents=True)
+        shutil.copy(saved / "trained_model.pkl", search / "replicates" / replicate)
+    for folder in (search, search / "replicates"):
+        with pytest.raises(UnreadableModel, match=r"holds no model.*; pass .*/replicates/replicate-00000$"):
+            read_model(folder)
+
+
 def test_a_conve_of_other_names_lists_both(tmp_path: Path) -> None:
     """A plain PyTorch ConvE is refused with the names it has and those it should have."""
     torch.save({"emb_e.weight": torch.ones(5, 8), "conv1.weight": torch.ones(32, 1, 3, 3)}, tmp_path / "m.pt")
-    with pytest.raises(UnsupportedModel, match=r"emb_e\.weight, conv1\.weight.*pass --interaction"):
+    with pytest.raises(UnsupportedModel, match=r"emb_e\.weight, conv1\.weight.*must be registered"):
         read_model(tmp_path / "m.pt", num_relations=2)
     with pytest.raises(UnsupportedModel, match=r"expected entity_representations.*found emb_e\.weight \(5, 8\)"):
         read_model(tmp_path / "m.pt", interaction="ConvE", num_relations=2)

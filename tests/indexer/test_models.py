@@ -696,7 +696,7 @@ def test_a_model_of_ones_own(
 ) -> None:
     """A plain PyTorch model is registered, indexed, reopened and explained exactly."""
     monkeypatch.setattr(models, "_REGISTERED", {})
-    with pytest.raises(UnsupportedModel, match="does not record the representations"):
+    with pytest.raises(UnsupportedModel, match=f"no model of the name {kind} is registered here.*register_model"):
         _own_index(tmp_path, nations, score, kind)
     register_model(kind, factory_)
     _check_own_index(tmp_path, _own_index(tmp_path, nations, score, kind), nations[1])
@@ -716,6 +716,53 @@ def test_a_layer_that_is_called_twice(
     monkeypatch.setattr(models, "_REGISTERED", {"Twice": explainable})
     monkeypatch.setattr(sys.modules[__name__], "Score", Twice)
     _check_own_index(tmp_path, _own_index(tmp_path, nations, Twice(6), "Twice"), nations[1])
+
+
+class First(nn.Module):
+    """Sums over the first dimension after the samples', which is the embeddings' for single triples alone."""
+
+    def forward(self, h: Sequence[Tensor], r: Sequence[Tensor], t: Sequence[Tensor]) -> Tensor:
+        return (h[0] * r[0] * t[0]).sum(1)
+
+
+class Uneven(nn.Module):
+    """Scores single triples otherwise than many."""
+
+    def forward(self, h: Sequence[Tensor], r: Sequence[Tensor], t: Sequence[Tensor]) -> Tensor:
+        return (h[0] * r[0] * t[0]).sum(-1) * (h[0].dim() if h[0].dim() == 3 else 1)
+
+
+@pytest.mark.parametrize(
+    ("score", "width", "message"),
+    [
+        (First(), 14, "by itself, but .* among all tails"),
+        (First(), 15, "cannot score all tails"),
+        (Uneven(), 5, "by itself"),
+    ],
+)
+def test_a_score_that_depends_on_the_dimensions_is_refused(
+    nations: tuple[Vocabulary, TripleTable],
+    score: nn.Module,
+    width: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scores of all tails must be those of single triples, also where the shape is right by chance."""
+    vocabulary, table = nations
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"e": len(vocabulary.entities), "r": len(vocabulary.relations)}
+    tensors = {name: torch.randn(rows, width, generator=generator) for name, rows in sizes.items()}
+
+    def made(model: ModelFile, device: torch.device) -> AutogradModel:
+        entity = [Reading("e")]
+        return AutogradModel(model.tensors, head=entity, relation=[Reading("r")], tail=entity, score=score)
+
+    monkeypatch.setattr(models, "_REGISTERED", {"Wrong": made})
+    model = ModelFile("Wrong", tensors, sizes["e"], sizes["r"], False, {}, {}, "own training code")
+    with pytest.raises(UnsupportedModel, match=rf"Wrong .*{message}.*\(m, n\)"):
+        build(tmp_path, model, vocabulary, table, BuildConfig())
+    assert not (tmp_path / "CURRENT").exists()
 
 
 def test_samples_that_are_mixed_are_refused() -> None:
@@ -769,8 +816,8 @@ def _row(save: Save, name: str) -> str:
 def _default_terms(original: Any) -> Terms:
     """Return the gradient of one triple of a model that was never saved."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(original, Path(folder) / "trained_model.pkl")
-        return _featurizer(read_model(Path(folder))).training_terms(factory(False).mapped_triples[:1].numpy())
+        model = _saved(original, Path(folder)).model
+        return _featurizer(model).training_terms(factory(False).mapped_triples[:1].numpy())
 
 
 def test_the_documented_table_is_true(save: Save) -> None:

@@ -361,8 +361,24 @@ def test_cycles_are_read(tmp_path: Path) -> None:
 def test_an_oversized_description_is_refused_unread(tmp_path: Path) -> None:
     """A data.pkl above the limit is refused by its size, with a way out."""
     data = dumps(bytes(pickles.MAX_PICKLE_BYTES), protocol=4)
-    with pytest.raises(UnreadableModel, match=r"more than the 4194304 allowed; save the weights alone"):
+    with pytest.raises(UnreadableModel, match=r"more than the 67108864 allowed; save the weights alone"):
         read_all(write_archive(tmp_path / "x.pt", data))
+
+
+def test_a_description_of_too_many_steps_is_refused(tmp_path: Path) -> None:
+    """What a file of small size can make is bounded by its opcodes: the last one that is allowed is executed."""
+    body = b"\x80\x02" + (pickle.NONE + pickle.POP) * (pickles.MAX_PICKLE_STEPS // 2 - 2)
+    assert read_all(write_archive(tmp_path / "x.pt", body + pickle.NONE + b".")) is None
+    longer = write_archive(tmp_path / "y.pt", body + pickle.NONE + (pickle.POP + pickle.NONE) * 2 + b".")
+    with pytest.raises(UnreadableModel, match=r"in more than the 4194304 steps allowed; save the weights alone"):
+        read_all(longer)
+
+
+def test_labels_of_two_hundred_thousand_entities_are_read(tmp_path: Path) -> None:
+    """As a checkpoint of PyKEEN's training loop carries them."""
+    labels = {f"http://www.wikidata.org/entity/Q{i}": i for i in range(200_000)}
+    with open_archive(write_archive(tmp_path / "x.pt", dumps({"entity_to_id_dict": labels}))) as archive:
+        assert archive.root == {"entity_to_id_dict": labels}
 
 
 def test_compressed_entries_are_refused(tmp_path: Path) -> None:
