@@ -18,7 +18,7 @@ from kgtrace_indexer.presets import PRESETS
 from kgtrace_server import cli, commands
 from kgtrace_server.service import Question, Service
 from kgtrace_store import IndexRoot
-from kgtrace_store.errors import BadRequest
+from kgtrace_store.errors import BadRequest, UnreadableModel
 from kgtrace_store.vocabulary import Vocabulary
 
 from .waiting import PATIENCE
@@ -529,3 +529,16 @@ def test_a_report_may_lie_in_an_index_root_that_is_yet_to_be_made(
     root = tmp_path / "index"
     call = ["build", "--model", "nofile", "--index", str(root), "--gate-report", str(root / "gate.json")]
     assert "cannot read model" in run(capsys, *call)[2]
+
+
+def test_a_folder_without_triples_says_how_to_save_them(tmp_path: Path) -> None:
+    """As a replicated hyper-parameter search leaves it; a folder above it names it."""
+    replicate = tmp_path / "replicates" / "replicate-00000"
+    replicate.mkdir(parents=True)
+    (replicate / "trained_model.pkl").touch()
+    args = argparse.Namespace(model=replicate, train=None, entity_to_id=None, relation_to_id=None)
+    with pytest.raises(BadRequest, match=r"carries no training_triples.*save_training=True: pass --train"):
+        commands._training_data(args)
+    args.model = tmp_path
+    with pytest.raises(UnreadableModel, match=r"holds no model.*; pass .*replicates/replicate-00000$"):
+        commands._training_data(args)
