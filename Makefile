@@ -13,8 +13,9 @@ ARGS ?=
 demo: $(USABLE)
 	$(BIN)/kgtrace demo $(ARGS)
 
+# On all cores, a file of tests on one of them: fixtures of a module are made once, and Ray's tests do not meet.
 test: $(INSTALLED) lint types
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow $(ARGS)
