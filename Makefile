@@ -1,18 +1,21 @@
-# Two commands matter: `make demo` and `make test`. Each creates .venv first if it has to.
+# Two commands matter: `make demo` and `make test`. Each creates .venv first if it has to: `make demo` with all that a user
+# needs, every other target with all that a contributor needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+USABLE := $(VENV)/.usable
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .PHONY: demo test test-slow lint types audit bench bench-quick docs dist-check screenshots clean
 
-demo: $(INSTALLED)
+demo: $(USABLE)
 	$(BIN)/kgtrace demo $(ARGS)
 
+# On all cores, a file of tests on one of them: fixtures of a module are made once, and Ray's tests do not meet.
 test: $(INSTALLED) lint types
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow $(ARGS)
@@ -55,10 +58,18 @@ dist-check: $(INSTALLED)
 screenshots: $(INSTALLED)
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
 
+# Modules are compiled when first imported, which most never are.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
+$(USABLE): pyproject.toml hatch_build.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e ".[cpu,pykeen]"
+	touch $@
+
 $(INSTALLED): pyproject.toml hatch_build.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,dev,docs]"
-	touch $@
+	$(PIP_INSTALL) -e ".[cpu,dev,docs]"
+	touch $(USABLE) $@
 
 clean:
 	rm -rf $(VENV) .bench kgtrace-demo site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

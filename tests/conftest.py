@@ -1,10 +1,14 @@
 """Fixtures shared by all tests: a small trained model, an index of it, and real data where it is at hand."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for every process of the tests, and before anything loads OpenMP
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, read_model, read_training_folder
@@ -32,12 +36,32 @@ def shared() -> Path:
     return folder
 
 
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def umls_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ConvE, trained on UMLS for a few epochs and saved as PyKEEN saves."""
-    folder = tmp_path_factory.mktemp("umls") / "model"
-    train_umls(folder, epochs=4, embedding_dim=32)
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Give a folder of a name that a function fills: once, however many processes of pytest-xdist need it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of this run's processes together
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        path = base / f"once-{name}"
+        with FileLock(base / f"once-{name}.lock"):
+            if not path.exists():
+                filled = base / f"once-{name}.partial"
+                fill(filled)
+                filled.rename(path)
+        return path
+
     return folder
+
+
+@pytest.fixture(scope="session")
+def umls_folder(made_once: Shared) -> Path:
+    """A small ConvE, trained on UMLS for a few epochs and saved as PyKEEN saves. Not to be changed."""
+    return made_once("umls", lambda folder: train_umls(folder, epochs=4, embedding_dim=32))
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +71,10 @@ def umls(umls_folder: Path) -> tuple[ModelFile, Vocabulary, TripleTable]:
 
 
 @pytest.fixture(scope="session")
-def umls_index(umls: tuple[ModelFile, Vocabulary, TripleTable], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index root with one live generation of all UMLS training triples, which answers with plain influence."""
-    root = tmp_path_factory.mktemp("umls-index")
-    build(root, *umls, BuildConfig(dim=16, landmarks=512, precondition="none"))
-    return root
+def umls_index(umls: tuple[ModelFile, Vocabulary, TripleTable], made_once: Shared) -> Path:
+    """An index root with one live generation of all UMLS training triples, which answers with plain influence.
+
+    Not to be changed.
+    """
+    config = BuildConfig(dim=16, landmarks=512, precondition="none")
+    return made_once("umls-index", lambda root: build(root, *umls, config))

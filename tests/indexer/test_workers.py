@@ -30,6 +30,14 @@ TRIPLES, PART = 300, 64
 CONFIG = BuildConfig(precondition="none", dim=8, landmarks=128, device="cpu")
 
 
+@pytest.fixture
+def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork processes from one that has imported torch, where it does not matter how they start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kgtrace_indexer.local_workers"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+
+
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "_PART", PART)
@@ -86,6 +94,7 @@ def test_processes_build_the_same_index(few: Umls, alone: Path, tmp_path: Path, 
     assert not children()
 
 
+@pytest.mark.usefixtures("_quick_start")
 def test_a_killed_process_costs_its_part(few: Umls, alone: Path, tmp_path: Path) -> None:
     """Another takes it up."""
     progress = Killing(children)
@@ -94,6 +103,7 @@ def test_a_killed_process_costs_its_part(few: Umls, alone: Path, tmp_path: Path)
     assert_same(alone, tmp_path)
 
 
+@pytest.mark.usefixtures("_quick_start")
 def test_samples_and_other_losses_are_shared_too(few: Umls, tmp_path: Path) -> None:
     """What all training triples say, of which a sample is indexed, reaches the workers."""
     config = BuildConfig(dim=8, landmarks=64, loss="bce-kvsall", sample_rate=0.5, device="cpu")
@@ -102,6 +112,7 @@ def test_samples_and_other_losses_are_shared_too(few: Umls, tmp_path: Path) -> N
     assert_same(tmp_path / "alone", tmp_path / "shared")
 
 
+@pytest.mark.usefixtures("_quick_start")
 @pytest.mark.parametrize(("first", "then"), [(None, LocalWorkers(2)), (LocalWorkers(2), None)])
 def test_either_goes_on_where_the_other_stopped(
     few: Umls, alone: Path, tmp_path: Path, first: Workers | None, then: Workers | None
@@ -135,6 +146,7 @@ class _Deadly:
         return os._exit, (9,)
 
 
+@pytest.mark.usefixtures("_quick_start")
 def test_a_part_that_no_process_survives_ends_the_build(few: Umls, tmp_path: Path) -> None:
     """With the reason; the others are not tried for ever."""
     task = Task(few[0], {"deadly": _Deadly()}, tmp_path, 8, "cpu")
@@ -142,6 +154,7 @@ def test_a_part_that_no_process_survives_ends_the_build(few: Umls, tmp_path: Pat
         list(LocalWorkers(2).encode(task, [range(64)]))
 
 
+@pytest.mark.usefixtures("_quick_start")
 def test_what_a_process_raises_is_raised(few: Umls, tmp_path: Path) -> None:
     """By its name, and with the triple."""
     model, vocabulary, table = few

@@ -81,7 +81,7 @@ def offers(shell: str, folder: Path, *words: str) -> set[str]:
         (("kgtrace", "query", "--index", "train"), {"training"}),
         (("kgtrace", "completion", "f"), {"fish"}),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value),
 )
 def test_a_shell_completes(shell: str, folder: Path, words: tuple[str, ...], offered: set[str]) -> None:
     """Verbs, flags, choices, files, folders."""
