@@ -631,6 +631,15 @@ def _carried(args: argparse.Namespace) -> Path:
     return (model if model.is_dir() else model.parent) / "training_triples"
 
 
+def _lacks_labels(carried: Path) -> bool:
+    """Whether there are training triples without labels beside a model."""
+    if not carried.is_dir():
+        return False
+    from kgtrace_indexer.triples import has_labels
+
+    return not has_labels(carried)
+
+
 def _check_trained(args: argparse.Namespace) -> None:
     """Check the arguments that name the model and its training triples, as far as that needs no torch.
 
@@ -639,11 +648,8 @@ def _check_trained(args: argparse.Namespace) -> None:
     carried = _carried(args)
     if args.train is None and args.ids and getattr(args, "test", None) is None:
         raise WrongCall("--ids says that --train FILE holds ids: give it too")
-    if args.train is None and (args.entity_to_id or args.relation_to_id):
-        from kgtrace_indexer.triples import has_labels
-
-        if has_labels(carried) or not carried.is_dir():
-            raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
+    if args.train is None and (args.entity_to_id or args.relation_to_id) and not _lacks_labels(carried):
+        raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
     if getattr(args, "learning_rates", None) and not args.checkpoints:
         raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
     try:

