@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a small trained model, an index of it, and real data where it is at hand."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,12 @@ REPOSITORY = Path(__file__).parents[1]
 
 settings.register_profile("any-speed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-speed")
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and collected tests out of garbage collections: PyKEEN collects after each epoch, half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
