@@ -1,9 +1,9 @@
 """How many CPU threads compute.
 
 A query is hundreds of operations of some microseconds. Shared out among threads, each operation ends with its slowest
-thread, and beside another busy process that one waits for its turn on a core while the others spin: queries were 10 to
-20 times slower than on one thread (``python -m benchmarks.neighbours``). So a query computes on one thread; scans and
-builds, whose operations are large, on as many as their caller allows.
+thread, and beside another busy process that one waits for its turn on a core while the others spin. So a query computes
+on one thread; scans and builds, whose operations are large, on as many as their caller allows
+(``python -m benchmarks.neighbours``).
 """
 
 import sys
