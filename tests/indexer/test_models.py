@@ -1,5 +1,6 @@
 """Every PyKEEN interaction against autograd on the original module, refusals, and models of one's own."""
 
+import gc
 import re
 import sys
 import tempfile
@@ -147,6 +148,7 @@ def _train(original: Any, triples: Any) -> None:
 
     optimizer = torch.optim.Adam(original.parameters(), lr=0.01)
     loop = SLCWATrainingLoop(model=original, triples_factory=triples, optimizer=optimizer)
+    gc.freeze()  # the loop collects garbage after each epoch, among all that PyKEEN's import has brought
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyKEEN's own options
         loop.train(triples, num_epochs=3, batch_size=128, use_tqdm=False)
