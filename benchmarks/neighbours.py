@@ -1,6 +1,6 @@
 """Queries and a build beside other busy processes, with the threads that kgtrace takes by itself and with one thread.
 
-    python -m benchmarks.neighbours                     # about 10 minutes on two cores
+    python -m benchmarks.neighbours                     # about 15 minutes on two cores
     python -m benchmarks.neighbours --index INDEX       # with an index of FB15k-237 that is there already
 
 Quiet, and beside one busy loop for each core. In each case the same work is done in turns as it comes and with
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure, and write results and table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, help="index root of FB15k-237; built if absent")
-    parser.add_argument("--queries", type=int, default=60, help="a round")
+    parser.add_argument("--queries", type=int, default=40, help="a round")
     parser.add_argument("--ask", action="store_true", help=argparse.SUPPRESS)  # what a process of its own does
     args = parser.parse_args()
     if args.ask:

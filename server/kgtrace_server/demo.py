@@ -119,9 +119,9 @@ def train_umls(
         from pykeen.models import ConvE
     except ImportError as error:
         raise MissingExtra("the demo trains a PyKEEN model: pip install pykeen") from error
+    from kgtrace_indexer.threads import one_thread
+
     torch.manual_seed(seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     factory = UMLS(create_inverse_triples=True).training
     model = ConvE(
         triples_factory=factory, embedding_dim=embedding_dim, output_channels=16, loss="bcewithlogits", random_seed=seed
@@ -134,14 +134,14 @@ def train_umls(
     labels[group, targets] = 1.0
     labels = labels * (1 - _LABEL_SMOOTHING) + _LABEL_SMOOTHING / factory.num_entities
     optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
-    for epoch in range(epochs):
-        for batch in torch.randperm(len(pairs)).split(_BATCH):
-            optimizer.zero_grad()
-            score = _tail_scores(model, pairs[batch])
-            torch.nn.functional.binary_cross_entropy_with_logits(score, labels[batch]).backward()
-            optimizer.step()
-        progress(epoch + 1, epochs)
-    torch.set_num_threads(threads)
+    with one_thread():
+        for epoch in range(epochs):
+            for batch in torch.randperm(len(pairs)).split(_BATCH):
+                optimizer.zero_grad()
+                score = _tail_scores(model, pairs[batch])
+                torch.nn.functional.binary_cross_entropy_with_logits(score, labels[batch]).backward()
+                optimizer.step()
+            progress(epoch + 1, epochs)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(model.eval(), folder / "trained_model.pkl")
     factory.to_path_binary(folder / "training_triples")

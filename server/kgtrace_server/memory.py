@@ -1,11 +1,11 @@
 """How much memory is left, as the kernel and the container's limit tell; and how much the C library may keep."""
 
 import ctypes
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from kgtrace_store.cpus import CGROUPS, OWN_CGROUP, control_groups
 
 _MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """As malloc.h numbers them."""
@@ -29,30 +29,19 @@ def bound_heap() -> None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP, own: Path = _OWN_CGROUP) -> int | None:
+def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = CGROUPS, own: Path = OWN_CGROUP) -> int | None:
     """Return how many bytes can be had without swapping, cached files counted as free; None where nothing tells.
 
     The smallest of the machine's ``MemAvailable`` and what is left below the limits of the process's control group and
     of those around it (cgroup version 2): a container's, or a systemd unit's ``MemoryMax=``.
     """
-    found = [_of_machine(meminfo), *map(_below_limit, _groups(cgroup, own))]
+    found = [_of_machine(meminfo), *map(_below_limit, control_groups(own, cgroup))]
     return min((n for n in found if n is not None), default=None)
 
 
 def _of_machine(meminfo: Path) -> int | None:
     kilobytes = _table(meminfo).get("MemAvailable:")
     return None if kilobytes is None else kilobytes * 1024
-
-
-def _groups(cgroup: Path, own: Path) -> list[Path]:
-    """Return the folders of the process's control group and of those around it, the innermost first."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        lines = []
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    group = PurePosixPath("" if ".." in path.split("/") else path)  # outside of what this container can see
-    return [cgroup / each for each in (group, *group.parents)]
 
 
 def _below_limit(cgroup: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, as its affinity and its control groups say; and how its threads wait.
+"""How many CPUs this process may use, as its affinity and its control groups say; how its threads wait.
 
 OpenMP and torch see the affinity, but not the quota of a container: with ``docker run --cpus 1`` on a machine of 64
 cores they start 64 threads, which the kernel then lets run for a 64th of each period.
@@ -6,20 +6,22 @@ cores they start 64 threads, which the kernel then lets run for a 64th of each p
 
 import os
 from collections.abc import MutableMapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-_MEMBERSHIP = Path("/proc/self/cgroup")
-_CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+"""Says which control group this process is in."""
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where control groups of version 2 are mounted."""
 
 
-def usable_cpus(membership: Path = _MEMBERSHIP, cgroups: Path = _CGROUPS) -> int:
+def usable_cpus(own: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> int:
     """Return how many threads may compute at a time, at least 1.
 
     The smallest of the affinity and the quotas (``cpu.max``, control groups version 2) of the process's own group and
     the groups around it; a quota of 2.5 CPUs allows two threads.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for group in _groups(membership, cgroups) if (quota := _quota(group)) is not None]
+    quotas = [quota for group in control_groups(own, cgroups) if (quota := _quota(group)) is not None]
     return max(1, min(cpus, *map(int, quotas))) if quotas else cpus
 
 
@@ -34,14 +36,15 @@ def calm_threads(environment: MutableMapping[str, str]) -> None:
         environment.setdefault("OMP_NUM_THREADS", str(cpus))
 
 
-def _groups(membership: Path, cgroups: Path) -> list[Path]:
-    """Return the folders of the process's own group and of those around it; in a container these are one."""
+def control_groups(own: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> list[Path]:
+    """Return the folders of the process's control group (version 2) and of those around it, the innermost first."""
     try:
-        lines = membership.read_text().splitlines()
+        lines = own.read_text().splitlines()
     except OSError:
-        return []
-    paths = [Path(line.removeprefix("0::/")) for line in lines if line.startswith("0::/")]
-    return [cgroups / group for path in paths for group in (path, *path.parents)]
+        lines = []
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    group = PurePosixPath("" if ".." in path.split("/") else path)  # outside of what this container can see
+    return [cgroups / each for each in (group, *group.parents)]
 
 
 def _quota(group: Path) -> float | None:

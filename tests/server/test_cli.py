@@ -116,6 +116,14 @@ def test_the_index_may_come_from_the_environment(
     assert len(json.loads(out)["generations"]) == 2
 
 
+def test_waiting_threads_sleep(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP finds that in the environment when a verb loads it."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main(["list", "--index", str(root)]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Exit 0, with every argument explained."""
