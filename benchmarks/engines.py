@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer import Restriction, open_attributor, read_triples
+from kgtrace_indexer import Restriction, open_index, read_triples
 from kgtrace_indexer.answers import Attribution
 from kgtrace_store.milvus import Milvus
 
@@ -28,9 +28,9 @@ def main() -> None:
     parser.add_argument("--milvus-uri", required=True)
     parser.add_argument("--queries", type=int, default=50)
     args = parser.parse_args()
-    faiss = open_attributor(args.index, device="cpu")
+    faiss = open_index(args.index, device="cpu")
     start = time.perf_counter()
-    milvus = open_attributor(args.index, device="cpu", verify=False, milvus=Milvus(args.milvus_uri))
+    milvus = open_index(args.index, device="cpu", verify=False, milvus=Milvus(args.milvus_uri))
     print(f"{len(faiss):,} training triples, opened with Milvus in {time.perf_counter() - start:.1f} s\n")
     table = read_triples(args.test, faiss.vocabulary, skip_unknown=True)
     chosen = np.random.default_rng(0).permutation(len(table.ids))[: WARM_UP + args.queries]

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kgtrace_indexer import Attributor, open_attributor, read_training_folder
-from kgtrace_indexer.triples import read_triples
+from kgtrace_indexer import Attributor, open_index, read_training_folder
+from kgtrace_indexer.inputs.triples import read_triples
 
 SHARED = Path(os.environ.get("KGTRACE_SHARED", "../shared"))
 RESULTS = Path(__file__).parent / "results"
@@ -59,7 +59,7 @@ def main() -> None:
         with serving(root) as address:
             found["http"], answers = measure_http(address, queries)
             found["budget"] = measure_budget(address, queries)
-        attributor = open_attributor(root, device="cpu")
+        attributor = open_index(root, device="cpu")
         found["in_process"] = measure_in_process(attributor, queries)
         found["exact"] = compare_with_exact(attributor, queries, answers)
         found["bounds"] = count_violations(attributor, queries)

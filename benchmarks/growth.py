@@ -29,7 +29,7 @@ import torch
 from benchmarks.fb15k237 import KGTRACE, RESULTS, TOP_K, TRACIN_OPTIONS, machine, spread
 from benchmarks.pages import DOCS, replace
 from benchmarks.synthetic import TRIPLES_AN_ENTITY, Graph, draw, train
-from kgtrace_indexer import open_attributor
+from kgtrace_indexer import open_index
 from kgtrace_store import IndexRoot, layout
 from kgtrace_store.search import set_search_threads
 
@@ -142,7 +142,7 @@ def ask(root: Path, queries: np.ndarray) -> dict[str, Any]:
     torch.set_num_threads(1)
     set_search_threads(1)
     start = time.perf_counter()
-    attributor = open_attributor(root, device="cpu")
+    attributor = open_index(root, device="cpu")
     opened = time.perf_counter() - start
     milliseconds, stages, answers = [], [], []
     for triple in queries:

@@ -23,12 +23,12 @@ from kgtrace_indexer import (
     ModelFile,
     TripleTable,
     build,
-    open_attributor,
+    open_index,
     read_model,
     read_training_folder,
 )
-from kgtrace_indexer.losses import ONE_TO_ALL
-from kgtrace_indexer.triples import read_triples
+from kgtrace_indexer.gradients.losses import ONE_TO_ALL
+from kgtrace_indexer.inputs.triples import read_triples
 from kgtrace_store import Vocabulary
 
 TOP_K = 10
@@ -89,7 +89,7 @@ def measure(
             Path(root), model, vocabulary, table, config,
             progress=lambda stage, done, total: laps.append((stage, time.process_time())),
         )  # fmt: skip
-        attributor = open_attributor(Path(root), device="cpu")
+        attributor = open_index(Path(root), device="cpu")
         answers, seconds = [], []
         for query in queries:
             start = time.process_time()

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.fb15k237 import RESULTS, SHARED, TOP_K, machine
 from benchmarks.losses import measure
 from kgtrace_indexer import BuildConfig, read_model, read_training_folder
-from kgtrace_indexer.triples import read_triples
+from kgtrace_indexer.inputs.triples import read_triples
 
 MODELS: dict[str, dict[str, Any]] = {
     "TransE": {"embedding_dim": 200},

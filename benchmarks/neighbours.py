@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, machine, post, serving
 from benchmarks.pages import replace
-from kgtrace_indexer import open_attributor, read_training_folder, read_triples
+from kgtrace_indexer import open_index, read_training_folder, read_triples
 
 WARM_UP = 10
 ROUNDS = 3
@@ -85,7 +85,7 @@ def measure(index: Path, folder: Path, queries: int) -> dict[str, dict[str, floa
 
 def in_process(index: Path, queries: int) -> list[float]:
     """Return the seconds of queries, without those that warm up."""
-    attributor = open_attributor(index, device="cpu")
+    attributor = open_index(index, device="cpu")
     seconds = []
     for triple in triples(queries):
         start = time.perf_counter()

@@ -12,8 +12,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from kgtrace_indexer import Attributor, open_attributor, read_triples
-from kgtrace_indexer.answers import Attribution, Score
+from kgtrace_indexer import Attributor, open_index, read_triples
+from kgtrace_indexer.answers import Attribution
+from kgtrace_indexer.names import Score
 
 WARM_UP = 5
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--checked", type=int, default=5)
     args = parser.parse_args()
-    attributor = open_attributor(args.index, device="cpu")
+    attributor = open_index(args.index, device="cpu")
     table = read_triples(args.test, attributor.vocabulary, skip_unknown=True)
     chosen = np.random.default_rng(0).permutation(len(table.ids))[: WARM_UP + args.queries]
     queries = table.ids[chosen].astype(np.int64)

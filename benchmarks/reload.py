@@ -25,7 +25,7 @@ import uvloop
 
 from benchmarks.service import RESULTS, SHARED, closed_loop, machine, percentile, request, serving
 from kgtrace_indexer import BuildConfig, TripleTable, build, read_model, read_training_folder
-from kgtrace_indexer.triples import read_triples
+from kgtrace_indexer.inputs.triples import read_triples
 from kgtrace_store import IndexRoot
 
 KEY = "admin-key-of-this-benchmark"

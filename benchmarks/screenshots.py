@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.dashboard.chromium import launched
 
 from kgtrace_indexer import BuildConfig, build, read_model, read_training_folder
-from kgtrace_server import serving
-from kgtrace_server.app import create_app
-from kgtrace_server.demo import TRIPLE, train_umls
+from kgtrace_server.cli.demo import TRIPLE, train_umls
+from kgtrace_server.http import serving
+from kgtrace_server.http.app import create_app
 from kgtrace_server.settings import Settings
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

@@ -26,10 +26,10 @@ import torch
 
 from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, TRACIN_OPTIONS, machine
 from benchmarks.pages import DOCS, replace
-from kgtrace_indexer import Attributor, open_attributor, read_model, read_triples
-from kgtrace_indexer.codec import read_codec
-from kgtrace_indexer.featurizer import featurizer_for
-from kgtrace_indexer.short_code import WIDTH, ShortCode
+from kgtrace_indexer import Attributor, open_index, read_model, read_triples
+from kgtrace_indexer.index.codec import read_codec
+from kgtrace_indexer.index.short_code import WIDTH, ShortCode
+from kgtrace_indexer.models.featurizer import featurizer_for
 from kgtrace_store import FaissSearch, IndexRoot, layout
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.search import set_search_threads
@@ -74,7 +74,7 @@ def main() -> None:
     set_search_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         root = args.index or build(Path(folder))
-        attributor = open_attributor(root, device="cpu", verify=False)
+        attributor = open_index(root, device="cpu", verify=False)
         test = read_triples(SHARED / "data" / DATASET / "test.txt", attributor.vocabulary, skip_unknown=True).ids
         triples = test[np.random.default_rng(0).choice(len(test), BATCHES[-1], replace=False)].astype(np.int64)
         codes, queries = codes_of(root, attributor, triples)

@@ -33,9 +33,9 @@ import numpy as np
 import torch
 import uvloop
 
-from kgtrace_indexer import BuildConfig, build, open_attributor, read_model, read_training_folder
+from kgtrace_indexer import BuildConfig, build, open_index, read_model, read_training_folder
+from kgtrace_indexer.inputs.triples import read_triples
 from kgtrace_indexer.threads import limit_threads
-from kgtrace_indexer.triples import read_triples
 
 SHARED = Path(os.environ.get("KGTRACE_SHARED", "../shared"))
 RESULTS = Path(__file__).parent / "results"
@@ -176,7 +176,7 @@ def prepare(root: Path) -> np.ndarray:
 def measure_in_process(root: Path, queries: np.ndarray, threads: int) -> dict[str, float]:
     """Time the engine that the service runs, without it: a query at a time, and in batches."""
     limit_threads(threads)
-    attributor = open_attributor(root, device="cpu")
+    attributor = open_index(root, device="cpu")
     for triple in queries[:20]:
         attributor.query(triple[None], top_k=TOP_K)
     single = []

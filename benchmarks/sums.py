@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer import Attributor, Group, open_attributor, read_triples
+from kgtrace_indexer import Attributor, Group, open_index, read_triples
 
 TOP_K = 5
 BLOCK = 2048
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--queries", type=int, default=20)
     args = parser.parse_args()
-    attributor = open_attributor(args.index, device="cpu")
+    attributor = open_index(args.index, device="cpu")
     test = read_triples(args.test, attributor.vocabulary, skip_unknown=True).ids
     queries = test[np.random.default_rng(0).choice(len(test), args.queries, replace=False)].astype(np.int64)
     begun = time.perf_counter()

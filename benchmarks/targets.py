@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.fb15k237 import KGTRACE, RESULTS, SHARED, TOP_K, TRACIN_OPTIONS, machine, post, serving, spread
 from benchmarks.pages import replace
-from kgtrace_indexer import open_attributor, read_model, read_training_folder
-from kgtrace_indexer.conve import ConvE
-from kgtrace_indexer.triples import read_triples
+from kgtrace_indexer import open_index, read_model, read_training_folder
+from kgtrace_indexer.inputs.triples import read_triples
+from kgtrace_indexer.models.conve import ConvE
 
 FOLDER = SHARED / "models" / "conve-fb15k-237"
 BATCH = 256
@@ -111,7 +111,7 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 
 def measure_queries(root: Path, queries: np.ndarray, count: int) -> dict[str, Any]:
     """Time queries in process and over HTTP, a forward and backward pass, the plain loop, and a batch, in turns."""
-    attributor = open_attributor(root, device="cpu", verify=False)
+    attributor = open_index(root, device="cpu", verify=False)
     model = torch.load(FOLDER / "trained_model.pkl", weights_only=False).eval()
 
     def backward(triple: np.ndarray) -> None:

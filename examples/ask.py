@@ -9,8 +9,7 @@ same from an index folder, without a service.
 import argparse
 import os
 
-from kgtrace_server import Client
-from kgtrace_store.errors import KgtraceError
+from kgtrace import Client, KgtraceError
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, read_model, read_training_folder
-from kgtrace_server.demo import train_umls
+from kgtrace_server.cli.demo import train_umls
 from kgtrace_store import Vocabulary
 
 REPOSITORY = Path(__file__).parents[1]

@@ -19,11 +19,11 @@ from kgtrace_indexer import (
     ModelFile,
     TripleTable,
     build,
-    open_attributor,
+    open_index,
     read_model,
     read_training_folder,
 )
-from kgtrace_server.demo import train_umls
+from kgtrace_server.cli.demo import train_umls
 from kgtrace_store import Vocabulary, layout
 
 _TRIPLES = 24
@@ -39,8 +39,8 @@ def main() -> None:
         vocabulary, table = read_training_folder(Path(folder) / "training_triples")
     shutil.rmtree(root, ignore_errors=True)
     build(root, *_shrunk(model, vocabulary, table), _CONFIG)
-    triple = open_attributor(root, device="cpu").training.triples[5].astype(np.int64)
-    found = open_attributor(root, device="cpu").query(triple[None], top_k=5).attributions[0]
+    triple = open_index(root, device="cpu").training.triples[5].astype(np.int64)
+    found = open_index(root, device="cpu").query(triple[None], top_k=5).attributions[0]
     answer = {
         "triple": triple.tolist(),
         "train_index": found.train_index.tolist(),

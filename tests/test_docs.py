@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import guide
-from kgtrace_server.cli import parser
+from kgtrace_server.cli.parser import parser
 from kgtrace_store import layout
 
 ROOT = Path(__file__).parents[1]

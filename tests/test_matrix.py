@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kgtrace_indexer import Attributor, BuildConfig, ModelFile, Restriction, TripleTable, append, build, open_attributor
-from kgtrace_indexer.checkpoints import checkpoint_of, parameter_of
-from kgtrace_indexer.conve import BIAS, ENTITY
-from kgtrace_indexer.losses import ONE_TO_ALL
-from kgtrace_indexer.negatives import corrupted
-from kgtrace_indexer.preconditioner import AUTO_DAMPING
-from kgtrace_indexer.workers import Encoder, Task
+from kgtrace_indexer import Attributor, BuildConfig, ModelFile, Restriction, TripleTable, append, build, open_index
+from kgtrace_indexer.building.workers import Encoder, Task
+from kgtrace_indexer.gradients.losses import ONE_TO_ALL
+from kgtrace_indexer.gradients.negatives import corrupted
+from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
+from kgtrace_indexer.models.checkpoints import checkpoint_of, parameter_of
+from kgtrace_indexer.models.conve import BIAS, ENTITY
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest, KgtraceError, MissingInverseRelations, UnsupportedModel
-from tests.indexer.test_models import ZOO, Saved, _saved, _stir, factory
+from tests.indexer.models.test_models import ZOO, Saved, _saved, _stir, factory
 
 MODELS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "ConvE": ("ConvE", True, {}),
@@ -322,7 +322,7 @@ def built(
         lines = [(vocabulary.entities[h], vocabulary.relations[r], vocabulary.entities[t]) for h, r, t in triples]
         (root / "all.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
         append(root, root / "all.tsv", device="cpu")
-    return open_attributor(root, device="cpu")
+    return open_index(root, device="cpu")
 
 
 def _allowed(among: str | None, test: np.ndarray, indexed: np.ndarray, triples: np.ndarray) -> np.ndarray:

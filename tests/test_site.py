@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from kgtrace_server import problems
-from kgtrace_server.cli import parser
-from kgtrace_server.completion import actions
+from kgtrace_server.cli.completion import actions
+from kgtrace_server.cli.parser import parser
 from kgtrace_server.settings import Settings, variable
 from kgtrace_store.errors import UnknownEntity
 

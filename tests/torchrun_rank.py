@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from kgtrace_indexer import parts, torchrun_workers, workers
-from kgtrace_server import cli
+from kgtrace_indexer.building import parts, torchrun_workers, workers
+from kgtrace_server.cli import parser as cli
 
 parts._PART = 512
 

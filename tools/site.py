@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mkdocs.structure.files import File, Files
 
-from kgtrace_server import Service, Settings, cli, create_app
+from kgtrace_server import Service, Settings, create_app
+from kgtrace_server.cli import parser as cli
 from kgtrace_server.settings import markdown_table
 from tools import command_line, http_api, problems
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kgtrace_indexer import TripleTable, read_training_folder
-from kgtrace_indexer.triples import read_triples
+from kgtrace_indexer.inputs.triples import read_triples
 
 FACTS = "facts.json"
 BLOCK = 1024

@@ -27,7 +27,7 @@ from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddin
 from benchmarks.truth.statistics import mean
 from benchmarks.truth.training import tail_scores
 from benchmarks.truth.whole import Explained, Whole
-from kgtrace_indexer.preconditioner import AUTO_DAMPING
+from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 
 COUNTS = (1, 4)
 """Facts deleted for each prediction: one, and about as many as Kelpie's explanations have."""

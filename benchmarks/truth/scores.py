@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.truth.graphs import Graph
-from kgtrace_indexer import Attributor, BuildConfig, Direction, ModelFile, TripleTable, build, open_attributor
+from kgtrace_indexer import Attributor, BuildConfig, Direction, ModelFile, TripleTable, build, open_index
 
 _TESTS = 2048
 """Test triples explained together."""
@@ -76,7 +76,7 @@ def _indexed(model: ModelFile, graph: Graph, config: BuildConfig) -> Iterator[At
     table = TripleTable(graph.train.astype(np.int32), np.arange(len(graph.train)), 0)
     with TemporaryDirectory() as folder:
         build(Path(folder), model, graph.vocabulary, table, config)
-        yield open_attributor(Path(folder), device="cpu", verify=False)
+        yield open_index(Path(folder), device="cpu", verify=False)
 
 
 def same_pair(graph: Graph, test: np.ndarray) -> np.ndarray:

@@ -1,49 +1,54 @@
 """kgtrace's indexer: from trained models to gradient terms, from gradient terms to certified influences."""
 
-from kgtrace_indexer.analyzer import TracInAnalyzer
-from kgtrace_indexer.answers import (
-    Aggregation,
-    Answer,
-    Attribution,
-    Completions,
-    Direction,
-    Group,
-    Order,
-    Ranking,
-    Restriction,
-    Seconds,
-    Sums,
-)
-from kgtrace_indexer.append import append
-from kgtrace_indexer.build import BuildConfig, BuildReport, build
-from kgtrace_indexer.engine import Attributor, open_attributor
-from kgtrace_indexer.model_file import ModelFile, read_model, write_model
-from kgtrace_indexer.triples import TripleTable, read_training_folder, read_triples, read_vocabulary
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Aggregation",
-    "Answer",
-    "Attribution",
-    "Attributor",
-    "BuildConfig",
-    "BuildReport",
-    "Completions",
-    "Direction",
-    "Group",
-    "ModelFile",
-    "Order",
-    "Ranking",
-    "Restriction",
-    "Seconds",
-    "Sums",
-    "TracInAnalyzer",
-    "TripleTable",
-    "append",
-    "build",
-    "open_attributor",
-    "read_model",
-    "read_training_folder",
-    "read_triples",
-    "read_vocabulary",
-    "write_model",
-]
+from kgtrace_store.doors import door
+
+if TYPE_CHECKING:
+    from kgtrace_indexer.answers import (
+        Aggregation as Aggregation,
+        Answer as Answer,
+        Attribution as Attribution,
+        Completions as Completions,
+        Restriction as Restriction,
+        Seconds as Seconds,
+        Sums as Sums,
+    )
+    from kgtrace_indexer.building.append import append as append
+    from kgtrace_indexer.building.build import BuildConfig as BuildConfig, BuildReport as BuildReport, build as build
+    from kgtrace_indexer.inputs.model_file import (
+        ModelFile as ModelFile,
+        read_model as read_model,
+        write_model as write_model,
+    )
+    from kgtrace_indexer.inputs.triples import (
+        TripleTable as TripleTable,
+        read_training_folder as read_training_folder,
+        read_triples as read_triples,
+        read_vocabulary as read_vocabulary,
+    )
+    from kgtrace_indexer.names import Direction as Direction, Group as Group, Order as Order, Ranking as Ranking
+    from kgtrace_indexer.query.analyzer import TracInAnalyzer as TracInAnalyzer
+    from kgtrace_indexer.query.attributor import Attributor as Attributor, open_index as open_index
+
+__all__, __getattr__ = door(
+    __name__,
+    {
+        "kgtrace_indexer.answers": [
+            "Aggregation",
+            "Answer",
+            "Attribution",
+            "Completions",
+            "Restriction",
+            "Seconds",
+            "Sums",
+        ],
+        "kgtrace_indexer.building.append": ["append"],
+        "kgtrace_indexer.building.build": ["BuildConfig", "BuildReport", "build"],
+        "kgtrace_indexer.inputs.model_file": ["ModelFile", "read_model", "write_model"],
+        "kgtrace_indexer.inputs.triples": ["TripleTable", "read_training_folder", "read_triples", "read_vocabulary"],
+        "kgtrace_indexer.names": ["Direction", "Group", "Order", "Ranking"],
+        "kgtrace_indexer.query.analyzer": ["TracInAnalyzer"],
+        "kgtrace_indexer.query.attributor": ["Attributor", "open_index"],
+    },
+)

@@ -1,29 +1,9 @@
-"""What a query asks for and what it gets, in ids."""
+"""Questions to an index and their answers, in ids."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-
-Order = Literal["proponents", "opponents", "absolute"]
-"""Largest influence first, most negative first, or largest magnitude first."""
-
-Score = Literal["tracin", "preconditioned"]
-"""Inner products of gradients, or of embedding rows with P between; see `kgtrace_indexer.preconditioner`."""
-
-Damping = float | Literal["auto"]
-"""σ² of the preconditioned score in units of `kgtrace_indexer.preconditioner.mean_square`; ``auto`` is 3."""
-
-Ranking = Literal["descending", "ascending"]
-"""Largest self-influence first, or smallest."""
-
-Group = Literal["relation", "head", "tail", "triple"]
-"""What the training triples of a group have in common; with ``triple`` each is a group of its own."""
-
-Direction = Literal["tail", "head"]
-"""Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations. Where
-it has none, both have the score s(h, r, t), and differ in the entities that it is ranked among."""
 
 
 @dataclass(frozen=True, slots=True)

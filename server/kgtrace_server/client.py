@@ -41,7 +41,7 @@ from kgtrace_store import errors
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
-    from kgtrace_indexer.answers import Damping, Direction, Group, Order, Ranking, Score
+    from kgtrace_indexer.names import Damping, Direction, Group, Order, Ranking, Score
     from kgtrace_server.service import Field, Service
 
 R = TypeVar("R")
@@ -568,7 +568,7 @@ class LocalClient:
     """The same methods on an index folder in this process. Stays on its generation until told to switch."""
 
     def __init__(self, root: Path, *, device: str = "auto") -> None:
-        """Open the live generation. Raises what `open_attributor` raises."""
+        """Open the live generation. Raises what `open_index` raises."""
         self._root = Path(root)
         self._device = device
         self._service = self._open()
@@ -712,10 +712,10 @@ class LocalClient:
         return Switched(live, self._service.generation)
 
     def _open(self) -> "Service":
-        from kgtrace_indexer.engine import open_attributor
+        from kgtrace_indexer.query.attributor import open_index
         from kgtrace_server.service import Service
 
-        return Service(open_attributor(self._root, device=self._device))
+        return Service(open_index(self._root, device=self._device))
 
 
 def _plain(value: object) -> Any:

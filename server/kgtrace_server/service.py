@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeGuard, TypeVar, g
 
 import numpy as np
 
-from kgtrace_indexer.answers import (
-    Attribution,
-    Completions,
-    Damping,
-    Direction,
-    Group,
-    Order,
-    Ranking,
-    Restriction,
-    Score,
-    Sums,
-)
+from kgtrace_indexer.answers import Attribution, Completions, Restriction, Sums
+from kgtrace_indexer.names import Damping, Direction, Group, Order, Ranking, Score
 from kgtrace_server.wire import (
     Aggregate,
     Entities,
@@ -39,7 +29,7 @@ from kgtrace_server.wire import (
 from kgtrace_store.errors import BadRequest, KgtraceError
 
 if TYPE_CHECKING:
-    from kgtrace_indexer.engine import Attributor
+    from kgtrace_indexer.query.attributor import Attributor
 
 Field = Literal["head", "relation", "tail"]
 Ref = int | str

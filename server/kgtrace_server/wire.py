@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from kgtrace_indexer.answers import Direction, Group, Order, Ranking, Score
+from kgtrace_indexer.names import Direction, Group, Order, Ranking, Score
 
 S = TypeVar("S")
 

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.peers import __main__ as command
-from benchmarks.peers import report
+from benchmarks.peers import __main__ as command, report
 from benchmarks.peers.environments import REQUIREMENTS
 from benchmarks.peers.methods import FULL, OURS, ROWS, TOP_K
 from benchmarks.peers.problem import draw, table_of, write_problem
 from benchmarks.peers.protocol import TASKS, Problem, Request
 from benchmarks.peers.runners.loop import choose
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_attributor
+from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_index
 from kgtrace_store import Vocabulary
 
 TRAIN, TEST = 40, 3
@@ -43,7 +42,7 @@ def test_the_loop_over_the_problem_computes_our_influences(
     )
     build(tmp_path / "index", umls[0], umls[1], table_of(problem), config)
     test = np.load(problem / "test.npy")
-    answers = open_attributor(tmp_path / "index").query(test, top_k=TRAIN, exact=True).attributions
+    answers = open_index(tmp_path / "index").query(test, top_k=TRAIN, exact=True).attributions
     loop = choose(asked(problem, tmp_path, task, {"method": "layer"}))
     loop.load()
     influences = loop.scan(TEST, TRAIN, 1).numpy()

@@ -15,7 +15,7 @@ from benchmarks.truth.training import KnownTails, Recipe, Sampled, tail_scores, 
 from scipy.stats import spearmanr
 
 from kgtrace_indexer import ModelFile, read_model
-from kgtrace_indexer.preconditioner import AUTO_DAMPING
+from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_store import Vocabulary
 
 RECIPE = Recipe(height=3, width=4, channels=3, epochs=80, batch=16, rate=0.01)

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build
-from kgtrace_server import serving
-from kgtrace_server.app import create_app
+from kgtrace_server.http import serving
+from kgtrace_server.http.app import create_app
 from kgtrace_server.settings import Settings
 from kgtrace_store import Vocabulary
 from tests.server.waiting import PATIENCE, wait_until

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_attributor, parts
+from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_index
+from kgtrace_indexer.building import parts
 from kgtrace_indexer.threads import limit_threads
 from kgtrace_store import IndexRoot, Vocabulary, layout
 from kgtrace_store.manifest import FileRecord
@@ -51,7 +52,7 @@ class Night:
     def answer(self, root: Path) -> Answer:
         """Ask the live generation of a root."""
         with small_steps():
-            attributor = open_attributor(root, device="cpu")
+            attributor = open_index(root, device="cpu")
             found = attributor.query(self.query, top_k=5).attributions[0]
         return attributor.manifest.fingerprint, found.train_index.tolist(), found.influence.tolist()
 

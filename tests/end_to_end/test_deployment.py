@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from kgtrace_server import cli
+from kgtrace_server.cli import parser as cli
 from kgtrace_server.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "docker"

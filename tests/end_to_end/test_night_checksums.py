@@ -24,8 +24,8 @@ CHECKS = {
     "reading back": ("store/kgtrace_store/staging.py", "written.verify()", "pass"),
     "resuming": ("store/kgtrace_store/staging.py", "if FileRecord.of(parts / name) == record:", "if True:"),
     "resuming what": ("store/kgtrace_store/staging.py", "if found != wanted:", "if False:"),
-    "answering": ("indexer/kgtrace_indexer/engine.py", "verify: bool = True", "verify: bool = False"),
-    "model": ("indexer/kgtrace_indexer/model_file.py", "(found := model.fingerprint()) != fingerprint", "False"),
+    "answering": ("indexer/kgtrace_indexer/query/attributor.py", "verify: bool = True", "verify: bool = False"),
+    "model": ("indexer/kgtrace_indexer/inputs/model_file.py", "(found := model.fingerprint()) != fingerprint", "False"),
 }
 
 COMPARISON = re.compile(r"(sha256|checksum|fingerprint|FileRecord\.of).*(==|!=)|\.verify\(\)$")
@@ -34,7 +34,7 @@ COMPARISON = re.compile(r"(sha256|checksum|fingerprint|FileRecord\.of).*(==|!=)|
 TESTS = [
     "tests/store/test_manifest.py",
     "tests/store/test_generations.py",
-    "tests/indexer/test_model_file.py",
+    "tests/indexer/inputs/test_model_file.py",
     "tests/end_to_end/test_night_damage.py",
 ]
 

@@ -12,11 +12,11 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from kgtrace_indexer import open_attributor
-from kgtrace_server import cli
-from kgtrace_server.app import create_app
-from kgtrace_server.reload import Reloader
-from kgtrace_server.serving import loader
+from kgtrace_indexer import open_index
+from kgtrace_server.cli import parser as cli
+from kgtrace_server.http.app import create_app
+from kgtrace_server.http.reload import Reloader
+from kgtrace_server.http.serving import loader
 from kgtrace_server.settings import Settings
 from kgtrace_store import IndexRoot, durable, layout
 from kgtrace_store.errors import SchemaTooNew, StoreError
@@ -163,7 +163,7 @@ def test_generations_of_every_schema_still_answer(version: str, tmp_path: Path) 
     """An index that an earlier release wrote opens, verifies and answers as it did."""
     root = shutil.copytree(GOLDEN / version, tmp_path / "index")
     wanted = json.loads((root / "answer.json").read_bytes())
-    attributor = open_attributor(root, device="cpu")
+    attributor = open_index(root, device="cpu")
     found = attributor.query(np.array([wanted["triple"]]), top_k=len(wanted["train_index"])).attributions[0]
     assert found.certified
     assert found.train_index.tolist() == wanted["train_index"]
@@ -177,7 +177,7 @@ def test_a_generation_of_a_later_schema_is_refused_by_name(tmp_path: Path, capsy
     path = root / layout.GENERATIONS / live / layout.MANIFEST
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"schema_version": layout.SCHEMA_VERSION + 1}))
     with pytest.raises(SchemaTooNew, match=f"schema version {layout.SCHEMA_VERSION + 1}.*upgrade kgtrace"):
-        open_attributor(root, device="cpu")
+        open_index(root, device="cpu")
     for verb in ("verify", "publish", "query"):
         arguments = {"publish": [live], "query": ["--triple", "0", "0", "0"]}.get(verb, [])
         assert cli.main([verb, "--index", str(root), *arguments]) == 1

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from kgtrace_indexer import ModelFile, TripleTable
-from kgtrace_server import cli
-from kgtrace_server.app import create_app
-from kgtrace_server.serving import loader
+from kgtrace_server.cli import parser as cli
+from kgtrace_server.http.app import create_app
+from kgtrace_server.http.serving import loader
 from kgtrace_server.settings import Settings
 from kgtrace_store import IndexRoot, Vocabulary, layout
 from tests.end_to_end.conftest import Night

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kgtrace_indexer import write_model
-from kgtrace_server import cli
+from kgtrace_server.cli import parser as cli
 from kgtrace_store import IndexRoot, layout
 from tests.end_to_end.conftest import Night, files
 
@@ -50,7 +50,7 @@ class Builder:
         ]
         self._night = night
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["kgtrace_server.commands", "kgtrace_indexer"])
+        self._context.set_forkserver_preload(["kgtrace_server.cli.commands", "kgtrace_indexer"])
         self.seconds = 0.0
         """From the beginning of the last build that was published to its publication."""
         undisturbed = shutil.copytree(night.begun, folder / "undisturbed")

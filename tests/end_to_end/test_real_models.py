@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer import BuildConfig, build, open_attributor, read_model, read_training_folder
-from kgtrace_indexer.triples import read_triples
+from kgtrace_indexer import BuildConfig, build, open_index, read_model, read_training_folder
+from kgtrace_indexer.inputs.triples import read_triples
 
 
 def test_codex_answers_are_certified_and_exact(shared: Path, tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_codex_answers_are_certified_and_exact(shared: Path, tmp_path: Path) -> 
     folder = shared / "models" / "conve-codex-s"
     vocabulary, table = read_training_folder(folder / "training_triples")
     build(tmp_path, read_model(folder), vocabulary, table, BuildConfig(device="cpu"))
-    attributor = open_attributor(tmp_path, device="cpu")
+    attributor = open_index(tmp_path, device="cpu")
     test = read_triples(shared / "data" / "CoDEx-S" / "test.txt", vocabulary, skip_unknown=True).ids
     queries = test[np.random.default_rng(0).choice(len(test), 12, replace=False)].astype(np.int64)
     rows = np.arange(len(attributor))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kgtrace_indexer import read_training_folder
-from kgtrace_server import cli
+from kgtrace_server.cli import parser as cli
 from kgtrace_store import IndexRoot
 
 SMALL = ("--dim", "4", "--landmarks", "64", "--sample-rate", "0.06", "--precondition", "none", "--json")

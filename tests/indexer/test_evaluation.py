@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable
@@ -20,10 +19,10 @@ from kgtrace_indexer.evaluation.configurations import configurations
 from kgtrace_indexer.evaluation.measures import average_ranks, overlap, pearson, top
 from kgtrace_indexer.evaluation.plain_loop import PlainLoop
 from kgtrace_indexer.evaluation.speed import least_seconds
-from kgtrace_indexer.featurizer import featurizer_for
-from kgtrace_indexer.layers import select_layers
-from kgtrace_indexer.random_projection import RandomProjection
-from kgtrace_indexer.sampling import sample_rows
+from kgtrace_indexer.gradients.layers import select_layers
+from kgtrace_indexer.gradients.random_projection import RandomProjection
+from kgtrace_indexer.inputs.sampling import sample_rows
+from kgtrace_indexer.models.featurizer import featurizer_for
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest, BuilderRunning, NonFinite, ResumeRefused
 from kgtrace_store.locks import builder

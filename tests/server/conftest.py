@@ -13,30 +13,19 @@ import pytest
 import torch
 from fastapi import FastAPI
 
-from kgtrace_indexer.aggregate import GroupSums
-from kgtrace_indexer.answers import (
-    Aggregation,
-    Answer,
-    Attribution,
-    Completions,
-    Direction,
-    Group,
-    Order,
-    Restriction,
-    Score,
-    Seconds,
-)
-from kgtrace_indexer.completions import complete
-from kgtrace_indexer.training_set import TrainingSet
-from kgtrace_server.app import create_app
+from kgtrace_indexer.answers import Aggregation, Answer, Attribution, Completions, Restriction, Seconds
+from kgtrace_indexer.index.training_set import TrainingSet
+from kgtrace_indexer.names import Direction, Group, Order, Score
+from kgtrace_indexer.query.aggregate import GroupSums
+from kgtrace_indexer.query.completions import complete
+from kgtrace_server.http.app import create_app
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
 from kgtrace_store.vocabulary import Vocabulary
-
-from .waiting import PATIENCE
+from tests.server.waiting import PATIENCE
 
 ENTITIES = ("aspirin", "ibuprofen", "headache", "fever", "7", "Zürich", "a/b?c=d")
 RELATIONS = ("treats", "located in", "2")

@@ -12,14 +12,12 @@ import pyarrow.parquet
 import pytest
 from pydantic import TypeAdapter
 
-from kgtrace_indexer import open_attributor
-from kgtrace_server import Client as HttpClient
-from kgtrace_server import LocalClient, wire
-from kgtrace_server.app import create_app
+from kgtrace_indexer import open_index
+from kgtrace_server import Client as HttpClient, LocalClient, wire
 from kgtrace_server.cli import main
+from kgtrace_server.http.app import create_app
 from kgtrace_server.service import Grouping, Service
-
-from .conftest import GENERATION, Client, patient
+from tests.server.conftest import GENERATION, Client, patient
 
 Check = Callable[..., dict[str, Any]]
 PATH = "/v1/aggregate"
@@ -109,7 +107,7 @@ def test_wrong_questions_are_unprocessable(
 
 def test_estimates_of_a_real_index_hold_the_exact_sums(umls_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each exact sum lies within the error of its estimate; an index without bounds always computes the exact ones."""
-    attributor = open_attributor(umls_index, device="cpu")
+    attributor = open_index(umls_index, device="cpu")
     service = Service(attributor)
     exact = service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100, exact=True))
     estimated = service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100))
@@ -197,7 +195,7 @@ def test_clients_and_files_hold_the_same_sums(
     umls_index: Path, tmp_path: Path, by: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """HTTP, the client in process and the command line agree; it takes a file of more test triples than a request."""
-    attributor = open_attributor(umls_index, device="cpu")
+    attributor = open_index(umls_index, device="cpu")
     ids = np.asarray(attributor.training.triples[::18], np.int64)
     assert len(ids) > wire.MAX_TRIPLES
     few = ids[:5].tolist()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from kgtrace_server.app import create_app
 from kgtrace_server.client import AsyncClient, Client, LocalClient, Retries, ServiceError
+from kgtrace_server.http.app import create_app
 from kgtrace_server.problems import (
     CannotSwitch,
     DeadlineExceeded,
@@ -30,9 +30,8 @@ from kgtrace_server.service import Question, Service
 from kgtrace_server.settings import Settings
 from kgtrace_store import errors
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingExtra, MissingInverseRelations, UnknownEntity
-
-from .conftest import FakeAttributor
-from .test_problems import subclasses
+from tests.server.conftest import FakeAttributor
+from tests.server.test_problems import subclasses
 
 TRIPLE = ("aspirin", "treats", "headache")
 URL = "http://kgtrace.test"
@@ -61,7 +60,7 @@ def over_http(service: Service) -> Iterator[Client]:
 
 @pytest.fixture
 def local(attributor: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> LocalClient:
-    monkeypatch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
     return LocalClient(root)
 
 
@@ -242,7 +241,7 @@ def failing() -> Iterator[tuple[Any, list[Callable[[], Any]]]]:
     """An attributor, and one question to it in process, over HTTP, and over HTTP from an event loop."""
     attributor: Any = FakeAttributor()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+        patch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
         local = LocalClient(Path("unused"))
     app = create_app(Service(attributor), Settings())
     once = Retries(attempts=1)

@@ -11,8 +11,7 @@ from urllib.parse import urljoin
 import pytest
 
 from kgtrace_server import dashboard
-
-from .conftest import Client
+from tests.server.conftest import Client
 
 
 def page_of(client: Client) -> str:

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from kgtrace_server import cli
-from kgtrace_server.app import create_app
+from kgtrace_server.cli import parser as cli
+from kgtrace_server.http.app import create_app
 from kgtrace_server.service import Question, Service
 from kgtrace_store.vocabulary import Vocabulary
-
-from .conftest import Client, FakeAttributor, patient
+from tests.server.conftest import Client, FakeAttributor, patient
 
 PLAIN = Vocabulary(("ann", "bob", "cid", "dan", "eve", "fay", "gus"), ("knows", "likes", "hates"))
 """No label is made of digits: digits are ids."""
@@ -58,7 +57,7 @@ def attributor_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Vocabulary], F
     def make(vocabulary: Vocabulary) -> FakeAttributor:
         attributor = FakeAttributor()
         attributor.vocabulary = vocabulary
-        monkeypatch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+        monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
         return attributor
 
     return make

@@ -8,15 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from kgtrace_server.app import create_app
 from kgtrace_server.client import AsyncClient, Client, LocalClient
+from kgtrace_server.http.app import create_app
 from kgtrace_server.results import Aggregate, Predictions, SelfInfluences
 from kgtrace_server.service import Incomplete, Question, Service
 from kgtrace_store.errors import BadRequest, MissingInverseRelations, UnknownEntity
-
-from .conftest import Client as HttpClient
-from .conftest import patient
-from .test_client import URL, Bridge
+from tests.server.conftest import Client as HttpClient, patient
+from tests.server.test_client import URL, Bridge
 
 TRIPLE = ("aspirin", "treats", "headache")
 
@@ -47,7 +45,7 @@ def over_http(service: Service) -> Iterator[Client]:
 
 @pytest.fixture
 def local(attributor: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> LocalClient:
-    monkeypatch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
     return LocalClient(root)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kgtrace_server import cli
-from kgtrace_server.reload import Reloader, open_warm
+from kgtrace_server.cli import parser as cli
+from kgtrace_server.http.reload import Reloader, open_warm
 from kgtrace_server.results import IndexInfo
 from kgtrace_server.service import Question, Service
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
-from kgtrace_indexer import BuildConfig, ModelFile, Restriction, TripleTable, build, open_attributor
-from kgtrace_indexer.engine import Attributor
-from kgtrace_server import serving
-from kgtrace_server.app import create_app
+from kgtrace_indexer import BuildConfig, ModelFile, Restriction, TripleTable, build, open_index
+from kgtrace_indexer.query.attributor import Attributor
 from kgtrace_server.cli import main
+from kgtrace_server.http import serving
+from kgtrace_server.http.app import create_app
 from kgtrace_store import IndexRoot, Vocabulary
 from kgtrace_store.errors import SearchUnavailable
 from kgtrace_store.milvus import ALIAS, Milvus, MilvusSearch
@@ -46,7 +46,7 @@ def root(request: pytest.FixtureRequest, umls: Umls, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def attributors(root: Path, uri: str) -> tuple[Attributor, Attributor]:
     """The same generation, searched by FAISS and by Milvus."""
-    return open_attributor(root, device="cpu"), open_attributor(root, device="cpu", milvus=Milvus(uri))
+    return open_index(root, device="cpu"), open_index(root, device="cpu", milvus=Milvus(uri))
 
 
 @pytest.mark.parametrize("order", ["proponents", "opponents", "absolute"])

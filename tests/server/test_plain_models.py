@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_attributor, read_model
+from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_index, read_model
 from kgtrace_server import LocalClient
-from kgtrace_server.app import create_app
 from kgtrace_server.cli import main
+from kgtrace_server.http.app import create_app
 from kgtrace_server.service import Service
 from kgtrace_store import Vocabulary
-
-from .conftest import Client, patient
+from tests.server.conftest import Client, patient
 
 TRIPLE = (3, 5, 9)
 
@@ -54,7 +53,7 @@ def test_heads_at_every_door(index: Path, original: Any, capsys: pytest.CaptureF
     """Predictions are PyKEEN's; the command line, HTTP and the client in process explain them alike, and certified."""
     _, relation, tail = TRIPLE
     wanted = original.predict_h(torch.tensor([[relation, tail]]))[0].sort(descending=True)
-    service = Client(create_app(Service(open_attributor(index, device="cpu")), patient()))  # type: ignore[arg-type]
+    service = Client(create_app(Service(open_index(index, device="cpu")), patient()))  # type: ignore[arg-type]
     asked = {"relation": relation, "tail": tail, "top_k": 14}
     predicted = service.post("/v1/predictions", asked).json()
     assert predicted == service.get("/v1/predictions", params=asked).json()
@@ -83,7 +82,7 @@ def test_a_loss_of_tails_has_no_heads(
 ) -> None:
     """An index under such a loss predicts heads, but refuses to explain them, and says what to do."""
     build(tmp_path, *source, BuildConfig(loss="ce-1vsall", dim=8, landmarks=40))
-    service = Client(create_app(Service(open_attributor(tmp_path, device="cpu")), patient()))  # type: ignore[arg-type]
+    service = Client(create_app(Service(open_index(tmp_path, device="cpu")), patient()))  # type: ignore[arg-type]
     assert len(service.post("/v1/predictions", {"relation": 5, "tail": 9}).json()["predictions"]) == 10
     response = service.post("/v1/influences", {"triples": [TRIPLE], "direction": "head"})
     assert_problem(response, 422, "build the index with another loss")

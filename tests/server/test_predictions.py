@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from kgtrace_indexer import open_attributor
+from kgtrace_indexer import open_index
 from kgtrace_server import wire
 from kgtrace_server.service import Incomplete, Question, Service
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations, UnknownEntity
-
-from .conftest import ENTITIES, GENERATION, Client
+from tests.server.conftest import ENTITIES, GENERATION, Client
 
 Check = Callable[..., dict[str, Any]]
 PATH = "/v1/predictions"
@@ -87,7 +86,7 @@ def test_the_service_refuses_by_name(service: Service, question: Incomplete, err
 
 def test_a_prediction_can_be_explained(umls_index: Path) -> None:
     """On a real index a prediction's score and rank are those of its explanation, for tails and for heads."""
-    service = Service(open_attributor(umls_index, device="cpu"))
+    service = Service(open_index(umls_index, device="cpu"))
     for question, direction in ((Incomplete(3, 5, None, top_k=2), "tail"), (Incomplete(None, 5, 9, top_k=2), "head")):
         answer = service.predictions(question)
         assert answer["direction"] == direction

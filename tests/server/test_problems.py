@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-import kgtrace_server.app
 import kgtrace_server.client
 import kgtrace_server.dashboard
-import kgtrace_server.reload
-import kgtrace_server.serving
+import kgtrace_server.http.app
+import kgtrace_server.http.reload
+import kgtrace_server.http.serving
 from kgtrace_server import problems
 from kgtrace_store import errors
 
@@ -20,8 +20,8 @@ OURS = (
     errors.WorkerLost,
     kgtrace_server.client.ServiceError,
     kgtrace_server.dashboard.NoChartLibrary,
-    kgtrace_server.reload.NotEnoughMemory,
-    kgtrace_server.serving.CannotListen,
+    kgtrace_server.http.reload.NotEnoughMemory,
+    kgtrace_server.http.serving.CannotListen,
 )
 """Faults of the server or of what it was given to serve, not of the request."""
 

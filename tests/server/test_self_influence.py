@@ -10,12 +10,12 @@ import pyarrow.parquet
 import pytest
 from pydantic import TypeAdapter
 
-from kgtrace_server import cli, wire
+from kgtrace_server import wire
+from kgtrace_server.cli import parser as cli
 from kgtrace_server.results import SelfInfluences
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest
-
-from .conftest import GENERATION, Client
+from tests.server.conftest import GENERATION, Client
 
 Check = Callable[..., dict[str, Any]]
 PATH = "/v1/self-influence"
@@ -99,7 +99,7 @@ def test_the_service_refuses_none(service: Service) -> None:
 
 @pytest.fixture
 def _fake(attributor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kgtrace_indexer.engine.open_attributor", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
 
 
 @pytest.mark.usefixtures("_fake")

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from pydantic import TypeAdapter
 
-from kgtrace_indexer import open_attributor
+from kgtrace_indexer import open_index
 from kgtrace_server import wire
 from kgtrace_server.service import Question, Service
 from kgtrace_store.errors import IdOutOfRange, KgtraceError, UnknownEntity, UnknownRelation
@@ -160,7 +159,7 @@ def test_questions_get_together_what_they_get_alone(service: Service, questions:
 
 def test_an_answer_does_not_depend_on_the_company(umls_index: Path) -> None:
     """On a real index, too: questions of several triples, answered together and one by one, name the same triples."""
-    service = Service(open_attributor(umls_index, device="cpu"))
+    service = Service(open_index(umls_index, device="cpu"))
     triples = [(i, i % 5, i + 7) for i in range(6)]
     questions = [Question(triples[start : start + size], top_k=5) for start, size in ((0, 1), (1, 2), (3, 3))]
     together = service.influences_together(questions)

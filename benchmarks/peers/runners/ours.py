@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.peers.problem import table_of
 from benchmarks.peers.protocol import Method, Request, Scan, Stored, folder_bytes, run
-from kgtrace_indexer import BuildConfig, build, open_attributor, read_model, read_training_folder
+from kgtrace_indexer import BuildConfig, build, open_index, read_model, read_training_folder
 
 
 class Ours(Method):
@@ -31,7 +31,7 @@ class Ours(Method):
             layers=tuple(options["layers"]), loss=options["loss"], precondition="none", directions="forward", **config
         )
         build(self.root, self.model, self.vocabulary, self.table, whole)
-        self.attributor = open_attributor(self.root)
+        self.attributor = open_index(self.root)
 
 
 class Index(Ours, Stored):

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from kgtrace_indexer.certify import value
+from kgtrace_indexer.building.parts import Progress
 from kgtrace_indexer.evaluation.configurations import Configuration
 from kgtrace_indexer.evaluation.journal import Accuracy, Journal
 from kgtrace_indexer.evaluation.measures import average_ranks, overlap, pearson, top
 from kgtrace_indexer.evaluation.problem import Problem
-from kgtrace_indexer.featurizer import Featurizer
-from kgtrace_indexer.layers import Selection
-from kgtrace_indexer.parts import Progress
-from kgtrace_indexer.random_projection import Kind, RandomProjection, leading
-from kgtrace_indexer.terms import inner
+from kgtrace_indexer.gradients.layers import Selection
+from kgtrace_indexer.gradients.random_projection import RandomProjection, leading
+from kgtrace_indexer.gradients.terms import inner
+from kgtrace_indexer.models.featurizer import Featurizer
+from kgtrace_indexer.names import Kind
+from kgtrace_indexer.query.certify import value
 from kgtrace_store import durable
 from kgtrace_store.errors import NonFinite
 

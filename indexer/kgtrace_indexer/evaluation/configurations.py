@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from kgtrace_indexer.models import ScoringModel
-from kgtrace_indexer.presets import PRESETS
-from kgtrace_indexer.random_projection import Kind
-from kgtrace_indexer.sampling import Stratum
+from kgtrace_indexer.models.protocol import ScoringModel
+from kgtrace_indexer.names import PRESETS, Kind, Stratum
 from kgtrace_store.errors import BadRequest
 
 Group = Literal["preset", "dimension", "sample rate", "layers"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kgtrace_indexer.answers import Order
-from kgtrace_indexer.certify import value
+from kgtrace_indexer.names import Order
+from kgtrace_indexer.query.certify import value
 
 _TIED = 1e-5
 """Relative difference of influences that float32 does not tell apart: sums in another order differ by about 1e-6."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.pykeen_model import parts
+from kgtrace_indexer.inputs.model_file import ModelFile
+from kgtrace_indexer.models.pykeen import parts
 
 
 class PlainLoop:

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from kgtrace_indexer.answers import Order
-from kgtrace_indexer.build import BuildConfig
+from kgtrace_indexer.building.build import BuildConfig
 from kgtrace_indexer.evaluation.configurations import Configuration
-from kgtrace_indexer.featurizer import Featurizer, featurizer_for
-from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.models import pick_device
-from kgtrace_indexer.parts import in_order
-from kgtrace_indexer.sampling import sample_rows
-from kgtrace_indexer.triples import TripleTable
+from kgtrace_indexer.index.training_set import in_order
+from kgtrace_indexer.inputs.model_file import ModelFile
+from kgtrace_indexer.inputs.sampling import sample_rows
+from kgtrace_indexer.inputs.triples import TripleTable
+from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
+from kgtrace_indexer.models.protocol import pick_device
+from kgtrace_indexer.names import Order
 
 _BATCH_SIZE = 2048
 """Training triples featurized at a time, unless asked otherwise."""

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer.answers import Order
-from kgtrace_indexer.build import BuildConfig, build, check_input
-from kgtrace_indexer.engine import Attributor, open_attributor
+from kgtrace_indexer.building.build import BuildConfig, build, check_input
+from kgtrace_indexer.building.parts import Progress
 from kgtrace_indexer.evaluation.accuracy import judge
 from kgtrace_indexer.evaluation.configurations import Configuration, configurations
 from kgtrace_indexer.evaluation.journal import Accuracy, Built, open_journal
@@ -15,9 +14,10 @@ from kgtrace_indexer.evaluation.measures import overlap
 from kgtrace_indexer.evaluation.plain_loop import PlainLoop
 from kgtrace_indexer.evaluation.problem import Problem
 from kgtrace_indexer.evaluation.speed import query_seconds
-from kgtrace_indexer.model_file import ModelFile
-from kgtrace_indexer.parts import Progress
-from kgtrace_indexer.triples import TripleTable
+from kgtrace_indexer.inputs.model_file import ModelFile
+from kgtrace_indexer.inputs.triples import TripleTable
+from kgtrace_indexer.names import Order
+from kgtrace_indexer.query.attributor import Attributor, open_index
 from kgtrace_store import durable
 from kgtrace_store.errors import BadRequest, UnsupportedModel
 from kgtrace_store.vocabulary import Vocabulary
@@ -130,7 +130,7 @@ def evaluate(
             report = build(folder / _INDEX, model, vocabulary, table, config, progress=progress)
             journal.add_built(Built(sum(report.seconds.values()), report.bytes))
         assert journal.built is not None
-        attributor = open_attributor(folder / _INDEX, device=config.device)
+        attributor = open_index(folder / _INDEX, device=config.device)
         seconds = query_seconds(compared, problem, attributor, loop, progress)
         shared, certified = _ask(attributor, problem, exact)
         return Evaluation(

@@ -12,14 +12,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from kgtrace_indexer.engine import Attributor
+from kgtrace_indexer.building.parts import Progress
 from kgtrace_indexer.evaluation.accuracy import Estimate, estimate_of
 from kgtrace_indexer.evaluation.configurations import Configuration
 from kgtrace_indexer.evaluation.plain_loop import PlainLoop
 from kgtrace_indexer.evaluation.problem import Problem
-from kgtrace_indexer.parts import Progress
-from kgtrace_indexer.random_projection import RandomProjection
-from kgtrace_indexer.terms import inner
+from kgtrace_indexer.gradients.random_projection import RandomProjection
+from kgtrace_indexer.gradients.terms import inner
+from kgtrace_indexer.query.attributor import Attributor
 
 SLICE = 1024
 """Training triples that a configuration is timed on, at most."""

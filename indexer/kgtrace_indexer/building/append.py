@@ -1,0 +1,145 @@
+"""Extending the live generation by new training triples of the same model, without computing the old ones again.
+
+::
+
+    live gradients.h5, sorted ──────────────────────────┐
+    new triples ─► sort ─► gradient terms ─► parts ─────┴─► merge ─► gradients.h5 ─► search.faiss, ... as in a build
+
+The directions that codes refer to are those of the live generation: they were chosen from its triples alone. Answers
+stay exact, for bounds hold in any directions; they only take longer when the new triples are of another kind.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kgtrace_indexer.building.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
+from kgtrace_indexer.building.files import merge_parts
+from kgtrace_indexer.building.parts import Progress, encode, parts_of, require_space, write_parts
+from kgtrace_indexer.index.codec import read_codec
+from kgtrace_indexer.index.files import Files, shards_of
+from kgtrace_indexer.index.training_set import in_order
+from kgtrace_indexer.inputs.model_file import read_model
+from kgtrace_indexer.inputs.sampling import sample_table
+from kgtrace_indexer.inputs.triples import TripleTable, read_triples
+from kgtrace_indexer.models.featurizer import featurizer_for
+from kgtrace_indexer.models.protocol import pick_device
+from kgtrace_store import layout
+from kgtrace_store.errors import BadRequest, EmptyInput
+from kgtrace_store.generation import Generation
+from kgtrace_store.generations import IndexRoot
+from kgtrace_store.vocabulary import Vocabulary
+
+
+def append(
+    root: Path,
+    train: Path,
+    *,
+    skip_unknown: bool = False,
+    ids: bool = False,
+    batch_size: int | None = None,
+    device: str = "auto",
+    publish: bool = True,
+    fresh: bool = False,
+    gate_report: Path | None = None,
+    committed: Callable[[str], None] = lambda generation: None,
+    progress: Progress = lambda stage, done, total: None,
+) -> BuildReport:
+    """Index the triples of a file besides those of the live generation, as a new generation.
+
+    The file continues the one that was read before: its first line has the ``train_index`` after that one's last.
+    Lines whose triple is indexed already, or stands further up in the file, are skipped and counted, so that a
+    training file that has grown may be given whole. With `ids` it holds ids, not labels. `committed` is as in `build`.
+
+    Raises
+    ------
+    IndexNotFound, CorruptGeneration, SchemaTooNew
+        There is no live generation to extend.
+    EmptyInput
+        Every triple of the file is indexed already.
+    BadRequest
+        Loss ``bce-kvsall``: known tails are labels of the triples that are indexed, too.
+    Whatever `read_triples` and `build` raise.
+    """
+    stages = Stages()
+    index_root = IndexRoot(root)
+    on = pick_device(device)
+    with index_root.open() as live:
+        model = read_model(live.path / layout.MODEL)
+        vocabulary = Vocabulary.read(live.path / layout.VOCABULARY)
+        files = Files.open(live.path)
+        known = files.training_set().known
+        configuration, old_counts = live.manifest.configuration, live.manifest.counts
+        if configuration["loss"] == "bce-kvsall":
+            raise BadRequest(
+                f"{live.id} has loss bce-kvsall, whose labels are all known tails: with new triples the gradients of "
+                "those indexed change; build it anew"
+            )
+        new = _added(read_triples(train, vocabulary, skip_unknown=skip_unknown, ids=ids), known, old_counts, train)
+        check_input(model, vocabulary, new)
+        rate, stratify_by = configuration.get("sample_rate", 1.0), configuration.get("stratify_by")
+        added = sample_table(new, rate, stratify_by, configuration["seed"])
+        everything = np.concatenate([known, new.ids])
+        featurizer = featurizer_for(model, configuration, on, everything)
+        codec = read_codec(configuration, files.arrays, on)
+        stages.lap("read")
+        with index_root.stage(_fingerprint(live, new), fresh=fresh) as staging:
+            total = old_counts["triples"] + len(added.ids)
+            unsampled = everything if rate < 1 else None
+            first = encode(featurizer, codec, added, np.arange(1))
+            shard_size = configuration.get("shard_size")
+            parts, shards = parts_of(len(added.ids), first, None), shards_of(total, shard_size)
+            require_space(
+                staging, first, codec, unsampled, parts=parts, shards=shards, model=model, vocabulary=vocabulary
+            )
+            share = featurizer.batch_size(batch_size)
+            paths = write_parts(
+                staging, featurizer, codec, added, parts, row=first, batch_size=share, progress=progress
+            )
+            stages.lap("gradients")
+            merge_parts(staging.path, files, paths, shard_size)
+            contents = Contents(
+                model,
+                vocabulary,
+                codec,
+                unsampled,
+                configuration=configuration,
+                counts=counts(model, total, len(everything), old_counts["skipped"] + new.skipped),
+                provenance=provenance(model, on) | {"extends": live.id, "model": live.manifest.provenance.get("model")},
+            )
+            return finish(
+                index_root,
+                staging,
+                contents,
+                live=live.id,
+                device=device,
+                publish=publish,
+                gate_report=gate_report,
+                committed=committed,
+                stages=stages,
+            )
+
+
+def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source: Path) -> TripleTable:
+    """Return what is new in a table, with rows numbered after those that were read before. Raises `EmptyInput`."""
+    lines = len(known) + old["skipped"]
+    _, first = np.unique(table.ids, axis=0, return_index=True)
+    first.sort()
+    rows = np.concatenate([table.ids[first], known])
+    order = in_order(rows)
+    ordered = rows[order]
+    before_its_equal = order[:-1][(ordered[1:] == ordered[:-1]).all(1)]  # of a new triple and a known one, the new one
+    keep = np.delete(first, before_its_equal[before_its_equal < len(first)])
+    if not len(keep):
+        raise EmptyInput(f"{source}: all of its {len(table.ids)} triples are indexed already: nothing to append")
+    skipped = table.skipped + len(table.ids) - len(keep)
+    return TripleTable(table.ids[keep], table.train_index[keep] + lines, skipped)
+
+
+def _fingerprint(live: Generation, added: TripleTable) -> str:
+    digest = hashlib.sha256(f"append {live.manifest.fingerprint} {added.skipped}".encode())
+    for array in (added.ids, added.train_index):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

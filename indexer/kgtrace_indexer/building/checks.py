@@ -1,0 +1,170 @@
+"""Does an index say what the model says? Asked before a generation goes live, and by ``kgtrace verify``."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from kgtrace_indexer.answers import Attribution
+from kgtrace_indexer.building.fit import fit
+from kgtrace_indexer.index.bases import FLOOR
+from kgtrace_indexer.models.featurizer import BCE_SELF_INFLUENCE, BCE_SLOPE, OF_BCE
+from kgtrace_indexer.names import Score
+from kgtrace_indexer.query.attributor import Attributor
+
+_ROWS = 64
+"""Training triples whose stored row is compared with a fresh one."""
+_QUERIES = 4
+"""Training triples whose certified answer is compared with exact influences."""
+_PROBES = 1024
+"""Random training triples whose exact influence on those is computed."""
+_TOP_K = 10
+_TOLERANCE = 1e-3
+"""Relative: float32 in another batch, or on another device."""
+
+_NOTHING = 1e8 * FLOOR
+"""‖g‖² of triples that have hardly any gradient: what is stored of them is rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    ok: bool
+    detail: str
+    warning: bool = False
+    """Whether somebody should look at it, though it is no reason to withhold the generation."""
+
+
+def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
+    """Check counts, finite values, stored rows against fresh ones, answers against exact influences, and that training
+    triples find themselves; the latter with plain influences, and with the score that the index was built to give.
+
+    An answer that is not certified may overlook what its gap admits, and no more; where there is no index, answers are
+    the exact influences. Checksums are compared when a generation is opened. The sample is drawn with `seed`.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(attributor), min(_ROWS, len(attributor)), replace=False))
+    queries = rng.choice(len(attributor), min(_QUERIES, len(attributor)), replace=False)
+    probes = np.sort(rng.choice(len(attributor), min(_PROBES, len(attributor)), replace=False))
+    checks = [_counts(attributor), _finite(attributor), _stored_rows(attributor, rows)]
+    if attributor.searches:
+        checks += _searched(attributor, queries, probes, "tracin")
+        if "preconditioned" in attributor.training.self_influence:
+            checks.append(_self_influences(attributor, queries))
+        if attributor.score != "tracin":
+            named = _searched(attributor, queries, probes, attributor.score)
+            checks += [replace(check, name=f"{attributor.score} {check.name}") for check in named]
+    checks.append(_ranks(attributor, seed))
+    return checks
+
+
+def _counts(attributor: Attributor) -> Check:
+    lengths = {name: len(array) for name, array in attributor.rows().items()}
+    wrong = {name: n for name, n in lengths.items() if n != len(attributor)}
+    return Check(
+        "counts", not wrong, f"{len(attributor)} rows in {len(lengths)} arrays" + (f", but {wrong}" * bool(wrong))
+    )
+
+
+def _finite(attributor: Attributor) -> Check:
+    wrong = {
+        name for name, block in attributor.stored_blocks() if block.dtype.kind == "f" and not np.isfinite(block).all()
+    }
+    told = attributor.training.self_influence
+    wrong |= {f"self-influences, {score}" for score, values in told.items() if not np.isfinite(values).all()}
+    return Check("finite", not wrong, f"NaN or infinity in {sorted(wrong)}" if wrong else "no NaN or infinity")
+
+
+def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
+    worst = 0.0
+    fresh, held = attributor.encode_again(rows), attributor.rows()
+    for name, again in fresh.items():
+        if name not in held and name in OF_BCE:
+            continue  # older generations under removal do without
+        stored = held[name].take(torch.from_numpy(rows)).numpy()
+        scale = np.sqrt(attributor.training.squared_norm[rows])  # ‖g‖, the unit of φ and ρ
+        if name in ("self_influence", BCE_SELF_INFLUENCE):
+            scale = scale**2
+        elif name == BCE_SLOPE:
+            scale = np.ones_like(scale)
+        error = np.abs(again - stored).reshape(len(rows), -1).max(1, initial=0)
+        worst = max(worst, float((error / np.maximum(scale, np.finfo(np.float32).tiny)).max()))
+    return Check(
+        "stored rows",
+        worst <= _TOLERANCE,
+        f"{len(rows)} training triples reproduce theirs within {worst:.1e} (at most {_TOLERANCE:.0e})",
+    )
+
+
+def _self_influences(attributor: Attributor, rows: np.ndarray) -> Check:
+    """Preconditioned self-influences as far from fresh ones as the precision of stored codes allows."""
+    stored = attributor.training.self_influence
+    error = np.abs(attributor.self_influence_again(rows) - stored["preconditioned"][rows])
+    worst = float((error / np.maximum(stored["tracin"][rows], _NOTHING)).max())
+    return Check(
+        "preconditioned self-influences",
+        worst < _TOLERANCE,
+        f"{len(rows)} compared, largest difference {worst:.1e} ‖g‖²",
+    )
+
+
+def _searched(attributor: Attributor, queries: np.ndarray, probes: np.ndarray, score: Score) -> Iterator[Check]:
+    """Compare what is found for training triples `queries`, and bounds, with exact influences of `probes`."""
+    triples = np.asarray(attributor.training.triples[queries], np.int64)
+    exact = attributor.exact_influences(triples, probes, score=score)  # (probes, queries)
+    attributions = attributor.query(triples, top_k=_TOP_K, score=score).attributions
+    overlooked, violated = 0, 0
+    for triple, influences, found in zip(triples, exact.T, attributions, strict=True):
+        named = np.isin(attributor.training.train_index[probes], found.train_index)
+        norms = np.sqrt(found.self_influence * attributor.training.squared_norm[probes].astype(np.float64))
+        admitted = found.influence[-1] + found.bound_gap
+        overlooked += int((influences[~named] > admitted + _TOLERANCE * norms[~named]).sum())
+        upper, low, high = attributor.bounds(triple, probes, score=score)
+        violated += int(((upper < influences) | (low > influences) | (high < influences)).sum())
+    pairs = f"{len(probes)} × {len(queries)} pairs"
+    certified = sum(found.certified for found in attributions)
+    yield Check("bounds", not violated, f"violated by {violated} of {pairs}")
+    yield Check(
+        "answers",
+        not overlooked and (certified == len(queries) or not attributor.certifies),
+        f"{certified} of {len(queries)} certified; {overlooked} of {pairs} overlooked",
+    )
+    own = attributor.exact_influences(triples, queries, score=score).diagonal()
+    yield _self_retrieval(attributor, queries, own, attributions)
+
+
+def _self_retrieval(
+    attributor: Attributor, rows: np.ndarray, own: np.ndarray, attributions: Sequence[Attribution]
+) -> Check:
+    """A training triple is known as one, and named for itself unless as many others influence it more."""
+    named, missed = 0, 0
+    for row, influence, found in zip(rows, own, attributions, strict=True):
+        itself = attributor.training.train_index[row] in found.train_index
+        margin = _TOLERANCE * np.sqrt(found.self_influence * float(attributor.training.squared_norm[row]))
+        outranked = len(found.influence) == _TOP_K and found.influence[-1] + found.bound_gap >= influence - margin
+        named += itself
+        missed += not found.in_training or not (itself or outranked)
+    return Check(
+        "self-retrieval", not missed, f"{named} of {len(rows)} training triples name themselves, {missed} missed"
+    )
+
+
+def _ranks(attributor: Attributor, seed: int) -> Check:
+    """Training triples rank better than chance; a model that was not trained is legal, so this never fails."""
+    found = fit(attributor, seed=seed)
+    measured = (
+        f"tails of {found.triples} outrank {found.outranked:.1%} of the entities that are no known tails, "
+        f"{found.deviations:.1f} standard deviations above swapped tails"
+    )
+    if not found.chance:
+        return Check("ranks of training triples", True, measured)
+    return Check(
+        "ranks of training triples",
+        True,
+        f"hardly better than chance: {measured}; if the model is trained, its id maps or training triples are not "
+        "those it was trained with",
+        warning=True,
+    )

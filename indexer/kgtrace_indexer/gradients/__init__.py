@@ -1,0 +1,1 @@
+"""Gradients as short sums of rank-1 terms: losses, selected layers, exact inner products, random projections."""

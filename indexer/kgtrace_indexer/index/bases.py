@@ -1,0 +1,422 @@
+"""Short codes of gradients: orthogonal projections with the norm of what they leave out.
+
+An orthonormal basis B splits a vector v into its coordinates Bᵀv and a rest of norm r, so that by Cauchy-Schwarz
+
+    |⟨v, v'⟩ − ⟨Bᵀv, Bᵀv'⟩| ≤ r r'.
+
+Two kinds of code are made of every gradient, and both bounds follow from that line alone:
+
+* the *index code* φ, the k leading principal directions of the flat blocks and of each rank-1 block's matrix, with
+  one residual norm ρ for each: Σ φφ' + Σ ρρ' is an inner product and bounds the dense influence from above;
+* the *factor codes* of the vectors u and v of each rank-1 block and of each embedding row's gradient, in 16 or 32
+  bits: ⟨u, u'⟩⟨v, v'⟩ is bounded through both factors, which is far tighter, but no inner product.
+
+A table whose rows were all scored is one dense block, its gradient Σ u ⊗ x + Σ e_i ⊗ g. Its index code takes principal
+directions of the whole; the factor u, of as many numbers as there are entities, is stored as its largest entries and
+coordinates of the rest (`SlopesCode`), x and g as other factors are.
+
+The directions are the principal ones (uncentred PCA) of a sample of training gradients, the landmarks: the Nyström
+method with the gradient kernel (Williams and Seeger, 2000).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Terms, part_norms, row_shares, squared_norms
+from kgtrace_store.errors import CorruptGeneration
+
+ROUNDING = 1e-4
+"""Relative slack of every bound, in units of ‖g‖‖g'‖.
+
+Float32 sums of this length err by about 1e-6. The model itself adds more: the score of a triple differs in its last
+digits with the batch it is computed in, and where the loss is saturated (ℓ' = −σ(−s) for large s) an absolute error of
+s becomes a relative one of the gradient."""
+
+FLOAT32 = 1e-6
+"""Relative error of a float32 sum of any length met here."""
+
+FLOOR = 1e-32
+"""Added to every squared norm: what squares of numbers below float32's range may have lost."""
+
+_U_DIMS = 256
+"""Coordinates kept of u: all of a layer with up to so many outputs. ⟨u, u'⟩ carries the sign, so it must be good."""
+_V_DIMS = 64
+"""Coordinates kept of v."""
+_V_LANDMARKS = 1024
+"""Inputs looked at for the directions of v, and of wider embedding rows: their Gram matrix is what costs."""
+_PAIR_DIMS = (256, 8)
+"""Leading coordinates of u and v whose products span the matrix directions of φ."""
+_ROW_DIMS = 256
+"""Coordinates kept of an embedding row's gradient: all of rows up to this long, so that only rounding is left."""
+_HEAD = 32
+"""Entries kept of the slopes over all entities."""
+_SPREAD_DIMS = 16
+"""Coordinates kept of the slopes that are left."""
+
+
+@dataclass(frozen=True, slots=True)
+class KronBasis:
+    """Directions for one rank-1 block."""
+
+    u: Tensor
+    """(p, mu), orthonormal columns."""
+    v: Tensor
+    """(q, mv), orthonormal columns."""
+    pairs: Tensor
+    """(pu·pv, k), orthonormal columns over the products of the first pu and pv coordinates."""
+
+    @property
+    def pair_shape(self) -> tuple[int, int]:
+        """(pu, pv)."""
+        return min(self.u.shape[1], _PAIR_DIMS[0]), min(self.v.shape[1], _PAIR_DIMS[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """All directions of a generation; `dim` = k, the length of φ."""
+
+    flat: Tensor
+    """(size, k), orthonormal columns."""
+    kron: Mapping[str, KronBasis]
+    """By rank-1 block, and by table whose rows were all scored: u is over its rows, v for x and for row gradients."""
+    rows: Mapping[str, Tensor]
+    """Name of another table → (d, m), orthonormal columns."""
+
+    def of_rows(self, table: str) -> Tensor:
+        """Return the directions of a table's row gradients, (d, m)."""
+        return self.kron[table].v if table in self.kron else self.rows[table]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the directions under the names they have in a generation."""
+        found = {"basis.flat": self.flat}
+        for name, block in self.kron.items():
+            found |= {
+                f"basis.{name}.u": block.u,
+                f"basis.{name}.v": block.v,
+                f"basis.{name}.pairs": block.pairs,
+            }
+        found |= {f"basis.{table}.rows": basis for table, basis in self.rows.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], device: torch.device) -> "Bases":
+        """Read what `arrays` gave. Raises `CorruptGeneration` where some of it is missing."""
+        tensors = {
+            name.removeprefix("basis."): torch.tensor(array, device=device)
+            for name, array in arrays.items()
+            if name.startswith("basis.")
+        }
+        krons = [name.removesuffix(".pairs") for name in tensors if name.endswith(".pairs")]
+        try:
+            return cls(
+                flat=tensors["flat"],
+                kron={name: KronBasis(*(tensors[f"{name}.{part}"] for part in ("u", "v", "pairs"))) for name in krons},
+                rows={name.removesuffix(".rows"): t for name, t in tensors.items() if name.endswith(".rows")},
+            )
+        except KeyError as e:
+            raise CorruptGeneration(f"directions {e} are missing; there are {sorted(tensors)}") from e
+
+
+def fit_bases(landmarks: Iterable[Terms], dim: int) -> Bases:
+    """Choose the directions from the landmarks' gradients; φ gets the `dim` leading ones over all dense blocks.
+
+    `landmarks` are the gradients of the same triples, apart: each `Terms` holds other blocks, and is in memory alone.
+    """
+    flats: list[Tensor] = []
+    kron: dict[str, tuple[KronBasis, Tensor]] = {}
+    rows: dict[str, Tensor] = {}
+    for flat_sum, blocks, tables in map(partial(_directions, dim=dim), landmarks):
+        flats.append(flat_sum)
+        kron |= blocks
+        rows |= tables
+    flat, flat_energies = _principal(torch.cat(flats, 1), dim)
+    kept = _share({"": flat_energies} | {name: energies for name, (_, energies) in kron.items()}, dim)
+    return Bases(
+        flat=flat[:, : kept[""]].contiguous(),
+        kron={n: KronBasis(b.u, b.v, b.pairs[:, : kept[n]].contiguous()) for n, (b, _) in kron.items()},
+        rows=rows,
+    )
+
+
+def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]], dict[str, Tensor]]:
+    """Return the flat blocks (n, size), up to `dim` directions of other dense blocks with energies, and of tables."""
+    kron = {name: _kron_directions(block, terms.directions, dim) for name, block in terms.kron.items()}
+    kron |= {table: _table_directions(terms, table, dim) for table in terms.spread}
+    rows = {
+        table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
+        for table, uses in terms.rows.items()
+        if table not in terms.spread
+    }
+    return terms.flat_sum(), kron, rows
+
+
+def _kron_directions(block: Kron, directions: int, dim: int) -> tuple[KronBasis, Tensor]:
+    """Return up to `dim` directions for a rank-1 block, and their energies."""
+    u, _ = _principal(block.u, _U_DIMS)
+    v, _ = _principal(block.v[:: -(-len(block.v) // _V_LANDMARKS)], _V_DIMS)
+    pairs, energies = _principal(_pair_products(block, KronBasis(u, v, u[:0]), directions), dim)
+    return KronBasis(u, v, pairs), energies
+
+
+def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Tensor]:
+    """Return the same for a table whose rows were all scored."""
+    spread = terms.spread[table]
+    weight = spread.u.paired(spread.u).clamp_min(0).sqrt()  # (m,): ‖u‖
+    weighted = weight[:, None] * spread.x[spread.u.group]
+    gradients = torch.cat([weighted, *(use.grad for use in terms.rows.get(table, ()))])
+    base = spread.u.base
+    u, _ = _principal(_split(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
+    v, _ = _principal(_thinned(gradients), _ROW_DIMS)
+    pairs, energies = _principal(_table_products(terms, table, KronBasis(u, v, u[:0])), dim)
+    return KronBasis(u, v, pairs), energies
+
+
+def _thinned(vectors: Tensor) -> Tensor:
+    """Return evenly spaced ones of (m, d) vectors that are too wide for more; an odd step meets every direction."""
+    return vectors if vectors.shape[1] <= _V_LANDMARKS else vectors[:: -(-len(vectors) // _V_LANDMARKS) | 1]
+
+
+def _principal(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return up to `count` leading principal directions of (m, d) vectors, (d, ·), and their energies, descending."""
+    x = vectors.double()
+    count = min(count, *x.shape)
+    if x.shape[1] <= x.shape[0]:
+        energy, directions = torch.linalg.eigh(x.T @ x)
+        energy, directions = energy.flip(0)[:count], directions.flip(1)[:, :count]
+    else:
+        energy, left = torch.linalg.eigh(x @ x.T)
+        energy, left = energy.flip(0)[:count], left.flip(1)[:, :count]
+        directions = x.T @ left
+    basis = torch.linalg.qr(directions).Q if count else directions
+    return basis.to(vectors.dtype), energy.clamp_min(0)
+
+
+def _share(energies: Mapping[str, Tensor], dim: int) -> dict[str, int]:
+    """Return how many directions each block gets when the `dim` of largest energy are taken over all blocks."""
+    ranked = sorted(((float(e), name) for name, energy in energies.items() for e in energy), reverse=True)[:dim]
+    return {name: sum(1 for _, owner in ranked if owner == name) for name in energies}
+
+
+def _pair_products(block: Kron, basis: KronBasis, directions: int) -> Tensor:
+    """Return each triple's gradient matrix in the leading coordinates, Σ_d (Uᵀu_d) ⊗ (Vᵀv_d): (n, pu·pv)."""
+    pu, pv = basis.pair_shape
+    u = (block.u @ basis.u[:, :pu]).view(-1, directions, pu)
+    v = (block.v @ basis.v[:, :pv]).index_select(0, block.group).view(-1, directions, pv)
+    return torch.einsum("ndp,ndq->npq", u, v).flatten(1)
+
+
+def _table_products(terms: Terms, table: str, basis: KronBasis) -> Tensor:
+    """Return the gradient of a table whose rows were all scored in the leading coordinates, (n, pu·pv)."""
+    pu, pv = basis.pair_shape
+    u_basis, v_basis = basis.u[:, :pu], basis.v[:, :pv]
+    spread = terms.spread[table]
+    pairs = [(spread.u.along(u_basis), (spread.x @ v_basis)[spread.u.group])]
+    pairs += [(u_basis[use.index], use.grad @ v_basis) for use in terms.rows.get(table, ())]
+    shape = (len(terms), terms.directions, -1)
+    parts = [torch.einsum("ndp,ndq->npq", u.view(shape), v.view(shape)) for u, v in pairs]
+    return torch.stack(parts).sum(0).flatten(1)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCode:
+    """φ and the residual norms of n triples; blocks are flat, rank-1 blocks, then tables whose rows were all scored."""
+
+    phi: Tensor
+    """(n, k)."""
+    residual: Tensor
+    """(n, blocks)."""
+    squared_norm: Tensor
+    """(n,): ‖g‖² over all blocks, embedding rows included."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the code under the names it has in a generation."""
+        named = {"projected": self.phi, "residual": self.residual, "self_influence": self.squared_norm}
+        return {name: tensor.cpu().numpy() for name, tensor in named.items()}
+
+
+def no_dense_code(terms: Terms, bases: Bases) -> IndexCode:
+    """Return the index code of n triples all of whose dense blocks are zero."""
+    norms = squared_norms(terms).total
+    dims = bases.flat.shape[1] + sum(block.pairs.shape[1] for block in bases.kron.values())
+    return IndexCode(norms.new_zeros(len(terms), dims), norms.new_zeros(len(terms), 1 + len(bases.kron)), norms)
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockCodes:
+    """What one `Terms` contributes to an index code."""
+
+    flat: Terms
+    """Its flat blocks, which are projected together with those of others."""
+    kron: list[tuple[Tensor, Tensor]]
+    """Coordinates (n, ·) and residual (n,) of each rank-1 block."""
+    spread: list[tuple[Tensor, Tensor]]
+    """The same of each table whose rows were all scored."""
+    squared_norm: Tensor
+    """(n,): of all but the flat blocks."""
+
+
+def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
+    """Project the dense blocks of each triple; residual norms carry the slack for rounding.
+
+    `gradients` are those of the same triples, apart as for `fit_bases`.
+    """
+    parts = list(map(partial(_block_codes, bases=bases), gradients))
+    flats = {name: grad for part in parts for name, grad in part.flat.flat.items()}
+    flat = replace(parts[0].flat, flat=flats)
+    norms = squared_norms(flat).total
+    phi = flat.flat_sum() @ bases.flat  # (n, size) @ (size, k) -> (n, k)
+    residual = _residual(norms, phi, part_norms(flat).flat)
+    if not len(bases.flat):
+        residual = torch.zeros_like(residual)  # without flat blocks there is nothing to round
+    codes = [(phi, residual), *(code for part in parts for code in part.kron)]
+    codes += [code for part in parts for code in part.spread]
+    phis, residuals = zip(*codes, strict=True)
+    return IndexCode(
+        torch.cat(phis, 1), torch.stack(residuals, 1), norms + torch.stack([part.squared_norm for part in parts]).sum(0)
+    )
+
+
+def _block_codes(terms: Terms, bases: Bases) -> _BlockCodes:
+    flat, others = Terms(terms.directions, terms.loss, {}, terms.flat, {}), replace(terms, flat={})
+    norms, parts = squared_norms(others), part_norms(others)
+    kron, spread = [], []
+    for name, block in terms.kron.items():
+        phi = _pair_products(block, bases.kron[name], terms.directions) @ bases.kron[name].pairs
+        kron.append((phi, _residual(norms.kron[name], phi, parts.kron[name])))
+    for table in terms.spread:
+        phi = _table_products(terms, table, bases.kron[table]) @ bases.kron[table].pairs
+        spread.append((phi, _residual(norms.spread[table], phi, parts.spread[table])))
+    return _BlockCodes(flat, kron, spread, norms.total)
+
+
+def _residual(squared_norm: Tensor, phi: Tensor, part: Tensor) -> Tensor:
+    """Return ρ (n,): what coordinates (n, ·) leave, with the slack for rounding of what cancels in the sum."""
+    return (rest_norm(squared_norm, phi).square() + ROUNDING**2 * part).sqrt()
+
+
+def rest_norm(squared_norm: Tensor, coordinates: Tensor) -> Tensor:
+    """Return the norm that the coordinates (…, k) leave of vectors with squared norms (…), and a slack for rounding."""
+    left = (squared_norm - coordinates.square().sum(-1)).clamp_min(0)
+    return (left + ROUNDING * squared_norm + FLOOR).sqrt()
+
+
+@dataclass(frozen=True, slots=True)
+class FactorCode:
+    """Vectors of one kind as direction, norm and rest: v ≈ norm · direction in the basis."""
+
+    direction: Tensor
+    """(…, m) in the stored type; of length at most 1."""
+    size: Tensor
+    """(…, 2) float32: ‖v‖, and the norm of what the basis leaves out."""
+
+    def of(self, group: Tensor) -> "FactorCode":
+        """Return the codes of vectors `group` (m,) of (groups, ·)."""
+        return FactorCode(self.direction.index_select(0, group), self.size.index_select(0, group))
+
+
+def factor_code(vectors: Tensor, basis: Tensor, dtype: torch.dtype) -> FactorCode:
+    """Encode vectors (m, d) in a basis (d, c)."""
+    coordinates = vectors @ basis  # (m, d) @ (d, c) -> (m, c)
+    squared_norm = torch.linalg.vecdot(vectors, vectors)
+    norm = (squared_norm + FLOOR).sqrt()
+    direction = coordinates / norm[:, None]
+    return FactorCode(direction.to(dtype), torch.stack([norm, rest_norm(squared_norm, coordinates)], 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Slopes over all entities (groups, E) as their largest entries and the rest."""
+
+    value: Tensor
+    """(groups, s): the entries of largest absolute value, descending in that."""
+    at: Tensor
+    """(groups, s) int64: whose they are."""
+    rest: Tensor
+    """(groups, E): the others, and 0 in place of these."""
+
+
+def _split(slopes: Tensor) -> Split:
+    at = slopes.abs().topk(min(_HEAD, slopes.shape[1])).indices
+    return Split(slopes.gather(1, at), at, slopes.scatter(1, at, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class SlopesCode:
+    """Slopes u over all entities as entries of their own tail and of a few others, and coordinates of the rest."""
+
+    direction: Tensor
+    """(m, c + s) in the stored type: coordinates of the rest and entries, over their norm."""
+    at: Tensor
+    """(m, s) int32: whose entries those are. That of the own tail, where it is among them, is 0: `size` has it."""
+    size: Tensor
+    """(m, 4) float32: that norm; the norm of what is left; a bound of every entry that is not stored; what the own
+    tail's entry has beyond the rest."""
+
+
+def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode:
+    """Encode slopes u in directions (E, c) of their smaller entries."""
+    split = _split(slopes.base)
+    inside = split.rest @ basis  # (groups, E) @ (E, c) -> (groups, c)
+    left = (split.rest - inside @ basis.T).norm(dim=1)  # not from squares: their difference would lose it
+    least = split.value[:, -1].abs()
+    inside, left, least, value, at = (x[slopes.group] for x in (inside, left, least, split.value, split.at))
+    value, at = torch.cat([slopes.own[:, 1:], value], 1), torch.cat([slopes.index[:, 1:], at], 1)
+    is_own = at == slopes.index[:, :1]
+    own = slopes.own[:, 0] + (value * is_own).sum(1)
+    stored = torch.cat([inside, value * ~is_own], 1)
+    norm = (stored.square().sum(1) + FLOOR).sqrt()
+    size = torch.stack([norm, left + FLOAT32 * (norm + left + own.abs()), least, own], 1)
+    return SlopesCode((stored / norm[:, None]).to(dtype), at.int(), size)
+
+
+def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """Return the factor codes of training triples under the names they have in a generation.
+
+    Each array is (n, directions, …): ``NAME.u``, ``NAME.v`` and, for use i of a table, ``TABLE.i``, with ``.code`` in
+    the stored type and ``.size`` in float32; ``TABLE.i.index`` is the row read, int32. Of a table whose rows were all
+    scored there are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
+    """
+    found: dict[str, Tensor] = {}
+
+    def add(name: str, code: FactorCode) -> None:
+        found[f"{name}.code"], found[f"{name}.size"] = code.direction, code.size
+
+    for name, block in terms.kron.items():
+        add(f"{name}.u", factor_code(block.u, bases.kron[name].u, dtype))
+        shared = factor_code(block.v, bases.kron[name].v, dtype)
+        add(f"{name}.v", shared.of(block.group))
+    for table, uses in terms.rows.items():
+        for i, use in enumerate(uses):
+            add(f"{table}.{i}", factor_code(use.grad, bases.of_rows(table), dtype))
+            found[f"{table}.{i}.index"] = use.index.int()
+    for table, spread in terms.spread.items():
+        slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
+        add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
+        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.index[:, 0].int()
+        shared = factor_code(spread.x, bases.kron[table].v, dtype)
+        add(f"{table}.x", shared.of(spread.u.group))
+    shape = (len(terms), terms.directions)
+    return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
+
+
+def left_codes(terms: Terms, bases: Bases) -> dict[str, np.ndarray]:
+    """Return how long the parts of row gradients are that the directions leave out, where these do not span the rows.
+
+    ``TABLE.i.left`` (n, directions) float32 holds the share of each read of use i in ‖Σ o‖², o being what the
+    directions leave out of the gradients that one triple has for one row: ⟨o, Σ o'⟩. None of this is stored of tables
+    whose rows were all scored.
+    """
+    found: dict[str, np.ndarray] = {}
+    for table, uses in terms.rows.items():
+        basis = bases.of_rows(table)
+        if table in terms.spread or basis.shape[0] == basis.shape[1]:
+            continue
+        outside = [Rows(use.index, use.grad - (use.grad @ basis) @ basis.T) for use in uses]
+        shares = row_shares(outside, terms.directions).split(terms.directions, 1)
+        found |= {f"{table}.{i}.left": share.cpu().numpy() for i, share in enumerate(shares)}
+    return found

@@ -1,0 +1,1 @@
+"""Files that a user hands over: models, triples, id maps; and samples of triples."""

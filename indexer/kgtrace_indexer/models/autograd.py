@@ -1,0 +1,491 @@
+"""Gradients of any score that reads rows of tables and has a few parameters of its own: one mechanism for all models.
+
+Automatic differentiation gives the gradient of one number. Those of all loss terms of a batch come out of one pass
+because everything a loss term alone depends on is made a leaf of its own:
+
+* the *rows* it reads are gathered into per-sample leaves (m, width); the sum's gradient with respect to such a leaf
+  holds each loss term's own gradient in its own row;
+* a *linear layer* that every sample passes once has the gradient δ ⊗ a, of its output's gradient and its input, and
+  a *batch norm* the gradients Σ δ x̂ and Σ δ;
+* a parameter in which the score is linear may say itself how its gradient factors (`RankOne`);
+* what is *left*, small tensors, is differentiated sample by sample with `torch.func.vmap`.
+
+Only the score is differentiated; the loss enters by its slope. Models are in evaluation mode: dropout off, batch norm
+with its running statistics.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from kgtrace_indexer.gradients.layers import Selection, select_layers
+from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
+from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms
+from kgtrace_store.errors import UnsupportedModel
+
+MAX_FLOATS = 1 << 17
+"""Most floats that one loss term's gradient of a table row, or of all small parameters together, may have."""
+
+_CHUNK_FLOATS = 1 << 24
+"""Size of the widest temporaries: loss terms are differentiated, and entities scored, in chunks of so many floats."""
+
+_PROBES = 8
+"""Samples that tell whether a score is linear in its tail."""
+_LINEAR = 1e-3
+"""How far from linear a score may be, in units of the product of norms; float32 errs by about 1e-6."""
+_TINY = 1e-12
+"""Keeps a scale of zero apart from none."""
+
+Representations = Sequence[Tensor]
+"""What the score reads of a head, a relation or a tail: tensors (…, *shape) with common leading dimensions."""
+
+
+def _as_stored(rows: Tensor) -> Tensor:
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One representation that the score reads: a row of a table, in the form the score wants."""
+
+    table: str
+    """Name of the table's parameter."""
+    form: Callable[[Tensor], Tensor] = _as_stored
+    """Makes representations (m, *shape) of rows (m, width); differentiable, each row by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankOne:
+    """How the score's gradient with respect to a large parameter factors: u ⊗ v, in any order of its elements."""
+
+    u: Callable[[Representations], Tensor]
+    """(m, p), of the tails."""
+    v: Callable[[Representations, Representations], Tensor]
+    """(m, q), of heads and relations: shared by all loss terms with the same."""
+
+
+class AutogradModel:
+    """A score over table rows, as a `ScoringModel`.
+
+    Parameters
+    ----------
+    tables
+        Embedding tables (rows, width) by parameter name.
+    head, relation, tail
+        What the score reads of each.
+    score
+        Called as ``score(h, r, t)`` with a list of representations for each; returns a score for each sample. Heads
+        and relations may come as (m, 1, *shape) with tails (1, n, *shape); scores are then (m, n). It must compute
+        every sample by itself, and call its linear layers and batch norms rather than use their weights.
+    frozen
+        Parameters that were not trained: they have no gradient.
+    factors
+        Large parameters of `score` that are no linear layers.
+    scratch
+        Floats of temporaries for each head and relation, beyond rows and linear layers: bounds the memory of a chunk.
+
+    Raises `UnsupportedModel` for rows of more than `MAX_FLOATS` values, and for batch norms without running statistics.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Tensor],
+        *,
+        head: Sequence[Reading],
+        relation: Sequence[Reading],
+        tail: Sequence[Reading],
+        score: nn.Module,
+        frozen: frozenset[str] = frozenset(),
+        factors: Mapping[str, RankOne] | None = None,
+        scratch: int = 0,
+    ) -> None:
+        self._tables = {name: table.detach() for name, table in tables.items()}
+        self._head, self._relation, self._tail = list(head), list(relation), list(tail)
+        self._score = score.eval().requires_grad_(False)
+        self._frozen = frozen
+        self._factors = dict(factors or {})
+        self._layers: dict[str, _Layer] = {n: x for n, x in score.named_modules() if isinstance(x, _LAYERS)}
+        for name, module in self._layers.items():
+            if not isinstance(module, nn.Linear) and module.running_mean is None:
+                raise UnsupportedModel(f"batch norm {name} has no running statistics: it mixes the samples of a batch")
+            module.register_forward_hook(_recorder(name))
+        readings = [*self._head, *self._relation, *self._tail]
+        widths = sum(self._tables[reading.table].shape[1] for reading in readings)
+        linear = [module for module in self._layers.values() if isinstance(module, nn.Linear)]
+        layers = sum(module.in_features + module.out_features for module in linear)
+        self._linear: bool | None = None  # in the tail; found out when first asked
+        self._pair_floats = widths + layers
+        self._floats = self._pair_floats + scratch
+        for reading in readings:
+            if (width := self._tables[reading.table].shape[1]) > MAX_FLOATS:
+                raise UnsupportedModel(
+                    f"{reading.table} has rows of {width} values, more than the {MAX_FLOATS} that can be explained"
+                )
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors passed in must be, and results are."""
+        return next(iter(self._tables.values())).device
+
+    @property
+    def depths(self) -> list[list[str]]:
+        """Parameter names from the score backwards: tables read as tail; the score's own parameters; all others."""
+        tails = [reading.table for reading in self._tail]
+        others = [reading.table for reading in [*self._head, *self._relation] if reading.table not in tails]
+        groups = [tails, [name for name, _ in self._score.named_parameters()], others]
+        trained = [[name for name in dict.fromkeys(group) if name not in self._frozen] for group in groups]
+        return [trained[0], trained[2]] if not trained[1] else trained
+
+    def select(self, layers: Sequence[str]) -> Selection:
+        """Resolve ``--layers`` for this model."""
+        return select_layers(layers, self.depths)
+
+    def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
+        """Return the scores of all entities as tail, (m, E), for heads (m,) and relation rows (m,)."""
+        entities = len(self._tables[self._tail[0].table])
+        pairs = max(1, _CHUNK_FLOATS // self._pair_floats)  # scores at a time
+        step = max(1, min(pairs // entities, _CHUNK_FLOATS // self._floats))
+        return torch.cat(
+            [self._tail_scores(h, r, pairs) for h, r in zip(head.split(step), relation.split(step), strict=True)]
+        )
+
+    def head_scores(self, relation: Tensor, tail: Tensor) -> Tensor:
+        """Return the scores of all entities as head, (m, E), for relation rows (m,) and tails (m,)."""
+        entities = len(self._tables[self._head[0].table])
+        pairs = torch.arange(len(tail) * entities, device=self.device)
+        scores = []
+        for some in pairs.split(max(1, _CHUNK_FLOATS // self._floats)):
+            which, head = some // entities, some % entities
+            slots = ((self._head, head), (self._relation, relation[which]), (self._tail, tail[which]))
+            scores.append(self._score(*(self._read(readings, index) for readings, index in slots)))
+        return torch.cat(scores).view(len(tail), entities)
+
+    def _tail_scores(self, head: Tensor, relation: Tensor, pairs: int) -> Tensor:
+        h, r = (
+            [x.unsqueeze(1) for x in self._read(readings, index)]
+            for readings, index in ((self._head, head), (self._relation, relation))
+        )
+        everyone = torch.arange(len(self._tables[self._tail[0].table]), device=self.device)
+        return torch.cat(
+            [
+                self._score(h, r, [x.unsqueeze(0) for x in self._read(self._tail, some)]).expand(len(head), len(some))
+                for some in everyone.split(max(1, pairs // max(1, len(head))))
+            ],
+            1,
+        )
+
+    def _read(self, readings: Sequence[Reading], index: Tensor) -> list[Tensor]:
+        return [reading.form(self._tables[reading.table][index]) for reading in readings]
+
+    def terms(
+        self,
+        head: Tensor,
+        relation: Tensor,
+        tail: Tensor,
+        *,
+        directions: int,
+        loss: Loss,
+        selection: Selection,
+    ) -> Terms:
+        """Return the gradients of m loss terms (h, r) → t; see `ScoringModel.terms`.
+
+        Raises `UnsupportedModel` when parameters that are left for `vmap` have more than `MAX_FLOATS` elements.
+        """
+        step = max(1, _CHUNK_FLOATS // self._floats // directions) * directions  # never parts a triple's loss terms
+        with torch.inference_mode(False), torch.enable_grad():
+            chunks = [
+                self._own_chunk(*ids, loss, selection)
+                for ids in zip(head.split(step), relation.split(step), tail.split(step), strict=True)
+            ]
+        return _joined(chunks, directions)
+
+    def one_to_all_terms(
+        self,
+        head: Tensor,
+        relation: Tensor,
+        tail: Tensor,
+        *,
+        directions: int,
+        loss: OneToAll,
+        selection: Selection,
+    ) -> Terms:
+        """Return the gradients of m loss terms of all tails' scores; see `OneToAllModel`.
+
+        Raises `UnsupportedModel` where the score is not linear in the tail's rows, and as `terms` does.
+        """
+        if self._linear is None:
+            self._linear = self._is_linear()
+        if not self._linear:
+            raise UnsupportedModel(
+                f"losses over all tails ({', '.join(ONE_TO_ALL)}) need a score that is linear in the tail's embedding, "
+                f"and 0 where that is; this model's is not; losses that work: {', '.join([*OWN_SCORE, *CONTRAST])}"
+            )
+        entities = len(self._tables[self._tail[0].table])
+        step = max(1, _CHUNK_FLOATS // (self._floats + entities))
+        with torch.inference_mode(False), torch.enable_grad():
+            chunks = [
+                self._one_to_all_chunk(*ids, loss, selection)
+                for ids in zip(head.split(step), relation.split(step), tail.split(step), strict=True)
+            ]
+        return _joined(chunks, directions)
+
+    def _own_chunk(self, head: Tensor, relation: Tensor, tail: Tensor, loss: Loss, selection: Selection) -> "_Chunk":
+        rows = [self._tables[reading.table][tail] for reading in self._tail]
+        chunk, grads = self._chunk(head, relation, rows, loss, selection)
+        for reading, leaf in zip(self._tail, grads, strict=True):
+            if reading.table in selection:
+                chunk.rows.setdefault(reading.table, []).append(Rows(tail, leaf))
+        return chunk
+
+    def _one_to_all_chunk(
+        self, head: Tensor, relation: Tensor, tail: Tensor, loss: OneToAll, selection: Selection
+    ) -> "_Chunk":
+        first, group = _distinct(head, relation)
+        outputs = self._outputs(head[first], relation[first])  # x: (groups, width) for each reading of the tail
+        tables = [self._tables[reading.table] for reading in self._tail]
+        scores = torch.stack([x @ table.T for x, table in zip(outputs, tables, strict=True)]).sum(0)  # (groups, E)
+        value, slopes = loss(scores, head[first], relation[first], group, tail)
+        chunk, _ = self._chunk(head, relation, [slopes.along(table) for table in tables], score_itself, selection)
+        for reading, x in zip(self._tail, outputs, strict=True):
+            if reading.table in selection:
+                if (other := chunk.spread.get(reading.table)) is not None:
+                    x = x + other.x
+                chunk.spread[reading.table] = Spread(slopes, x)
+        return replace(chunk, loss=value)
+
+    def _outputs(self, head: Tensor, relation: Tensor) -> list[Tensor]:
+        """Return the score's gradients with respect to the tail's rows at 0, (m, width) each."""
+        h, r = self._read(self._head, head), self._read(self._relation, relation)
+        leaves = [
+            torch.zeros(len(head), self._tables[reading.table].shape[1], device=self.device, requires_grad=True)
+            for reading in self._tail
+        ]
+        score = self._score(h, r, [reading.form(leaf) for reading, leaf in zip(self._tail, leaves, strict=True)])
+        return list(torch.autograd.grad(score.sum(), leaves, materialize_grads=True))
+
+    def _is_linear(self) -> bool:
+        """Return whether the score is 0 at a tail of zeros, and otherwise linear in it, from a few samples."""
+        entities = len(self._tables[self._tail[0].table])
+        tables = [self._tables[reading.table] for reading in self._relation]
+        relations = len(tables[0]) if tables else 1
+        some = torch.arange(_PROBES, device=self.device)
+        head, relation = some * max(1, entities // _PROBES) % entities, some % relations
+        generator = torch.Generator().manual_seed(0)
+        rows = []
+        for reading in self._tail:
+            table = self._tables[reading.table]
+            noise = torch.randn(_PROBES, table.shape[1], generator=generator).to(self.device)
+            rows.append(noise * (table.std(correction=0) + _TINY))
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = self._outputs(head, relation)
+        h, r = self._read(self._head, head), self._read(self._relation, relation)
+        for scale in (0.0, -1.0, 1.0, 1000.0):
+            tails = [reading.form(scale * row) for reading, row in zip(self._tail, rows, strict=True)]
+            found = self._score(h, r, tails)
+            wanted = scale * torch.stack([(x * row).sum(1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
+            norms = torch.stack([x.norm(dim=1) * row.norm(dim=1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
+            unit = max(abs(scale), _TINY) * norms
+            if not bool(((found - wanted).abs() <= _LINEAR * unit + _TINY).all()):  # NaN, too
+                return False
+        return True
+
+    def _chunk(
+        self, head: Tensor, relation: Tensor, tails: Sequence[Tensor], loss: Loss, selection: Selection
+    ) -> tuple["_Chunk", list[Tensor]]:
+        """Return the gradients of loss terms, but for their tails' rows, (m, width) each; and those for them."""
+        uses = [(reading, head, selection.head_use) for reading in self._head]
+        uses += [(reading, relation, True) for reading in self._relation]
+        gathered = [self._tables[reading.table][index] for reading, index, _ in uses]
+        leaves = [leaf.detach().requires_grad_() for leaf in [*gathered, *tails]]
+        readings = [*(reading for reading, _, _ in uses), *self._tail]
+        forms = [reading.form(leaf) for reading, leaf in zip(readings, leaves, strict=True)]
+        with _recording() as passes:
+            score = self._score(*self._slots(forms))  # (m,)
+        value, slope = loss(score.detach())
+        layers = {
+            name: calls[0] for name, calls in passes.items() if _once_a_sample(self._layers[name], calls, len(head))
+        }
+        outputs = [call.output for call in layers.values()]
+        grads = torch.autograd.grad(score, [*leaves, *outputs], slope, materialize_grads=True)
+
+        rows: dict[str, list[Rows]] = {}
+        for (reading, index, counts), leaf in zip(uses, grads, strict=False):
+            if counts and reading.table in selection:
+                rows.setdefault(reading.table, []).append(Rows(index, leaf))
+        kron: dict[str, Kron] = {}
+        flat: dict[str, Tensor] = {}
+        for (name, call), delta in zip(layers.items(), grads[len(leaves) :], strict=True):
+            self._add_layer(name, call.input.detach(), delta, selection, kron, flat)
+        h, r, t = self._slots([form.detach() for form in forms])
+        for name, factor in self._factors.items():
+            if name in selection:
+                first, group = _distinct(head, relation)
+                v = factor.v([x[first] for x in h], [x[first] for x in r])
+                kron[name] = Kron(factor.u(t) * slope[:, None], v, group)
+        done = {f"{name}.{part}" for name in layers for part in ("weight", "bias")} | self._factors.keys()
+        left = {n: p for n, p in self._score.named_parameters() if n in selection and n not in done}
+        flat |= {name: g * slope[:, None] for name, g in self._small(left, h, r, t).items()}
+        return _Chunk(value, kron, flat, rows, {}), list(grads[len(uses) : len(leaves)])
+
+    def _add_layer(
+        self,
+        name: str,
+        x: Tensor,
+        delta: Tensor,
+        selection: Selection,
+        kron: dict[str, Kron],
+        flat: dict[str, Tensor],
+    ) -> None:
+        """Add a layer's blocks: `x` is its input, `delta` its output's gradient, a sample in each first index."""
+        weight, bias, layer = f"{name}.weight", f"{name}.bias", self._layers[name]
+        with_weight, with_bias = weight in selection, layer.bias is not None and bias in selection
+        if isinstance(layer, nn.Linear):
+            x, delta = x.reshape(len(x), -1), delta.reshape(len(x), -1)
+            if with_weight:
+                ones = torch.full_like(x[:, :1], float(with_bias))
+                kron[weight] = Kron(delta, torch.cat([x, ones], 1), torch.arange(len(x), device=x.device))
+                return
+        elif with_weight:
+            normal = F.batch_norm(x, layer.running_mean, layer.running_var, eps=layer.eps)
+            flat[weight] = _by_channel(delta * normal)
+        if with_bias:
+            flat[bias] = _by_channel(delta)
+
+    def _small(self, parameters: Mapping[str, Tensor], *slots: Representations) -> dict[str, Tensor]:
+        """Return the score's gradients with respect to small parameters, (m, size) each."""
+        if (size := sum(p.numel() for p in parameters.values())) > MAX_FLOATS:
+            largest = max(parameters, key=lambda name: parameters[name].numel())
+            raise UnsupportedModel(
+                f"gradients of {largest} {tuple(parameters[largest].shape)} are no short sums of rank-1 terms, and "
+                f"{size} values a triple are more than the {MAX_FLOATS} that can be kept; leave it out with --layers"
+            )
+        if not parameters:
+            return {}
+
+        def one(parameters: dict[str, Tensor], *forms: Tensor) -> Tensor:
+            score: Tensor = functional_call(self._score, parameters, self._slots([x[None] for x in forms]))
+            return score.squeeze(0)
+
+        forms = [form for slot in slots for form in slot]
+        detached = {name: p.detach() for name, p in parameters.items()}
+        grads = vmap(grad(one), (None, *(0 for _ in forms)))(detached, *forms)
+        return {name: g.reshape(len(forms[0]), -1) for name, g in grads.items()}
+
+    def _slots(self, forms: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Split representations into the head's, the relation's and the tail's."""
+        first, second = len(self._head), len(self._head) + len(self._relation)
+        return list(forms[:first]), list(forms[first:second]), list(forms[second:])
+
+
+_Layer = nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d
+_LAYERS = (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+"""Layers whose gradients follow from their input and their output's gradient."""
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """Sum (m, channels, …) over all positions, (m, channels)."""
+    return x.reshape(*x.shape[:2], -1).sum(2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One call of a layer."""
+
+    input: Tensor
+    output: Tensor
+
+
+_PASSES: ContextVar[dict[str, list[_Pass]] | None] = ContextVar("passes", default=None)
+"""Where the layers note their calls; each thread has its own."""
+
+
+@contextmanager
+def _recording() -> Iterator[dict[str, list[_Pass]]]:
+    """Note every call of a layer by its name."""
+    passes: dict[str, list[_Pass]] = {}
+    token = _PASSES.set(passes)
+    try:
+        yield passes
+    finally:
+        _PASSES.reset(token)
+
+
+def _recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if (passes := _PASSES.get()) is not None:
+            passes.setdefault(name, []).append(_Pass(inputs[0], output))
+
+    return note
+
+
+def _once_a_sample(layer: _Layer, calls: Sequence[_Pass], samples: int) -> bool:
+    """Whether a layer was called once, with one input for each sample: only then do its gradients follow."""
+    if len(calls) != 1 or len(calls[0].input) != samples:
+        return False
+    return not isinstance(layer, nn.Linear) or calls[0].input.shape[:-1].numel() == samples
+
+
+def _distinct(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where each distinct (head, relation) stands, (groups,), and which of them each sample has, (m,)."""
+    pairs, group = torch.unique(torch.stack([head, relation], 1), dim=0, return_inverse=True)
+    first = torch.empty(len(pairs), dtype=torch.int64, device=head.device)
+    first[group] = torch.arange(len(group), device=head.device)  # any of them will do
+    return first, group
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Gradients of some of the loss terms, as in `Terms`."""
+
+    loss: Tensor
+    kron: dict[str, Kron]
+    flat: dict[str, Tensor]
+    rows: dict[str, list[Rows]]
+    spread: dict[str, Spread]
+
+
+def _joined(chunks: Sequence[_Chunk], directions: int) -> Terms:
+    """Put chunks of loss terms together."""
+    first = chunks[0]
+    if len(chunks) == 1:
+        return Terms(directions, first.loss, first.kron, first.flat, first.rows, first.spread)
+    kron, spread = {}, {}
+    for name in first.kron:
+        blocks = [chunk.kron[name] for chunk in chunks]
+        group = _renumbered([block.group for block in blocks], [len(block.v) for block in blocks])
+        kron[name] = Kron(torch.cat([block.u for block in blocks]), torch.cat([block.v for block in blocks]), group)
+    for table in first.spread:
+        parts = [chunk.spread[table] for chunk in chunks]
+        group = _renumbered([part.u.group for part in parts], [len(part.x) for part in parts])
+        base, index, own = (torch.cat([getattr(p.u, field) for p in parts]) for field in ("base", "index", "own"))
+        spread[table] = Spread(Slopes(base, group, index, own), torch.cat([part.x for part in parts]))
+    return Terms(
+        directions,
+        torch.cat([chunk.loss for chunk in chunks]),
+        kron,
+        {name: torch.cat([chunk.flat[name] for chunk in chunks]) for name in first.flat},
+        {
+            table: [
+                Rows(
+                    torch.cat([chunk.rows[table][i].index for chunk in chunks]),
+                    torch.cat([chunk.rows[table][i].grad for chunk in chunks]),
+                )
+                for i in range(len(first.rows[table]))
+            ]
+            for table in first.rows
+        },
+        spread,
+    )
+
+
+def _renumbered(groups: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Put group numbers of several chunks, with so many groups each, one after the other."""
+    starts = accumulate(counts, initial=0)
+    return torch.cat([group + start for group, start in zip(groups, starts, strict=False)])

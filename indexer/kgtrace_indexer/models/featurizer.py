@@ -1,0 +1,266 @@
+"""From triples to gradient terms: one path for training triples and for test triples."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgtrace_indexer.gradients.layers import Selection
+from kgtrace_indexer.gradients.losses import (
+    Contrast,
+    KnownTails,
+    Loss,
+    OneToAll,
+    bce_over_removal,
+    loss_by_name,
+    removal,
+)
+from kgtrace_indexer.gradients.terms import Terms, inner, squared_norms
+from kgtrace_indexer.inputs.model_file import ModelFile
+from kgtrace_indexer.models.checkpoints import Checkpoints
+from kgtrace_indexer.models.conve import ConvE
+from kgtrace_indexer.models.protocol import ForwardModel, ScoringModel, head_scores, one_to_all, scoring_model
+from kgtrace_indexer.names import Direction, Directions
+from kgtrace_store.errors import BadRequest, MissingInverseRelations
+
+BCE_SELF_INFLUENCE = "self_influence_bce"
+"""Name of the stored array of ‖g‖² under ``bce`` in an index under ``removal``; see `Featurizer.codes`."""
+
+BCE_SLOPE = "slope_bce"
+"""Likewise of what each loss term's gradient is multiplied with to have that under ``bce``."""
+
+OF_BCE_SUFFIX = "_bce"
+"""Ends the names of further arrays of that kind."""
+
+OF_BCE = (BCE_SELF_INFLUENCE, BCE_SLOPE)
+"""Arrays that are stored under ``removal`` alone, and not in generations of before they were kept."""
+
+_BATCH_SIZE = 2048
+"""Triples whose gradients are computed together, by automatic differentiation."""
+_BATCH_SIZES = {"cpu": 256, "cuda": 8192}
+"""The same in closed form: on a CPU they should stay in the caches, a GPU wants more to do."""
+_FORWARD_MODE_TESTS = 4
+"""Test triples up to which a pass for each is faster than gradients for all."""
+
+
+def resolve_directions(asked: str | None, inverse_triples: bool) -> Directions:
+    """Return the training side's directions: as trained, unless asked otherwise.
+
+    Raises `MissingInverseRelations` for ``both`` on a model without inverse relations.
+    """
+    if asked is None:
+        return "both" if inverse_triples else "forward"
+    if asked == "both" and not inverse_triples:
+        raise MissingInverseRelations(
+            "directions 'both' needs a model trained with inverse triples; this one has none: use forward"
+        )
+    if asked == "both":
+        return "both"
+    if asked == "forward":
+        return "forward"
+    raise BadRequest(f"directions {asked!r} is not one of forward, both")
+
+
+@dataclass(frozen=True, slots=True)
+class Featurizer:
+    """Turns triples of original relation ids into gradient terms."""
+
+    model: ScoringModel
+    loss: Loss | OneToAll
+    selection: Selection
+    directions: Directions
+    """Of training triples."""
+    inverse_triples: bool
+    """Whether the relation table holds 2r for r and 2r + 1 for r⁻¹."""
+
+    def training_terms(self, triples: np.ndarray) -> Terms:
+        """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
+        return self._terms(triples, self._training_directions)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may compute gradients at once; automatic differentiation swaps parameters."""
+        models = [part for _, part in self.model.parts] if isinstance(self.model, Checkpoints) else [self.model]
+        return all(isinstance(model, ConvE) for model in models)
+
+    def batch_size(self, asked: int | None) -> int:
+        """Return how many triples are computed together, apart: as asked, or what suits model and device."""
+        suits = _BATCH_SIZES[self.model.device.type] if self.concurrent else _BATCH_SIZE
+        return self.block(asked or suits, apart=True)
+
+    def block(self, triples: int, *, apart: bool = False) -> int:
+        """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives.
+
+        `apart` says that checkpoints come one at a time, as of `training_terms_apart`.
+        """
+        checkpoints = len(self.model.parts) if isinstance(self.model, Checkpoints) and not apart else 1
+        instances = self.loss.negatives + 1 if isinstance(self.loss, Contrast) else 1
+        return max(1, triples // (checkpoints * instances))
+
+    def training_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
+        """Yield the blocks of `training_terms`, those of one checkpoint at a time."""
+        if isinstance(self.model, Checkpoints):
+            for single in self.model.apart():
+                yield replace(self, model=single).training_terms(triples)
+        else:
+            yield self.training_terms(triples)
+
+    def self_influence_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
+        """Yield the gradients of training triples (n, 3) that self-influence is of, those of one checkpoint at a time.
+
+        They are under ``bce`` for ``removal``, with each checkpoint's own slopes.
+        """
+        for terms in self.training_terms_apart(triples):
+            yield terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
+
+    def codes(
+        self,
+        triples: np.ndarray,
+        code: Callable[[Iterable[Terms]], dict[str, np.ndarray]],
+        left: Callable[[Terms], dict[str, np.ndarray]] = lambda terms: {},
+    ) -> dict[str, np.ndarray]:
+        """Return what `code` makes of the gradients of training triples (n, 3), and what it cannot know of them.
+
+        Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
+        nothing of errors. `BCE_SELF_INFLUENCE` (n,), that of the same gradients under ``bce``, is then added, and
+        `BCE_SLOPE` (n, checkpoints · directions), the slopes of one checkpoint after those of another; and, with
+        ``_bce`` behind their names, the arrays that `left` makes of the gradients under ``bce``.
+        """
+        gradients = self.training_terms_apart(triples)
+        if self.loss is not removal:
+            return code(gradients)
+        norms: list[Tensor] = []
+        slopes: list[Tensor] = []
+        outside: dict[str, np.ndarray] = {}
+
+        def noted(terms: Terms) -> Terms:
+            slope = bce_over_removal(terms.loss)
+            weighted = terms.weighted(slope)
+            norms.append(squared_norms(weighted).total)
+            slopes.append(slope.view(len(terms), -1))
+            outside.update({f"{name}{OF_BCE_SUFFIX}": array for name, array in left(weighted).items()})
+            return terms
+
+        return code(map(noted, gradients)) | {
+            **outside,
+            BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy(),
+            BCE_SLOPE: torch.cat(slopes, 1).cpu().numpy(),
+        }
+
+    def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
+        """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.
+
+        For few test triples a model that can does it in forward mode: a pass for each, but no gradients.
+        """
+        if (
+            isinstance(self.loss, OneToAll)
+            or not isinstance(self.model, ForwardModel)
+            or len(tests) > _FORWARD_MODE_TESTS
+        ):
+            return inner(self.training_terms(triples), tests).cpu()
+        instances, count = self._loss_terms(triples, self._training_directions)
+        source, relation, target = self._columns(instances)
+        forward = partial(self.model.influences, source, relation, target, loss=self.loss, selection=self.selection)
+        singles = [tests] if len(tests) == 1 else [tests.triple(i) for i in range(len(tests))]
+        found = torch.stack([forward(test=test) for test in singles], 1)
+        return found.view(len(triples), count, len(tests)).sum(1).cpu()
+
+    def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
+        """Return the gradients of test triples (n, 3) in the direction explained alone.
+
+        A model without inverse relations has one score, s(h, r, t), for both: so has a loss of it alone, or of it and
+        negatives of either side, and so its gradient. A loss of all tails' scores is none of heads:
+        `MissingInverseRelations` is then raised for ``head``.
+        """
+        if direction == "head" and not self.inverse_triples and isinstance(self.loss, OneToAll):
+            raise MissingInverseRelations(
+                "direction 'head' under a loss of all tails' scores needs a model trained with inverse triples, and "
+                "this one has none: ask for direction 'tail', or build the index with another loss, such as removal"
+            )
+        return self._terms(triples, [direction])
+
+    def candidate_scores(self, triples: np.ndarray, direction: Direction) -> Tensor:
+        """Return the scores of all entities in place of the tail (or the head), (n, E)."""
+        source, relation, target = self._columns(self._instances(triples, [direction]))
+        if direction == "head" and not self.inverse_triples:
+            return head_scores(self.model, relation, target)
+        return self.model.tail_scores(source, relation)
+
+    @property
+    def _training_directions(self) -> list[Direction]:
+        return ["tail", "head"] if self.directions == "both" else ["tail"]
+
+    def _terms(self, triples: np.ndarray, directions: list[Direction]) -> Terms:
+        instances, count = self._loss_terms(triples, directions)
+        source, relation, target = self._columns(instances)
+        if isinstance(self.loss, OneToAll):
+            return one_to_all(self.model).one_to_all_terms(
+                source, relation, target, directions=count, loss=self.loss, selection=self.selection
+            )
+        return self.model.terms(source, relation, target, directions=count, loss=self.loss, selection=self.selection)
+
+    def _loss_terms(self, triples: np.ndarray, directions: list[Direction]) -> tuple[np.ndarray, int]:
+        """Return all loss terms of triples (n, 3), negatives included, (n · count, 3), and the count."""
+        instances, count = self._instances(triples, directions), len(directions)
+        if isinstance(self.loss, Contrast):
+            return self.loss.with_negatives(instances), count * (self.loss.negatives + 1)
+        return instances, count
+
+    def _instances(self, triples: np.ndarray, directions: list[Direction]) -> np.ndarray:
+        """Return (source, relation row, target) of each triple and direction, (n · directions, 3).
+
+        Without inverse relations they are (h, r, t), whichever side is explained.
+        """
+        ids = np.asarray(triples, np.int64)
+        rows: dict[Direction, np.ndarray] = {"tail": ids, "head": ids}
+        if self.inverse_triples:
+            rows = {"tail": ids * [1, 2, 1], "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0]}
+        return np.stack([rows[direction] for direction in directions], 1).reshape(-1, 3)
+
+    def _columns(self, instances: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        source, relation, target = torch.as_tensor(instances, device=self.model.device).unbind(1)
+        return source, relation, target
+
+
+def featurizer_for(
+    model: ModelFile, config: Mapping[str, Any], device: torch.device, training: np.ndarray | None = None
+) -> Featurizer:
+    """Return the featurizer of a configuration, as a build or a generation's manifest holds it.
+
+    `training` holds all training triples (n, 3): ``bce-kvsall`` labels their tails.
+
+    Raises `UnsupportedModel` for a loss that the model's score does not allow, `BadRequest` for one that is not known.
+    """
+
+    def known() -> KnownTails:
+        if training is None:
+            raise BadRequest(f"loss {config['loss']} labels all known tails, and there are no training triples")
+        return KnownTails.of(training, model.inverse_triples, device)
+
+    scoring = scoring_model(model, device)
+    if model.checkpoints:
+        scoring = Checkpoints(scoring, [(rate, scoring_model(state, device)) for rate, state in model.checkpoints])
+    loss = loss_by_name(
+        config["loss"],
+        label_smoothing=config.get("label_smoothing", 0.0),
+        negatives=config.get("negatives"),
+        seed=config.get("seed", 0),
+        entities=model.num_entities,
+        trained_with=model.loss,
+        known=known,
+    )
+    found = Featurizer(
+        model=scoring,
+        loss=loss,
+        selection=scoring.select(config["layers"]),
+        directions=resolve_directions(config["directions"], model.inverse_triples),
+        inverse_triples=model.inverse_triples,
+    )
+    if isinstance(loss, OneToAll):
+        with torch.inference_mode():
+            found.training_terms(np.zeros((1, 3), np.int64))  # tells whether the model can
+    return found

@@ -1,0 +1,202 @@
+"""Explaining any number of test triples: a block at a time, into a file, and on from where it stopped.
+
+::
+
+    OUT.partial/question.json     what is asked, of which generation
+    OUT.partial/000000.json, …    the answers to the blocks that are finished
+    OUT.partial/whole             what becomes OUT in one rename, made of the blocks when all are there
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kgtrace_server.cli import render
+from kgtrace_server.service import Question, Service
+from kgtrace_store import durable, locks
+from kgtrace_store.errors import BuilderRunning, ResumeRefused
+
+if TYPE_CHECKING:
+    from kgtrace_server.wire import Influences
+
+_BLOCK = 64
+"""Test triples explained at a time: few enough to show progress, many enough to share forward passes."""
+_MOST_INFLUENCES = 65_536
+"""Of one block, so that memory does not grow with ``top_k`` either."""
+
+_QUESTION = "question.json"
+_WHOLE = "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """Test triples, and what to say about them."""
+
+    service: Service
+    options: Question
+    """All but the triples."""
+    ids: np.ndarray
+    """(n, 3): test triples."""
+    test_indices: np.ndarray
+    """(n,) int64: which rows of the file, or of the call, they are."""
+    skipped: int | None = None
+    """Lines of the file that were left out because of an unknown label; None where none may be."""
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return -(-len(self.ids) // self.block)
+
+    @property
+    def block(self) -> int:
+        """Test triples in a block; the last one may have fewer."""
+        return max(1, min(_BLOCK, _MOST_INFLUENCES // self.options.top_k))
+
+    def answer(self, number: int) -> "Influences":
+        """Explain one block. Raises as `Service.influences`."""
+        triples = self.ids[number * self.block : (number + 1) * self.block]
+        return self.service.influences(replace(self.options, triples=triples.tolist()))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what makes two runs the same: their answers, and the blocks these come in, are then equal."""
+        options = self.options
+        restriction = [
+            {f: sorted(refs) for f, refs in sorted(condition.items())} for condition in (options.must, options.must_not)
+        ]
+        return {
+            "generation": self.service.generation,
+            "test triples": hashlib.sha256(self.ids.astype("<i8").tobytes()).hexdigest(),
+            "rows": hashlib.sha256(self.test_indices.astype("<i8").tobytes()).hexdigest(),
+            "top_k": options.top_k,
+            "order": options.order,
+            "exact": options.exact,
+            "max_candidates": options.max_candidates,
+            "must": restriction[0],
+            "must_not": restriction[1],
+            "within_hops": options.within_hops,
+            "direction": options.direction,
+            "score": options.score,
+            "damping": options.damping,
+        }
+
+
+def stream(bulk: Bulk, progress: Callable[[str, int, int], None]) -> "Iterator[Influences]":
+    """Yield the answer to one block after another, keeping none."""
+    for number in range(len(bulk)):
+        yield bulk.answer(number)
+        _tell(bulk, number, progress)
+
+
+def write(bulk: Bulk, output: Path, *, fresh: bool, progress: Callable[[str, int, int], None]) -> int:
+    """Explain all test triples into a file, and return how many influences it holds.
+
+    A run that was interrupted is gone on with: blocks that it finished are not computed again, and the file is the same
+    byte for byte (but for the seconds in ``.json``) as one written in one go. ``fresh`` discards what it left.
+
+    Raises
+    ------
+    ResumeRefused
+        What an interrupted run left is of another question, or damaged.
+    BuilderRunning
+        Another process is writing this output.
+    BadRequest, MissingExtra
+        As `render.check_format`.
+    StorageFailed
+        The disk is full or broken.
+    """
+    ending = render.check_format(output)
+    with _open_journal(output, bulk.facts(), fresh=fresh) as journal:
+        for number in range(len(bulk)):
+            if not journal.has(number):
+                journal.keep(number, bulk.answer(number))
+                _tell(bulk, number, progress)
+        answers = map(journal.read, range(len(bulk)))
+        with durable.opened(journal.whole, "wb") as sink:
+            count = render.write_influences(sink, ending, answers, bulk.test_indices, skipped=bulk.skipped)
+        durable.rename(journal.whole, output)
+        durable.sync_folder(output.parent)
+        durable.remove_tree(journal.folder)
+    return count
+
+
+def _tell(bulk: Bulk, number: int, progress: Callable[[str, int, int], None]) -> None:
+    if len(bulk) > 1:
+        progress("query", min((number + 1) * bulk.block, len(bulk.ids)), len(bulk.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class _Journal:
+    """The finished blocks of one output file."""
+
+    folder: Path
+
+    @property
+    def whole(self) -> Path:
+        return self.folder / _WHOLE
+
+    def has(self, number: int) -> bool:
+        return self._path(number).exists()
+
+    def keep(self, number: int, answer: "Influences") -> None:
+        text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        durable.replace_file(self._path(number), text.encode())
+
+    def read(self, number: int) -> "Influences":
+        path = self._path(number)
+        try:
+            answer: Influences = json.loads(path.read_bytes())
+        except (OSError, ValueError) as e:
+            raise ResumeRefused(f"{path} cannot be read ({e}): begin anew with --fresh") from e
+        return answer
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+
+@contextmanager
+def _open_journal(output: Path, facts: Mapping[str, Any], *, fresh: bool) -> Iterator[_Journal]:
+    """Open, under a lock, the journal beside an output file: an empty one, or one of the same question."""
+    journal = _Journal(output.with_name(output.name + ".partial"))
+    durable.make_folder(journal.folder)
+    with _sole_writer(output, journal.folder / "lock"):
+        question = journal.folder / _QUESTION
+        if fresh or not question.exists():
+            for path in sorted(journal.folder.iterdir()):
+                if path.name != "lock":
+                    durable.remove_file(path)
+            durable.replace_file(question, render.json_text(facts).encode())
+        _require_same(question, facts)
+        yield journal
+
+
+@contextmanager
+def _sole_writer(output: Path, lock: Path) -> Iterator[None]:
+    try:
+        with locks.builder(lock):
+            yield
+    except BuilderRunning as e:
+        raise BuilderRunning(f"another process is writing {output}: wait for it, or choose another output") from e
+
+
+def _require_same(question: Path, facts: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads(question.read_bytes())
+        differing = [name for name in facts if found[name] != facts[name]]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ResumeRefused(f"{question} cannot be read: begin anew with --fresh") from e
+    if differing:
+        changes = ", ".join(f"{name} was {_short(found[name])}, is {_short(facts[name])}" for name in differing)
+        raise ResumeRefused(
+            f"{question.parent} holds the beginning of another answer ({changes}): "
+            "ask as before to finish that, or discard it with --fresh"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:39] + "…"

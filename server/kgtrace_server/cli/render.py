@@ -1,0 +1,207 @@
+"""Answers as text for people and as files for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from kgtrace_server import results, tables
+from kgtrace_server.cli.printable import printable
+from kgtrace_store.errors import BadRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kgtrace_server.wire import Aggregate, Explanation, Influences, Named, NamedTriple, SelfInfluences
+
+FORMATS = (".json", ".csv", ".parquet")
+"""Endings of output files, and so their formats."""
+
+_WIDEST = 40
+"""Characters of a label in a table; files hold them whole."""
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return rows as lines of aligned columns, those at positions ``right`` to the right, fit for a terminal."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
+
+
+def influences(answer: Influences) -> str:
+    """Return an answer as a page of text."""
+    column = "influence" if answer["score"] == "tracin" else answer["score"]
+    return "\n".join(_explanation(result, column) for result in answer["results"])
+
+
+def self_influences(answer: SelfInfluences) -> str:
+    """Return an answer as a table."""
+    rows = [("", "self-influence", "row", "head", "relation", "tail")]
+    for position, found in enumerate(answer["self_influences"], 1):
+        numbers = (_number(found["self_influence"]), str(found["train_index"]))
+        rows.append((str(position), *numbers, *_shown(found["triple"])))
+    return table(rows, right=(0, 1, 2))
+
+
+def aggregate(answer: Aggregate) -> str:
+    """Return an answer as a table below a line on all of it."""
+    tests, total = answer["test_triples"], answer["total"]
+    asked = f"{tests:,} test triples" if answer["triple"] is None else "  ".join(_shown(answer["triple"]))
+    kind = "influence" if answer["score"] == "tracin" else f"{answer['score']} influence"
+    precise = "exact" if answer["exact"] else "each within its error"
+    order = "order certified" if answer["certified"] else "order not certified: errors may change it"
+    text = (
+        f"{asked}\n  {kind} of {total['count']:,} training triples, sum {_number(total['sum'])}; {precise}; {order}\n"
+    )
+    if answer["by"] == "triple":
+        ranking = [("", "sum", "row", "head", "relation", "tail")]
+        for position, found in enumerate(answer["groups"], 1):
+            numbers = (_number(found["sum"]), str(found["train_index"]))
+            ranking.append((str(position), *numbers, *_shown(cast("NamedTriple", found["group"]))))
+        return text + table(ranking, right=(0, 1, 2))
+    rows = [["", "sum", "error", "for", "against", "triples", str(answer["by"])]]
+    for position, found in enumerate(answer["groups"], 1):
+        sums = map(_number, (found["sum"], found["error"], found["positive"], found["negative"]))
+        rows.append([str(position), *sums, f"{found['count']:,}", _show(cast("Named", found["group"]))])
+    return text + table(rows, right=(0, 1, 2, 3, 4, 5))
+
+
+def write_aggregate(sink: BinaryIO, ending: str, answer: Aggregate) -> int:
+    """Write an answer; return how many groups it holds. ``ending`` is one of `FORMATS`."""
+    if ending == ".json":
+        sink.write(json_text(answer).encode())
+        return len(answer["groups"])
+    found = results.Aggregate.read(answer)
+    return _write_rows(sink, ending, found.columns, [found.rows()])
+
+
+def write_influences(
+    sink: BinaryIO,
+    ending: str,
+    answers: Iterable[Influences],
+    test_indices: np.ndarray,
+    *,
+    skipped: int | None = None,
+) -> int:
+    """Write answers, one after another, as one; return how many influences they hold.
+
+    ``ending`` is one of `FORMATS`; ``test_indices`` (n,) tells which test triple each result is about, for tabular
+    output. ``skipped`` lines of a file of test triples were left out, which JSON says unless it is None.
+    """
+    if ending == ".json":
+        return _write_json(sink, answers, skipped)
+    return _write_rows(sink, ending, results.Influences.COLUMNS, _influence_rows(answers, test_indices))
+
+
+def write_self_influences(sink: BinaryIO, ending: str, answer: SelfInfluences) -> int:
+    """Write an answer; return how many training triples it holds. ``ending`` is one of `FORMATS`."""
+    if ending == ".json":
+        sink.write(json_text(answer).encode())
+        return len(answer["self_influences"])
+    found = results.SelfInfluences.read(answer)
+    return _write_rows(sink, ending, found.COLUMNS, [found.rows()])
+
+
+def check_format(path: Path, formats: Sequence[str] = FORMATS) -> str:
+    """Return an output file's ending, before hours of work go into its content.
+
+    Raises `BadRequest` for one that is not among the formats and as `check_output`, and `MissingExtra`.
+    """
+    ending = path.suffix.lower()
+    if ending not in formats:
+        raise BadRequest(f"output {path} ends in {ending!r}, must end in {' or '.join(formats)}")
+    check_output(path)
+    if ending == ".parquet":
+        tables.pyarrow()
+    return ending
+
+
+def check_output(path: Path) -> None:
+    """Raise `BadRequest` for an output file that is a folder, or in a folder that is not there."""
+    if path.is_dir():
+        raise BadRequest(f"output {path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise BadRequest(f"output {path}: there is no folder {path.parent}")
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """Return JSON for people and programs."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def _explanation(result: Explanation, column: str) -> str:
+    """Return one test triple and its training triples; `column` heads their influences."""
+    triple = result["triple"]
+    score, loss = _number(result["score"]), _number(result["loss"])
+    trained = "a training triple" if result["in_training"] else "not a training triple"
+    if result["certified"]:
+        proof = f"certified exact ({result['exact_terms']} influences computed)"
+    else:
+        proof = f"not certified: what was not looked at may have {_number(result['bound_gap'])} more influence"
+    lines = f"{'  '.join(_shown(triple))}\n  score {score}, rank {result['rank']}, loss {loss}; {trained}; {proof}\n"
+    lines += "".join(f"  note: {note}\n" for note in result["notes"])
+    if not result["influences"]:
+        return lines + "  no training triple may be named\n"
+    rows = [("", column, "cosine", "row", "head", "relation", "tail")]
+    for position, found in enumerate(result["influences"], 1):
+        numbers = (_number(found["influence"]), _number(found["cosine"]), str(found["train_index"]))
+        rows.append((str(position), *numbers, *_shown(found["triple"])))
+    return lines + table(rows, right=(0, 1, 2, 3))
+
+
+def _shown(triple: NamedTriple) -> tuple[str, str, str]:
+    return _show(triple["head"]), _show(triple["relation"]), _show(triple["tail"])
+
+
+def _show(named: Named) -> str:
+    text = printable(named["name"] or named["label"])
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _write_json(sink: BinaryIO, answers: Iterable[Influences], skipped: int | None) -> int:
+    """Write what `json_text` makes of the answers joined, of which one at a time is in memory."""
+    seconds: dict[str, float] = {}
+    count, opening = 0, ""
+    for answer in answers:
+        if not opening:
+            opening = "{" + "".join(f'\n  "{name}": {json.dumps(answer[name])},' for name in ("generation", "score"))
+            if skipped is not None:
+                opening += f'\n  "skipped_test_triples": {skipped},'
+            opening += '\n  "results": ['
+        for result in answer["results"]:
+            text = json.dumps(result, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n    ")
+            sink.write(f"{opening}\n    {text}".encode())
+            opening = ","
+            count += len(result["influences"])
+        spent = answer["seconds"]
+        for stage in ("gradient", "search", "rerank"):
+            seconds[stage] = seconds.get(stage, 0.0) + spent[stage]
+    text = json.dumps(seconds, indent=2).replace("\n", "\n  ")
+    sink.write(f'\n  ],\n  "seconds": {text}\n}}\n'.encode())
+    return count
+
+
+def _write_rows(sink: BinaryIO, ending: str, columns: tables.Columns, blocks: Iterable[tables.Rows]) -> int:
+    write = tables.write_csv if ending == ".csv" else tables.write_parquet
+    return write(sink, columns, blocks)
+
+
+def _influence_rows(answers: Iterable[Influences], test_indices: np.ndarray) -> Iterable[tables.Rows]:
+    first = 0
+    for answer in answers:
+        found = results.Influences.read(answer)
+        yield found.rows(test_indices[first : first + len(found.results)].tolist())
+        first += len(found.results)

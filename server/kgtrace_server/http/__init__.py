@@ -1,0 +1,1 @@
+"""The service over HTTP: routes, the worker that computes, reloading, metrics, logs."""

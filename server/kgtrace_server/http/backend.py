@@ -1,0 +1,167 @@
+"""What the routes stand on: the service of the moment, the thread it computes in, and the index root it came from."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kgtrace_server import catalogue
+from kgtrace_server.http.reload import Reload, Reloader
+from kgtrace_server.http.worker import Worker
+from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
+from kgtrace_server.service import Service
+from kgtrace_store.errors import BadRequest
+from kgtrace_store.generations import IndexRoot
+
+if TYPE_CHECKING:
+    from kgtrace_server import wire
+    from kgtrace_server.http.metrics import Metrics
+    from kgtrace_server.settings import Settings
+
+
+_ADVICE = "check --index (KGTRACE_INDEX), publish a generation, or build one first"
+"""For whoever started a service on a folder in which no generation is live."""
+
+_log = logging.getLogger(__name__)
+
+
+class Backend:
+    """Holds one service, which can be replaced at any moment: requests keep the one they began with."""
+
+    def __init__(self, source: Service | Callable[[str], Service], settings: "Settings", metrics: "Metrics") -> None:
+        """Take a service, or a function that loads the generation of an id: ``settings.index`` is then followed.
+
+        Raises `BadRequest` for such a function without an index.
+        """
+
+        def begin() -> None:
+            from kgtrace_indexer.threads import limit_threads
+
+            limit_threads(settings.threads)
+
+        self.worker = Worker(settings.queue_length, begin=begin, observe=metrics.batch)
+        self._root = None if settings.index is None else settings.index.absolute()
+        self._service: Service | None = None
+        self._reloader: Reloader[Service] | None = None
+        if isinstance(source, Service):
+            self._service = source
+        elif self._root is None:
+            raise BadRequest("generations are loaded from an index root, and the settings name none")
+        else:
+            self._reloader = Reloader(self._root, source, self.swap, searches=settings.search == "faiss")
+        metrics.watch(self.worker, self._index, self._reloads)
+
+    @property
+    def generation(self) -> str | None:
+        """Id of the generation that answers, once there is one."""
+        service = self._service
+        return None if service is None else service.generation
+
+    @property
+    def service(self) -> Service:
+        """The service. Raises `NotReady` saying why there is none."""
+        service = self._service
+        if service is None:
+            raise NotReady(self._why_not())
+        return service
+
+    def start(self) -> None:
+        """Begin to follow the index root, unless the service came loaded. Logs a warning where nothing is live yet."""
+        if self._reloader is not None:
+            if (missing := self._missing()) is not None:
+                _log.warning("nothing to serve: %s; waiting until a generation is live there: %s", missing, _ADVICE)
+            self._reloader.start()
+
+    def swap(self, service: Service) -> None:
+        """Answer requests that begin from now on with another service."""
+        self._service = service
+
+    def close(self) -> None:
+        """Refuse what comes; wait a moment for what is being computed and loaded."""
+        self.worker.close()
+        if self._reloader is not None:
+            self._reloader.close()
+
+    def ready(self) -> "wire.Ready":
+        """Tell what answers and how loading went. Raises `NotReady`."""
+        reloader = self._reloader
+        return {
+            "status": "ready",
+            "generation": self.service.generation,
+            "draining": [] if reloader is None else reloader.draining,
+            "reload": None if reloader is None else self._told(reloader.last),
+        }
+
+    def generations(self) -> "wire.Generations":
+        """List what is on disk. Raises `CannotSwitch` where the root cannot be read, or there is none."""
+        with self._switching() as root:
+            listed = catalogue.generations(root)
+            live = root.current()
+        for generation in listed:
+            if generation["problem"] is not None:
+                generation["problem"] = self._shown(generation["problem"])
+        return {"live": live, "serving": self.generation, "generations": listed}
+
+    def publish(self, generation: str) -> "wire.Switched":
+        """Make a generation live and load it. Raises `CannotSwitch`."""
+        with self._switching() as root:
+            root.publish(generation)
+        return self._switched(generation)
+
+    def rollback(self) -> "wire.Switched":
+        """Make the generation before the live one live and load it. Raises `CannotSwitch`."""
+        with self._switching() as root:
+            live = root.rollback()
+        return self._switched(live)
+
+    def _switched(self, live: str) -> "wire.Switched":
+        reload = None if self._reloader is None else self._reloader.check()
+        return {"live": live, "serving": self.generation, "reload": self._told(reload)}
+
+    @contextmanager
+    def _switching(self) -> Iterator[IndexRoot]:
+        if self._root is None:
+            raise CannotSwitch("the service was started on one generation, without an index root")
+        try:
+            with cannot_switch():
+                yield IndexRoot(self._root)
+        except CannotSwitch as e:
+            raise CannotSwitch(self._shown(str(e))) from e
+
+    def _why_not(self) -> str:
+        if (missing := self._missing()) is not None:
+            return f"nothing has been published: {self._shown(missing)}: {_ADVICE}; it is served as soon as it is live"
+        last = None if self._reloader is None else self._reloader.last
+        if last is None or last.ok:
+            return "the index is being loaded: try again shortly"
+        return f"the index could not be loaded: {self._shown(last.reason or '')}"
+
+    def _missing(self) -> str | None:
+        return None if self._root is None else IndexRoot(self._root).missing()
+
+    def _told(self, reload: Reload | None) -> "wire.Reload | None":
+        if reload is None:
+            return None
+        return {
+            "generation": reload.generation,
+            "ok": reload.ok,
+            "reason": None if reload.reason is None else self._shown(reload.reason),
+            "at": reload.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "seconds": reload.seconds,
+        }
+
+    def _shown(self, text: str) -> str:
+        """Leave out where the index lies: that is nobody's business but the operator's, who has the log."""
+        return text if self._root is None else _without(self._root, text)
+
+    def _index(self) -> "wire.IndexInfo | None":
+        service = self._service
+        return None if service is None else service.index_info()
+
+    def _reloads(self) -> tuple[int, int] | None:
+        return None if self._reloader is None else (self._reloader.succeeded, self._reloader.failed)
+
+
+def _without(root: Path, text: str) -> str:
+    return text.replace(f"{root}/", "").replace(str(root), "the index root")

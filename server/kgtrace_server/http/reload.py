@@ -1,0 +1,250 @@
+"""Following an index root: the next generation is loaded beside the one that answers, and then takes its place."""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from kgtrace_server.http.memory import available_memory
+from kgtrace_store import layout
+from kgtrace_store.errors import KgtraceError
+from kgtrace_store.generations import IndexRoot
+from kgtrace_store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from kgtrace_indexer.query.attributor import Attributor
+    from kgtrace_store.milvus import Milvus
+
+_INTERVAL = 2.0
+"""Seconds between looks at ``CURRENT``, a file of 24 bytes."""
+
+_RETRY = 60.0
+"""Seconds until a generation that failed is tried again: its failure may be of the moment, as that of memory is."""
+
+_WARM_QUERIES = 4
+"""Training triples asked about before a generation answers others: first calls are several times slower."""
+
+_MAPPED = (layout.GRADIENTS, layout.POSTINGS, layout.SELF_INFLUENCE)
+"""Files, of shards too, of which a query reads a few pages through memory maps: they need not fit memory."""
+
+_BYTES_PER_LABEL_BYTE = 16
+"""Memory for each byte of the vocabulary's files: labels and names as Python's strings, and tables that find them."""
+
+_VOCABULARY = layout.VOCABULARY + "/"
+
+_log = logging.getLogger(__name__)
+
+
+class NotEnoughMemory(KgtraceError, MemoryError):
+    """Two generations do not fit beside each other."""
+
+
+class Served(Protocol):
+    """What answers requests."""
+
+    @property
+    def generation(self) -> str:
+        """Id of the generation that it answers from."""
+
+
+S = TypeVar("S", bound=Served)
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """How the last attempt to load a generation ended."""
+
+    generation: str | None
+    """Its id; None when ``CURRENT`` could not be read."""
+    ok: bool
+    reason: str | None
+    """Why it failed."""
+    at: datetime
+    """When it ended, UTC."""
+    seconds: float
+    """How long it took."""
+
+
+class Reloader(Generic[S]):
+    """Keeps what answers on the live generation of an index root.
+
+    ::
+
+        reloader = Reloader(root, load, backend.swap)     # lifespan, start-up; nothing has been read yet
+        reloader.start()                                  # loads the live generation, or waits for the first
+        reloader.check()                                  # after a publication: reload now, and say how it ended
+        reloader.close()                                  # lifespan, shutdown
+
+    ``load(generation)`` opens, verifies and warms (see `open_warm`); ``swap(service)`` replaces the one reference that
+    new requests take. Both are called in this class's thread, or in that of a caller of `check`, never in two at once.
+    Threads of OpenMP and torch are limited by thread: ``load`` must set the limits, as the computing thread does.
+
+    If loading fails, the current generation keeps serving; `last` says what happened. One that failed is tried again
+    when ``CURRENT`` changes, when `check` is called, and after a minute. Memory for both is asked for only where a
+    generation serves already: the first one is always loaded.
+
+    The one that was replaced ends by itself: requests in flight hold it, and when the last of them lets go its memory
+    and its lock against pruning are released. Until then its id is in `draining`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        load: Callable[[str], S],
+        swap: Callable[[S], None],
+        *,
+        searches: bool = True,
+        interval: float = _INTERVAL,
+        memory: Callable[[], int | None] = available_memory,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Store. ``searches``: whether this process searches, and so holds the searched index in memory."""
+        self._root = IndexRoot(root)
+        self._load = load
+        self._swap = swap
+        self._served: weakref.ref[S] | None = None
+        self._generation: str | None = None
+        self._in_use = 0
+        self._searches = searches
+        self._interval = interval
+        self._memory = memory
+        self._clock = clock
+        self._draining: list[tuple[str, weakref.ref[S]]] = []
+        self._retry_at = 0.0
+        self._one_at_a_time = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="kgtrace-reload", daemon=True)
+        self.last: Reload | None = None
+        """The last attempt, None before the first."""
+        self.succeeded = 0
+        """Attempts that ended well."""
+        self.failed = 0
+        """Attempts that did not."""
+
+    @property
+    def generation(self) -> str | None:
+        """Id of the generation that answers, None before the first."""
+        return self._generation
+
+    @property
+    def draining(self) -> list[str]:
+        """Ids of replaced generations that still answer requests, oldest first."""
+        return [id_ for id_, service in self._draining if service() is not None]
+
+    def start(self) -> None:
+        """Begin to follow ``CURRENT``, in a thread; its first look is at once."""
+        self._thread.start()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop following; a load in progress is waited for so many seconds, and never swapped in."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def check(self, *, now: bool = True) -> Reload | None:
+        """Load the live generation if it is not the one that answers; return how that ended, None if nothing was done.
+
+        ``now=False`` leaves one that failed alone until its time to be tried again has come.
+        """
+        with self._one_at_a_time:
+            self._draining = [(id_, service) for id_, service in self._draining if service() is not None]
+            started = self._clock()
+            live: str | None = None
+            try:
+                live = self._root.current()
+                if live is None or live == self._generation:
+                    return None
+                if not now and self._failed_before(live) and started < self._retry_at:
+                    return None
+                if not self._replace(live):
+                    return None
+            except BaseException as e:  # SystemExit, too: a thread that ends by itself follows no generation any more
+                if self._failed_before(live) and not now and started < self._retry_at:
+                    return None  # CURRENT itself cannot be read, and that has been said
+                return self._ended(live, started, e)
+            return self._ended(live, started, None)
+
+    def _follow(self) -> None:
+        self.check(now=False)
+        while not self._closing.wait(self._interval):
+            self.check(now=False)
+
+    def _replace(self, live: str) -> bool:
+        """Load and swap; False when closed in the meantime."""
+        with self._root.open(live, verify=False) as generation:  # held, so that it cannot be pruned meanwhile
+            manifest = generation.manifest
+            self._require_memory(manifest)
+            service = self._load(live)
+        if self._closing.is_set():
+            return False
+        self._swap(service)
+        if self._served is not None and self._generation is not None:
+            self._draining.append((self._generation, self._served))
+        self._served, self._generation = weakref.ref(service), live
+        held = self._held(manifest)
+        self._in_use = sum(size for name, size in held.items() if not name.startswith(_VOCABULARY))
+        return True
+
+    def _require_memory(self, new: Manifest) -> None:
+        if self._generation is None:
+            return  # there is nothing to protect: better slow than not at all
+        available = self._memory()
+        # What the old one maps and every query reads, the kernel counts as available.
+        needed = sum(self._held(new).values()) + self._in_use
+        if available is not None and available < needed:
+            raise NotEnoughMemory(
+                f"generation {new.generation} beside generation {self._generation} needs {needed} bytes of memory, "
+                f"{available} are available: free some, or restart the service on the new generation alone"
+            )
+
+    def _held(self, manifest: Manifest) -> dict[str, int]:
+        """Return the bytes of memory that a generation needs to serve at full speed, by file."""
+        left_out = _MAPPED if self._searches else (*_MAPPED, layout.SEARCH)
+        return {
+            name: record.bytes * (_BYTES_PER_LABEL_BYTE if name.startswith(_VOCABULARY) else 1)
+            for name, record in manifest.files.items()
+            if not name.endswith(left_out)
+        }
+
+    def _failed_before(self, generation: str | None) -> bool:
+        return self.last is not None and not self.last.ok and self.last.generation == generation
+
+    def _ended(self, generation: str | None, started: float, error: BaseException | None) -> Reload:
+        ended = self._clock()
+        reason = None
+        if error is None:
+            self.succeeded += 1
+            _log.info("serving generation %s, loaded in %.1f s", generation, ended - started)
+        else:
+            self.failed += 1
+            self._retry_at = ended + _RETRY
+            reason = str(error) if isinstance(error, KgtraceError) else f"{type(error).__name__}; see the log"
+            kept = "there is none to keep" if self._generation is None else f"{self._generation} goes on serving"
+            unexpected = None if isinstance(error, KgtraceError) else error
+            _log.error("cannot serve generation %s, %s: %s", generation, kept, reason, exc_info=unexpected)
+        self.last = Reload(generation, error is None, reason, datetime.now(UTC), ended - started)
+        return self.last
+
+
+def open_warm(root: Path, generation: str, *, device: str = "auto", milvus: "Milvus | None" = None) -> "Attributor":
+    """Open a generation, compare its checksums and let it answer a few queries, so that the first user need not wait.
+
+    Raises what `open_index` raises.
+    """
+    from kgtrace_indexer.query.attributor import open_index
+
+    attributor = open_index(root, generation, device=device, milvus=milvus)
+    rows = np.linspace(0, len(attributor) - 1, min(_WARM_QUERIES, len(attributor)), dtype=np.int64)
+    for triple in np.asarray(attributor.training.triples[rows], np.int64):
+        if attributor.searches:
+            attributor.query(triple[None])
+        else:  # it would compute every influence
+            attributor.exact_influences(triple[None], rows)
+    return attributor

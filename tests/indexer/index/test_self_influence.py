@@ -1,0 +1,207 @@
+"""Preconditioned self-influence of all training triples, against its dense formula with gradients from autograd."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, build, open_index
+from kgtrace_indexer.building import checks
+from kgtrace_indexer.building.append import append
+from kgtrace_indexer.index import bases as projection, files, self_influence
+from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
+from kgtrace_indexer.inputs.model_file import with_checkpoints
+from kgtrace_indexer.models.conve import ENTITY, RELATION
+from kgtrace_server.cli.demo import train_umls
+from kgtrace_store import Vocabulary, layout
+from kgtrace_store.errors import GateFailed
+from tests.indexer.oracle import Dense
+
+Umls = tuple[ModelFile, Vocabulary, TripleTable]
+TRIPLES = 400
+LOSSES = {"bce": torch.nn.functional.softplus, "removal": torch.Tensor.clone}
+"""ℓ(−s) whose gradients make up F."""
+
+
+@pytest.fixture(scope="module")
+def umls_part(umls: Umls) -> Umls:
+    model, vocabulary, table = umls
+    rows = np.sort(np.random.default_rng(0).choice(len(table.ids), TRIPLES, replace=False))
+    return model, vocabulary, TripleTable(table.ids[rows], table.train_index[rows], 0)
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the same shape that was trained for longer."""
+    folder = tmp_path_factory.mktemp("other")
+    train_umls(folder, epochs=8, embedding_dim=32)
+    return folder
+
+
+def built(root: Path, umls: Umls, **config: object) -> Attributor:
+    build(root, *umls, BuildConfig(**{"dim": 8, "landmarks": 100, "dtype": "float32", **config}))
+    return open_index(root, device="cpu")
+
+
+Wanted = Callable[[np.ndarray, list[str], str, float], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def wanted_of(umls_folder: Path) -> Wanted:
+    """Give the self-influences of training triples by the dense formula, each computed once, as it takes long."""
+    dense: dict[tuple, Dense] = {}
+    found: dict[tuple, np.ndarray] = {}
+
+    def wanted(triples: np.ndarray, directions: list[str], loss: str, sigma: float) -> np.ndarray:
+        key = (triples.tobytes(), *directions, loss)
+        if key not in dense:
+            dense[key] = Dense(umls_folder, triples, directions, LOSSES[loss])
+        if (*key, sigma) not in found:
+            found[*key, sigma] = dense[key].self_influences(triples, directions, sigma)
+        return found[*key, sigma]
+
+    return wanted
+
+
+@pytest.mark.parametrize("shard_size", [None, 70])
+@pytest.mark.parametrize("directions", ["forward", "both"])
+@pytest.mark.parametrize("loss", ["removal", "bce"])
+def test_it_is_the_dense_formula(
+    umls_part: Umls, wanted_of: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    loss: str, directions: str, shard_size: int | None,
+) -> None:  # fmt: skip
+    """Under either loss, of rows that more and of rows that fewer triples read than they have numbers."""
+    # so that rows are looked at in several blocks, and the readers of the most read one, too
+    monkeypatch.setattr(self_influence, "_NUMBERS", 33 * 25)
+    attributor = built(tmp_path, umls_part, loss=loss, directions=directions, shard_size=shard_size)
+    training = attributor.training
+    counts = np.concatenate([np.diff(training.readers(table)[0]) for table in (ENTITY, RELATION)])
+    assert counts[counts > 0].min() < 32 < 33 < counts.max()
+    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    used = ["tail", "head"] if directions == "both" else ["tail"]
+    wanted = wanted_of(np.asarray(training.triples), used, loss, sigma)
+    np.testing.assert_allclose(training.self_influence["preconditioned"], wanted, rtol=1e-3)
+    rows = np.arange(0, TRIPLES, 9)
+    np.testing.assert_allclose(attributor.self_influence_again(rows), wanted[rows], rtol=1e-3)
+    assert (wanted < training.self_influence["tracin"]).all()
+    (check,) = (c for c in checks.verify(attributor) if c.name == "preconditioned self-influences")
+    assert check.ok
+
+
+@pytest.mark.parametrize("shard_size", [None, 70])
+@pytest.mark.parametrize("directions", ["forward", "both"])
+@pytest.mark.parametrize("rates", [[2.0], [0.5, 2.0]], ids=["one", "two"])
+def test_checkpoints_have_their_own_slopes(
+    umls_part: Umls, umls_folder: Path, other_folder: Path, tmp_path: Path,
+    rates: list[float], directions: str, shard_size: int | None,
+) -> None:  # fmt: skip
+    """Under ``removal``, each direction's at each checkpoint, none of which is the trained model."""
+    model, vocabulary, table = umls_part
+    few = TripleTable(table.ids[::4], table.train_index[::4], 0)
+    folders = [other_folder, umls_folder][: len(rates)]
+    summed = with_checkpoints(model, folders, rates)
+    attributor = built(tmp_path, (summed, vocabulary, few), directions=directions, shard_size=shard_size)
+    triples = np.asarray(attributor.training.triples)
+    used = ["tail", "head"] if directions == "both" else ["tail"]
+    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    wanted = sum(
+        Dense(folder, triples, used, LOSSES["removal"], rate=rate).self_influences(triples, used, sigma)
+        for folder, rate in zip(folders, rates, strict=True)
+    )
+    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=1e-3)
+    np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(few.ids))), wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["removal", "bce"])
+@pytest.mark.parametrize("config", [{}, {"shard_size": 30}, {"landmarks": 1}], ids=["whole", "shards", "landmark"])
+def test_directions_that_leave_something_out(
+    umls_part: Umls, umls_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    loss: str, config: dict[str, int],
+) -> None:  # fmt: skip
+    """What they leave out of a row that one triple reads twice counts once, as a sum."""
+    monkeypatch.setattr(projection, "_ROW_DIMS", 8)  # of 33
+    model, vocabulary, table = umls_part
+    ids = table.ids[::4].copy()
+    ids[:5, 2] = ids[:5, 0]  # loops read it four times
+    attributor = built(tmp_path, (model, vocabulary, TripleTable(ids, table.train_index[::4], 0)), loss=loss, **config)
+    triples, both = np.asarray(attributor.training.triples), ["tail", "head"]
+    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    dense = Dense(umls_folder, triples, both, LOSSES[loss], bases=attributor._retrieval.bases)
+    wanted = dense.self_influences(triples, both, sigma)
+    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=2e-3)
+    np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(ids))), wanted, rtol=2e-3)
+
+
+def test_wrong_numbers_fail_the_gate(umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Self-influences one percent off do, also where directions leave something out."""
+    monkeypatch.setattr(projection, "_ROW_DIMS", 8)
+    right = files.preconditioned_self_influences
+    monkeypatch.setattr(files, "preconditioned_self_influences", lambda *args: np.float32(1.01) * right(*args))
+    with pytest.raises(GateFailed, match=r"preconditioned self-influences: 4 compared, largest difference .* ‖g‖²"):
+        built(tmp_path, umls_part)
+
+
+def test_it_is_what_a_triple_has_on_itself(umls_part: Umls, tmp_path: Path) -> None:
+    """With the index's own damping."""
+    attributor = built(tmp_path, umls_part, loss="bce", directions="forward", damping=0.5)
+    triples = attributor.training.triples.astype(np.int64)
+    found = attributor.exact_influences(triples, np.arange(TRIPLES), score="preconditioned").diagonal()
+    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], found, rtol=1e-3)
+
+
+@pytest.mark.parametrize("damping", [1e-9, 1e-4, 1e6])
+def test_any_damping_can_be_built(
+    umls_part: Umls, wanted_of: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damping: float
+) -> None:
+    """However nearly singular the systems are, and whichever of them is solved, in blocks or not."""
+    for numbers in (self_influence._NUMBERS, 33 * 25):
+        monkeypatch.setattr(self_influence, "_NUMBERS", numbers)
+        attributor = built(tmp_path / str(numbers), umls_part, directions="forward", damping=damping)
+        training = attributor.training
+        sigma = damping * attributor._preconditioner._mean_square
+        wanted = wanted_of(np.asarray(training.triples), ["tail"], "removal", sigma)
+        found, most = training.self_influence["preconditioned"], training.self_influence["tracin"]
+        np.testing.assert_array_less(abs(found - wanted), 1e-3 * wanted + 1e-4 * most)
+
+
+def test_readers_of_shards_are_those_of_the_whole(umls_part: Umls, tmp_path: Path) -> None:
+    """Each row's, ascending."""
+    whole, split = (built(tmp_path / str(size), umls_part, shard_size=size).training for size in (None, 70))
+    for table in (ENTITY, RELATION):
+        for ours, theirs in zip(whole.readers(table), split.readers(table), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_numbers_beyond_the_stored_coordinates_are_damped_alike(
+    umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows longer than what is stored of them it ranks much as of whole rows."""
+    whole = built(tmp_path / "whole", umls_part).training.self_influence["preconditioned"]
+    monkeypatch.setattr(projection, "_ROW_DIMS", 24)  # of 33
+    short = built(tmp_path / "short", umls_part).training.self_influence["preconditioned"]
+    np.testing.assert_allclose(short, whole, rtol=0.3)
+    assert np.corrcoef(short, whole)[0, 1] > 0.99
+
+
+def test_an_extended_index_has_those_of_all_its_triples(umls_part: Umls, tmp_path: Path) -> None:
+    """Old triples, too, since their rows are read by more."""
+    model, vocabulary, table = umls_part
+    half = TRIPLES // 2
+    built(tmp_path / "grown", (model, vocabulary, TripleTable(table.ids[:half], np.arange(half), 0)))
+    labels = [[vocabulary.entities[h], vocabulary.relations[r], vocabulary.entities[t]] for h, r, t in table.ids[half:]]
+    (tmp_path / "new.tsv").write_text("".join("\t".join(line) + "\n" for line in labels))
+    append(tmp_path / "grown", tmp_path / "new.tsv")
+    grown = open_index(tmp_path / "grown", device="cpu").training
+    whole = built(tmp_path / "whole", (model, vocabulary, TripleTable(table.ids, np.arange(TRIPLES), 0))).training
+    np.testing.assert_array_equal(grown.triples, whole.triples)
+    found, wanted = (each.self_influence["preconditioned"] for each in (grown, whole))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("config", [{"precondition": "none"}, {"projection": "none"}, {"loss": "ce-1vsall"}])
+def test_an_index_of_plain_influence_has_none(umls_part: Umls, tmp_path: Path, config: dict[str, object]) -> None:
+    """Nor does it have the file."""
+    assert list(built(tmp_path, umls_part, **config).training.self_influence) == ["tracin"]
+    assert not list(tmp_path.rglob(layout.SELF_INFLUENCE))

@@ -1,0 +1,347 @@
+"""Bounds are never violated, and a certified answer is the exact top-k: on random models, against float64.
+
+The truth is summed in float64 from gradients that the model computed in float32, as the index has them: where a ReLU's
+input or a saturated score lies within rounding, the gradient itself may differ between precisions.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from kgtrace_indexer import ModelFile, TripleTable
+from kgtrace_indexer.building.files import postings
+from kgtrace_indexer.building.parts import encode
+from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, loss_by_name
+from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
+from kgtrace_indexer.index.bases import Bases, fit_bases
+from kgtrace_indexer.index.bounds import Codes, QueryCode, encode_queries
+from kgtrace_indexer.index.codec import PrincipalCodec
+from kgtrace_indexer.index.files import Files, Shard, shards_of
+from kgtrace_indexer.index.preconditioner import Preconditioner
+from kgtrace_indexer.index.short_code import ShortCode
+from kgtrace_indexer.index.training_set import TrainingSet
+from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION, ConvE
+from kgtrace_indexer.models.featurizer import Featurizer
+from kgtrace_indexer.query.cascade import Ask, Cascade
+from kgtrace_indexer.query.certify import Found, value
+from kgtrace_store import ExactSearch
+from kgtrace_store.errors import BadRequest, CorruptGeneration
+from kgtrace_store.sharded_search import ShardedSearch
+
+ORDERS = ("proponents", "opponents", "absolute")
+
+
+def random_model(rng: np.random.Generator, entities: int, relations: int, scale: float) -> ModelFile:
+    """A ConvE of random shape and parameters; a larger scale makes scores, and so norms, more uneven."""
+    channels, height, width = rng.integers(1, 3), rng.integers(2, 4), rng.integers(2, 5)
+    outputs, dim = int(rng.integers(1, 5)), int(channels * height * width)
+    kernel = (int(rng.integers(1, min(3, 2 * height) + 1)), int(rng.integers(1, min(3, width) + 1)))
+    flat = outputs * (2 * height - kernel[0] + 1) * (width - kernel[1] + 1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.as_tensor(scale * rng.standard_normal(shape), dtype=torch.float32)
+
+    def norm(prefix: str, size: int) -> dict[str, torch.Tensor]:
+        return {
+            f"{prefix}.weight": 1 + normal(size), f"{prefix}.bias": normal(size),
+            f"{prefix}.running_mean": normal(size), f"{prefix}.running_var": 0.1 + normal(size).square(),
+        }  # fmt: skip
+
+    tensors = {
+        ENTITY: normal(entities, dim), BIAS: normal(entities, 1), RELATION: normal(2 * relations, dim),
+        "interaction.hr2d.2.weight": normal(outputs, channels, *kernel), "interaction.hr2d.2.bias": normal(outputs),
+        "interaction.hr1d.0.weight": normal(dim, flat), "interaction.hr1d.0.bias": normal(dim),
+        **norm("interaction.hr2d.0", channels), **norm("interaction.hr2d.3", outputs),
+        **norm("interaction.hr1d.2", dim),
+    }  # fmt: skip
+    shape = {"input_channels": int(channels), "image_height": int(height), "image_width": int(width)}
+    return ModelFile("ConvE", tensors, entities, relations, True, {"interaction": {"shape_info": shape}}, {}, "test")
+
+
+def double(terms: Terms) -> Terms:
+    """Return the same gradients in float64."""
+    return Terms(
+        terms.directions,
+        terms.loss.double(),
+        {name: Kron(block.u.double(), block.v.double(), block.group) for name, block in terms.kron.items()},
+        {name: grad.double() for name, grad in terms.flat.items()},
+        {table: [Rows(use.index, use.grad.double()) for use in uses] for table, uses in terms.rows.items()},
+        {
+            table: Spread(
+                Slopes(block.u.base.double(), block.u.group, block.u.index, block.u.own.double()), block.x.double()
+            )
+            for table, block in terms.spread.items()
+        },
+    )
+
+
+@dataclass
+class Case:
+    """A random model, its index in memory, and the truth in float64."""
+
+    seed: int
+    triples: int
+    scale: float
+    dim: int
+    layers: str
+    both: bool
+    dtype: torch.dtype
+    loss: str
+    shortened: bool = True
+    damping: float | None = None
+    """Of the preconditioned score, where gradients allow it; None for plain influence."""
+    shard_size: int | None = None
+
+    @cached_property
+    def model(self) -> ModelFile:
+        return random_model(np.random.default_rng([self.seed, 0]), entities=12, relations=3, scale=self.scale)
+
+    @cached_property
+    def featurizer(self) -> Featurizer:
+        scoring = ConvE(self.model)
+        loss = loss_by_name(
+            self.loss,
+            label_smoothing=0.1 if self.loss in ONE_TO_ALL and self.seed % 2 else 0.0,
+            entities=12,
+            trained_with={},
+            known=lambda: KnownTails.of(self.table.ids, True, torch.device("cpu")),
+        )
+        return Featurizer(scoring, loss, scoring.select([self.layers]), "both" if self.both else "forward", True)
+
+    @cached_property
+    def table(self) -> TripleTable:
+        ids = np.random.default_rng([self.seed, 1]).integers(0, (12, 3, 12), (self.triples, 3))
+        ids = ids[np.lexsort(ids.T[[2, 0, 1]])].astype(np.int32)
+        return TripleTable(ids, np.arange(len(ids)), 0)
+
+    @cached_property
+    def queries(self) -> np.ndarray:
+        return np.random.default_rng([self.seed, 2]).integers(0, (12, 3, 12), (6, 3))
+
+    @cached_property
+    def bases(self) -> Bases:
+        landmarks = self.table.ids[: max(1, len(self.table.ids) // 2)]
+        return fit_bases(self.featurizer.training_terms_apart(landmarks), self.dim)
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        codec = PrincipalCodec(self.bases, self.dtype)
+        return encode(self.featurizer, codec, self.table, np.arange(len(self.table.ids)))
+
+    @cached_property
+    def codes(self) -> Codes:
+        return Codes.of(self.files.stacks())
+
+    @cached_property
+    def truth(self) -> torch.Tensor:
+        """(n, 6) influences in float64."""
+        training = double(self.featurizer.training_terms(self.table.ids))
+        return torch.cat([inner(training, double(self.test_terms(i))) for i in range(len(self.queries))], 1)
+
+    @cached_property
+    def magnitude(self) -> float:
+        """The largest Σ‖g‖ Σ‖g'‖ over loss terms, to which errors of influences are relative: the terms may cancel."""
+
+        def largest(terms: Terms) -> torch.Tensor:
+            norms = squared_norms(replace(double(terms), directions=1)).total.clamp_min(0).sqrt()
+            return norms.view(-1, terms.directions).sum(1).max()
+
+        test = [largest(self.test_terms(i)) for i in range(len(self.queries))]
+        return float(largest(self.featurizer.training_terms(self.table.ids)) * max(test))
+
+    @cached_property
+    def preconditioner(self) -> Preconditioner | None:
+        try:
+            return Preconditioner(self.codes, self.bases, self.training)
+        except BadRequest:
+            return None
+
+    def test_terms(self, i: int) -> Terms:
+        terms = self.featurizer.test_terms(self.queries[i : i + 1], "tail")
+        if self.damping is None or self.preconditioner is None:
+            return terms
+        return self.preconditioner(terms, self.damping)
+
+    def query(self, i: int) -> QueryCode:
+        return encode_queries(self.test_terms(i), self.bases, torch.device("cpu"))[0]
+
+    def exact(self, i: int, rows: torch.Tensor) -> torch.Tensor:
+        return self.featurizer.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
+
+    def ask(self, i: int, **options: object) -> Ask:
+        return Ask(**{"max_candidates": None, "rows": None, "exact": partial(self.exact, i), **options})
+
+    @cached_property
+    def training(self) -> TrainingSet:
+        return self.files.training_set()
+
+    @cached_property
+    def files(self) -> Files:
+        """As they would be mapped, but in memory; the shards have copies of what all have in common, too."""
+        shards = []
+        for shard in shards_of(len(self.table.ids), self.shard_size):
+            codes = {name: array[shard.start : shard.stop] for name, array in self.arrays.items()}
+            shards.append(Shard(Path(), codes, postings(codes, self.model)))
+        return Files(Path(), self.arrays, {}, shards)
+
+    @cached_property
+    def cascade(self) -> Cascade:
+        """As an attributor has it, but for the index, which is the plain oracle here."""
+        phi, rho = self.arrays["projected"], self.arrays["residual"]
+        short = ShortCode.choose(np.square(phi).sum(0)) if self.shortened else None
+        vectors = np.concatenate([phi, rho], 1) if short is None else short.stored(phi, rho)
+        indexes = [ExactSearch(vectors[shard.start : shard.stop]) for shard in shards_of(len(phi), self.shard_size)]
+        index = indexes[0] if self.shard_size is None else ShardedSearch(indexes)
+        return Cascade(self.bases, self.codes, index, short, self.training)
+
+    def find(self, i: int, **options: object) -> Found:
+        return self.cascade.find(self.test_terms(i), [self.ask(i, **options)])[0]
+
+
+cases = st.builds(
+    Case,
+    seed=st.integers(0, 2**32 - 1),
+    triples=st.integers(1, 300),
+    scale=st.sampled_from([0.2, 0.7, 2.0]),
+    dim=st.sampled_from([1, 3, 8, 64]),
+    layers=st.sampled_from(["all", "last:1", "last:2", "last:3", "interaction.hr1d.0.bias"]),
+    both=st.booleans(),
+    dtype=st.sampled_from([torch.float16, torch.float32]),
+    loss=st.sampled_from([*OWN_SCORE, *ONE_TO_ALL, *CONTRAST]),
+    shortened=st.booleans(),
+    damping=st.sampled_from([None, 0.01, 3.0]),
+    shard_size=st.sampled_from([None, 7, 100]),
+)
+thorough = settings(max_examples=60)
+
+
+@given(cases)
+@thorough
+def test_bounds_hold(case: Case) -> None:
+    """Every exact influence lies below the index bound and within the factor bound."""
+    rows = torch.arange(len(case.codes))
+    for i in range(len(case.queries)):
+        query, truth = case.query(i), case.truth[:, i]
+        estimate, slack = case.codes.bracket(query, rows)
+        assert ((estimate.double() - truth).abs() <= slack).all()
+        assert (case.codes.index_upper(query, 1, rows) >= truth).all()
+        assert (case.codes.index_upper(query, -1, rows) >= -truth).all()
+
+
+@given(cases)
+@thorough
+def test_short_codes_bound_whole_ones(case: Case) -> None:
+    """A short code's inner product with a query's is never below that of the whole codes."""
+    phi, rho = case.arrays["projected"], case.arrays["residual"]
+    short = ShortCode.choose(np.square(phi).sum(0))
+    stored = short.stored(phi, rho)
+    np.testing.assert_array_equal(stored.view(np.uint32) & 0xFFFF, 0)  # bfloat16 holds them without loss
+    for i in range(len(case.queries)):
+        query = case.query(i)
+        for sign in (1, -1):
+            whole = sign * (phi.astype(np.float64) @ query.phi.numpy()) + rho @ query.residual.numpy()
+            asked = short.asked(sign * query.phi.numpy()[None], query.residual.numpy()[None])[0]
+            assert (stored.astype(np.float64) @ asked >= whole).all()
+
+
+@given(cases, st.integers(1, 40), st.sampled_from(ORDERS))
+@thorough
+def test_certified_answers_are_exact(case: Case, top_k: int, order: str) -> None:
+    """Without a budget every answer is certified, and no triple outside of it has more influence."""
+    for i in range(len(case.queries)):
+        found = case.find(i, top_k=top_k, order=order)
+        truth = value(case.truth[:, i], order)
+        best = truth.topk(min(top_k, len(truth))).values
+        assert found.certified
+        assert found.bound_gap == 0
+        assert len(set(found.rows.tolist())) == len(best)
+        torch.testing.assert_close(truth[found.rows], best, rtol=1e-4, atol=1e-6 * case.magnitude)
+        torch.testing.assert_close(
+            case.truth[found.rows, i].float(), found.influence, rtol=1e-4, atol=1e-6 * case.magnitude
+        )
+
+
+@given(cases, st.integers(1, 10), st.sampled_from(ORDERS), st.integers(0, 60))
+@thorough
+def test_a_budget_is_kept_and_its_gap_is_true(case: Case, top_k: int, order: str, budget: int) -> None:
+    """With a budget, no more triples are looked at, and what was missed is within the reported gap."""
+    for i in range(len(case.queries)):
+        found = case.find(i, top_k=top_k, order=order, max_candidates=budget)
+        truth = value(case.truth[:, i], order)
+        assert found.candidates <= budget
+        assert not found.certified or len(found.rows) == min(top_k, len(truth))
+        missed = truth.clone()
+        missed[found.rows] = -torch.inf
+        last = float(truth[found.rows].min()) if len(found.rows) == min(top_k, len(truth)) else 0.0
+        if len(found.rows) < len(truth):
+            assert float(missed.max()) <= last + found.bound_gap + 1e-5 * case.magnitude
+
+
+@given(cases)
+@thorough
+def test_forward_mode_gives_the_same_influences(case: Case) -> None:
+    """The derivative of each loss along a test triple's gradient is its inner product with the gradient itself."""
+    every = torch.arange(len(case.table.ids))
+    for i in range(len(case.queries)):
+        torch.testing.assert_close(
+            case.exact(i, every), case.truth[:, i].float(), rtol=1e-4, atol=1e-6 * case.magnitude
+        )
+
+
+@given(cases, st.integers(1, 10), st.data())
+@thorough
+def test_search_among_some(case: Case, top_k: int, data: st.DataObject) -> None:
+    """A search among given triples finds their best, and names no other."""
+    rows = torch.tensor(sorted(data.draw(st.sets(st.integers(0, len(case.codes) - 1)))), dtype=torch.int64)
+    found = case.find(0, top_k=top_k, order="proponents", rows=rows)
+    truth = case.truth[rows, 0]
+    best = truth.topk(min(top_k, len(rows))).values
+    assert set(found.rows.tolist()) <= set(rows.tolist())
+    torch.testing.assert_close(case.truth[found.rows, 0], best, rtol=1e-4, atol=1e-6 * case.magnitude)
+
+
+def test_an_answer_cut_short_is_not_certified() -> None:
+    """Where room is left and a triple was not looked at, the answer is not certified, whatever its influence may be."""
+    case = Case(seed=0, triples=50, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
+    among = [
+        case.find(i, top_k=3, order=order, max_candidates=0, rows=torch.tensor([row]))
+        for i in range(len(case.queries)) for row in range(50) for order in ("proponents", "opponents")
+    ]  # fmt: skip
+    assert any(found.bound_gap == 0 for found in among)
+    assert not any(found.certified for found in among)
+
+
+def test_equal_influences_are_decided_in_few_steps() -> None:
+    """For a test triple without a gradient all training triples tie, and are computed in growing blocks."""
+    case = Case(seed=0, triples=300, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
+    terms = case.test_terms(0)
+    nothing = Terms(
+        terms.directions,
+        0 * terms.loss,
+        {name: Kron(0 * block.u, block.v, block.group) for name, block in terms.kron.items()},
+        {name: 0 * grad for name, grad in terms.flat.items()},
+        {table: [Rows(use.index, 0 * use.grad) for use in uses] for table, uses in terms.rows.items()},
+    )
+    blocks = []
+
+    def exact(rows: torch.Tensor) -> torch.Tensor:
+        blocks.append(len(rows))
+        return torch.zeros(len(rows))
+
+    (found,) = case.cascade.find(nothing, [case.ask(0, top_k=10, order="proponents", exact=exact)])
+    assert found.certified
+    assert len(found.rows) == 10
+    assert len(blocks) < 10  # in blocks of 16 there would be 19
+    assert sum(blocks) == 300
+
+
+def test_missing_directions_are_named() -> None:
+    """Bases that lack a part are refused by its name, not with a bare KeyError."""
+    arrays = {"basis.w.pairs": np.eye(2, dtype=np.float32), "basis.flat": np.eye(2, dtype=np.float32)}
+    with pytest.raises(CorruptGeneration, match=r"directions 'w\.u' are missing; there are \['flat', 'w\.pairs'\]"):
+        Bases.from_arrays(arrays, torch.device("cpu"))

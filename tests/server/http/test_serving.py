@@ -1,0 +1,42 @@
+"""Addresses and warnings."""
+
+import logging
+import socket
+
+import pytest
+
+from kgtrace_server.http import serving
+from kgtrace_server.settings import Settings
+
+
+def test_a_free_port_is_taken_and_told() -> None:
+    """Port 0 is for tests and demonstrations: the address says which one it became."""
+    with serving.listen(Settings(port=0)) as listening:
+        assert serving.address(listening) == f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_taken_port_is_named() -> None:
+    """The message says what to change."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(serving.CannotListen, match=rf"port {port}: Address already in use.*: choose another"):
+            serving.listen(Settings(port=port))
+    with pytest.raises(serving.CannotListen, match=r"host\.invalid"):
+        serving.listen(Settings(host="host.invalid"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        (Settings(port=0), False),
+        (Settings(host="0.0.0.0", port=0), True),
+        (Settings(host="0.0.0.0", port=0, read_key="s3cret"), False),
+    ],
+)
+def test_listening_to_strangers_without_a_key_is_warned_of(
+    caplog: pytest.LogCaptureFixture, settings: Settings, warned: bool
+) -> None:
+    """One line in the log, saying what to do."""
+    with caplog.at_level(logging.WARNING), serving.listen(settings) as listening:
+        assert serving.address(listening).startswith("http://127.0.0.1:")
+    assert ("set KGTRACE_READ_KEY" in caplog.text) is warned
