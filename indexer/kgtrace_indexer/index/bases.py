@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Terms, part_norms, row_shares, squared_norms
+from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Terms, rounding_scale, row_shares, squared_norms
 from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4
@@ -145,7 +145,7 @@ def fit_bases(landmarks: Iterable[Terms], dim: int) -> Bases:
 
 def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]], dict[str, Tensor]]:
     """Return the flat blocks (n, size), up to `dim` directions of other dense blocks with energies, and of tables."""
-    kron = {name: _kron_directions(block, terms.directions, dim) for name, block in terms.kron.items()}
+    kron = {name: _kron_directions(block, terms.per_triple, dim) for name, block in terms.kron.items()}
     kron |= {table: _table_directions(terms, table, dim) for table in terms.spread}
     rows = {
         table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
@@ -217,7 +217,7 @@ def _table_products(terms: Terms, table: str, basis: KronBasis) -> Tensor:
     spread = terms.spread[table]
     pairs = [(spread.u.along(u_basis), (spread.x @ v_basis)[spread.u.group])]
     pairs += [(u_basis[use.index], use.grad @ v_basis) for use in terms.rows.get(table, ())]
-    shape = (len(terms), terms.directions, -1)
+    shape = (len(terms), terms.per_triple, -1)
     parts = [torch.einsum("ndp,ndq->npq", u.view(shape), v.view(shape)) for u, v in pairs]
     return torch.stack(parts).sum(0).flatten(1)
 
@@ -270,7 +270,7 @@ def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
     flat = replace(parts[0].flat, flat=flats)
     norms = squared_norms(flat).total
     phi = flat.flat_sum() @ bases.flat  # (n, size) @ (size, k) -> (n, k)
-    residual = _residual(norms, phi, part_norms(flat).flat)
+    residual = _residual(norms, phi, rounding_scale(flat).flat)
     if not len(bases.flat):
         residual = torch.zeros_like(residual)  # without flat blocks there is nothing to round
     codes = [(phi, residual), *(code for part in parts for code in part.kron)]
@@ -282,11 +282,11 @@ def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
 
 
 def _block_codes(terms: Terms, bases: Bases) -> _BlockCodes:
-    flat, others = Terms(terms.directions, terms.loss, {}, terms.flat, {}), replace(terms, flat={})
-    norms, parts = squared_norms(others), part_norms(others)
+    flat, others = Terms(terms.per_triple, terms.loss, {}, terms.flat, {}), replace(terms, flat={})
+    norms, parts = squared_norms(others), rounding_scale(others)
     kron, spread = [], []
     for name, block in terms.kron.items():
-        phi = _pair_products(block, bases.kron[name], terms.directions) @ bases.kron[name].pairs
+        phi = _pair_products(block, bases.kron[name], terms.per_triple) @ bases.kron[name].pairs
         kron.append((phi, _residual(norms.kron[name], phi, parts.kron[name])))
     for table in terms.spread:
         phi = _table_products(terms, table, bases.kron[table]) @ bases.kron[table].pairs
@@ -366,7 +366,7 @@ def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode
     least = split.value[:, -1].abs()
     inside, left, least, value, at = (x[slopes.group] for x in (inside, left, least, split.value, split.at))
     value, at = torch.cat([slopes.own[:, 1:], value], 1), torch.cat([slopes.index[:, 1:], at], 1)
-    is_own = at == slopes.index[:, :1]
+    is_own = at == slopes.tail[:, None]
     own = slopes.own[:, 0] + (value * is_own).sum(1)
     stored = torch.cat([inside, value * ~is_own], 1)
     norm = (stored.square().sum(1) + FLOOR).sqrt()
@@ -397,10 +397,10 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
     for table, spread in terms.spread.items():
         slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
         add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
-        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.index[:, 0].int()
+        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.tail.int()
         shared = factor_code(spread.x, bases.kron[table].v, dtype)
         add(f"{table}.x", shared.of(spread.u.group))
-    shape = (len(terms), terms.directions)
+    shape = (len(terms), terms.per_triple)
     return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
 
 
@@ -417,6 +417,6 @@ def left_codes(terms: Terms, bases: Bases) -> dict[str, np.ndarray]:
         if table in terms.spread or basis.shape[0] == basis.shape[1]:
             continue
         outside = [Rows(use.index, use.grad - (use.grad @ basis) @ basis.T) for use in uses]
-        shares = row_shares(outside, terms.directions).split(terms.directions, 1)
+        shares = row_shares(outside, terms.per_triple).split(terms.per_triple, 1)
         found |= {f"{table}.{i}.left": share.cpu().numpy() for i, share in enumerate(shares)}
     return found

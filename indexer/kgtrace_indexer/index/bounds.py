@@ -101,7 +101,7 @@ def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> list[Que
     spread = {table: _all_slopes(block, bases.kron[table], device) for table, block in terms.spread.items()}
 
     def of(i: int) -> QueryCode:
-        these = slice(i * terms.directions, (i + 1) * terms.directions)
+        these = slice(i * terms.per_triple, (i + 1) * terms.per_triple)
         return QueryCode(
             phi=phi[i],
             residual=residual[i],
@@ -152,7 +152,7 @@ def _all_slopes(block: Spread, basis: KronBasis, device: torch.device) -> list[_
     x = _factors(block.x[block.u.group], basis.v, device)
     return [
         _slopes(u, tail, basis.u, factor, device)
-        for u, tail, factor in zip(block.u.entries(every), block.u.index[:, 0].tolist(), x, strict=True)
+        for u, tail, factor in zip(block.u.entries(every), block.u.tail.tolist(), x, strict=True)
     ]
 
 

@@ -65,23 +65,23 @@ class Checkpoints:
         return head_scores(self.trained, relation, tail)
 
     def terms(
-        self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: Loss, selection: Selection
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: Loss, selection: Selection
     ) -> Terms:
         """Return the weighted gradients of m loss terms at all checkpoints; `Terms.loss` is the trained model's."""
 
         def of(model: ScoringModel, selection: Selection) -> Terms:
-            return model.terms(head, relation, tail, directions=directions, loss=loss, selection=selection)
+            return model.terms(head, relation, tail, per_triple=per_triple, loss=loss, selection=selection)
 
         return self._joined(of, selection)
 
     def one_to_all_terms(
-        self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: OneToAll, selection: Selection
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: OneToAll, selection: Selection
     ) -> Terms:
         """Do the same for a loss of all tails' scores; see `OneToAllModel`."""
 
         def of(model: ScoringModel, selection: Selection) -> Terms:
             able = one_to_all(model)
-            return able.one_to_all_terms(head, relation, tail, directions=directions, loss=loss, selection=selection)
+            return able.one_to_all_terms(head, relation, tail, per_triple=per_triple, loss=loss, selection=selection)
 
         return self._joined(of, selection)
 
@@ -98,8 +98,8 @@ class Checkpoints:
             rows |= {f"{t}{_MARK}{i}": [Rows(u.index, scale * u.grad) for u in uses] for t, uses in terms.rows.items()}
             spread |= {f"{t}{_MARK}{i}": replace(b, x=scale * b.x) for t, b in terms.spread.items()}
             if model is self.trained:
-                facts = terms.directions, terms.loss
+                facts = terms.per_triple, terms.loss
         if facts is None:
             nothing = terms_of(self.trained, Selection(frozenset(), head_use=False))
-            facts = nothing.directions, nothing.loss
+            facts = nothing.per_triple, nothing.loss
         return Terms(*facts, kron, flat, rows, spread)

@@ -178,7 +178,7 @@ class ConvE:
         relation: Tensor,
         tail: Tensor,
         *,
-        directions: int,
+        per_triple: int,
         loss: Loss,
         selection: Selection,
     ) -> Terms:
@@ -199,7 +199,7 @@ class ConvE:
         if ENTITY in selection or BIAS in selection:
             output = slope[:, None] * self._output(x, selection)  # (m, d + 1): the entity's row and its bias
             rows[ENTITY] = [Rows(tail, output), *rows.get(ENTITY, [])]
-        return Terms(directions, value, kron, flat, rows)
+        return Terms(per_triple, value, kron, flat, rows)
 
     def one_to_all_terms(
         self,
@@ -207,7 +207,7 @@ class ConvE:
         relation: Tensor,
         tail: Tensor,
         *,
-        directions: int,
+        per_triple: int,
         loss: OneToAll,
         selection: Selection,
     ) -> Terms:
@@ -219,7 +219,7 @@ class ConvE:
         spread = {}
         if ENTITY in selection or BIAS in selection:
             spread[ENTITY] = Spread(slopes, self._output(hidden.x, selection))
-        return Terms(directions, value, kron, flat, rows, spread)
+        return Terms(per_triple, value, kron, flat, rows, spread)
 
     def influences(
         self,

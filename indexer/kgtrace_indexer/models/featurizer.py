@@ -199,9 +199,9 @@ class Featurizer:
         source, relation, target = self._columns(instances)
         if isinstance(self.loss, OneToAll):
             return one_to_all(self.model).one_to_all_terms(
-                source, relation, target, directions=count, loss=self.loss, selection=self.selection
+                source, relation, target, per_triple=count, loss=self.loss, selection=self.selection
             )
-        return self.model.terms(source, relation, target, directions=count, loss=self.loss, selection=self.selection)
+        return self.model.terms(source, relation, target, per_triple=count, loss=self.loss, selection=self.selection)
 
     def _loss_terms(self, triples: np.ndarray, directions: list[Direction]) -> tuple[np.ndarray, int]:
         """Return all loss terms of triples (n, 3), negatives included, (n · count, 3), and the count."""

@@ -42,7 +42,7 @@ class ScoringModel(Protocol):
         relation: Tensor,
         tail: Tensor,
         *,
-        directions: int,
+        per_triple: int,
         loss: Loss,
         selection: Selection,
     ) -> Terms:
@@ -79,7 +79,7 @@ class OneToAllModel(Protocol):
         relation: Tensor,
         tail: Tensor,
         *,
-        directions: int,
+        per_triple: int,
         loss: OneToAll,
         selection: Selection,
     ) -> Terms:
@@ -133,7 +133,7 @@ def head_scores(model: ScoringModel, relation: Tensor, tail: Tensor) -> Tensor:
     for some in pairs.split(_HEADS):
         which, head = some // entities, some % entities
         terms = model.terms(
-            head, relation[which], tail[which], directions=1, loss=score_itself, selection=_NO_PARAMETERS
+            head, relation[which], tail[which], per_triple=1, loss=score_itself, selection=_NO_PARAMETERS
         )
         scores.append(terms.loss)
     return torch.cat(scores).view(len(tail), entities)
@@ -197,7 +197,7 @@ def _checked(made: ScoringModel, model: ModelFile) -> ScoringModel:
     ids = torch.arange(count, device=made.device)
     head, relation, tail = ids, ids % rows, model.num_entities - 1 - ids  # (count,) each
     with torch.inference_mode():
-        terms = made.terms(head, relation, tail, directions=1, loss=score_itself, selection=made.select(["all"]))
+        terms = made.terms(head, relation, tail, per_triple=1, loss=score_itself, selection=made.select(["all"]))
         single = terms.loss  # (count,)
         try:
             every = made.tail_scores(head, relation)  # (count, E)
