@@ -25,7 +25,8 @@ from kgtrace_indexer.index.files import Files, Shard, shards_of
 from kgtrace_indexer.index.preconditioner import Preconditioner
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION, ConvE
+from kgtrace_indexer.models.conve import ConvE
+from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.query.cascade import Ask, Cascade
 from kgtrace_indexer.query.certify import Found, value
