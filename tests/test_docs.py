@@ -47,6 +47,15 @@ def test_commands_and_flags_exist(page: Path) -> None:
             assert set(re.findall(r"(?<!\S)(--[a-z-]+)", rest)) <= known, f"kgtrace {verb}{rest}"
 
 
+def test_equations_that_the_code_cites_exist() -> None:
+    """Equations are numbered in their order, and every number cited in the code is one of these."""
+    numbers = re.findall(r"(?m)(?:^    .*|\|) +\((\d+)\)(?: \|)?$", (ROOT / "docs" / "how-it-works.md").read_text())
+    assert numbers == [str(i + 1) for i in range(len(numbers))]
+    code = "\n".join(file.read_text() for file in (ROOT / "indexer").rglob("*.py"))
+    cited = {number for line in re.findall(r"eq\. ([^:.;]*)", code) for number in re.findall(r"\((\d+)\)", line)}
+    assert cited and cited <= set(numbers)
+
+
 def test_the_guide_shows_what_was_measured() -> None:
     """Its tables are those that follow from the results in the repository; nobody edits a figure."""
     _, shown, _ = guide.PAGE.read_text().split(guide.MARK)

@@ -208,6 +208,7 @@ class Codes:
 
     def index_upper(self, query: QueryCode, sign: int, rows: Tensor) -> Tensor:
         """Bound sign · influence of training triples (m,) by the index codes and the norms of shared rows, (m,)."""
+        # eq. (12) of docs/how-it-works.md, and eq. (4) by the norms of the shared rows
         upper = sign * (self._take("projected", rows) @ query.phi) + self._take("residual", rows) @ query.residual
         for table, i, index, factor in self._uses(query):
             if table in query.spread:
@@ -228,7 +229,7 @@ class Codes:
         rounding = slack.clone()
         slack += self._take("residual", rows)[:, 0] * query.residual[0]
         related = torch.full_like(slack, float(query.residual[0] > 0 or len(query.kron) + len(query.spread) > 0))
-        for name, factors in query.kron.items():
+        for name, factors in query.kron.items():  # eq. (14)
             for u, v in factors:
                 product, error = _product_bounds(
                     self._stored(f"{name}.u", rows).product(u), self._stored(f"{name}.v", rows).product(v)
@@ -302,6 +303,7 @@ class Codes:
         Products of two row gradients of the table are not among it. Products ⟨g, x'⟩ that matter less than `rounding`
         (m,) are bounded by their norms.
         """
+        # eq. (11) for u, then eq. (14) for its product with x
         u, x = _StoredSlopes.of(self.arrays, table, rows), self._stored(f"{table}.x", rows)
         pairs = [(u.product(each), x.product(each.x)) for each in slopes]
         pairs += [(u.entry(index), x.product(factor)) for index, factor in query.rows.get(table, ())]

@@ -91,7 +91,7 @@ class ConvE(ConvENetwork):
     ) -> Tensor:
         """Return the inner products of m loss terms' gradients, as of `terms`, with that of one test triple, (m,).
 
-        ⟨∇ℓ, g'⟩ is the derivative of ℓ along g', eq. (15), which one forward pass for each distinct (h, r) gives in
+        ⟨∇ℓ, g'⟩ is the derivative of ℓ along g', eq. (16), which one forward pass for each distinct (h, r) gives in
         forward mode (Wengert, 1964): no gradient is formed, and loss terms of one (h, r) share almost all of the work.
         """
         pair, group = self.distinct(head, relation)
@@ -113,7 +113,7 @@ class ConvE(ConvENetwork):
         return slope * ((x_change * e + x * row_change[:, :-1]).sum(1) + row_change[:, -1])
 
     def _a_change(self, convolved: Convolved, head: Tensor, relation: Tensor, change: _Change) -> Tensor:
-        """Return the derivative of a along a change of the parameters, (g, q): eq. (16)."""
+        """Return the derivative of a along a change of the parameters, (g, q): eq. (17)."""
         width = self.entities.shape[1]
         shape = (len(head), self.channels, self.height, self.width)
         heads = change.of_rows(ENTITY, head, width + 1)[:, :-1] * change.head_use
