@@ -53,7 +53,8 @@ def test_equations_that_the_code_cites_exist() -> None:
     assert numbers == [str(i + 1) for i in range(len(numbers))]
     code = "\n".join(file.read_text() for file in (ROOT / "indexer").rglob("*.py"))
     cited = {number for line in re.findall(r"eq\. ([^:.;]*)", code) for number in re.findall(r"\((\d+)\)", line)}
-    assert cited and cited <= set(numbers)
+    assert cited
+    assert cited <= set(numbers)
 
 
 def test_the_guide_shows_what_was_measured() -> None:
