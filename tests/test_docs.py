@@ -57,6 +57,16 @@ def test_equations_that_the_code_cites_exist() -> None:
     assert cited <= set(numbers)
 
 
+def test_the_walks_name_functions_that_exist() -> None:
+    """Every ``file.py:name`` in CONTRIBUTING is a function, a class or a method of that file of the indexer."""
+    steps = re.findall(r"`([a-z_/]+\.py):([\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert steps
+    for file, name in steps:
+        text = (ROOT / "indexer" / "kgtrace_indexer" / file).read_text()
+        missing = [part for part in name.split(".") if not re.search(rf"(def|class) {part}\b", text)]
+        assert missing == [], f"{file}:{name}"
+
+
 def test_the_guide_shows_what_was_measured() -> None:
     """Its tables are those that follow from the results in the repository; nobody edits a figure."""
     _, shown, _ = guide.PAGE.read_text().split(guide.MARK)
