@@ -15,8 +15,8 @@ class Restriction:
     must_not: dict[str, Collection[int]] = field(default_factory=dict)
     """The field's id is none of these."""
     within_hops: int | None = None
-    """At least 1: a path of at most so many training triples, the triple itself among them, leads to the test triple's head or
-    tail, whichever way its triples point. With 1, the triple itself touches the head or the tail."""
+    """At least 1: a path of at most so many training triples, the triple itself among them, leads to the test triple's
+    head or tail, whichever way its triples point. With 1, the triple itself touches the head or the tail."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """From triples to gradient terms: one path for training triples and for test triples."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -64,6 +64,22 @@ def resolve_directions(directions: str | None, inverse_triples: bool) -> Directi
     raise BadRequest(f"directions {directions!r} is not one of forward, both")
 
 
+class Encoder(Protocol):
+    """Turns gradients of training triples into arrays; see `kgtrace_indexer.index.codec`.
+
+    Gradients of the same triples come apart: each `Terms` holds other blocks of them, and is in memory alone.
+    """
+
+    def encode(self, terms: Terms) -> Any:
+        """Return the codes of one `Terms`, for `join`."""
+
+    def join(self, codes: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Return the arrays, one row for each triple."""
+
+    def left(self, terms: Terms) -> dict[str, np.ndarray]:
+        """Return the arrays that are quadratic in the gradients of embedding rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Featurizer:
     """Turns triples of original relation ids into gradient terms."""
@@ -116,39 +132,30 @@ class Featurizer:
         for terms in self.training_terms_apart(triples):
             yield terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
 
-    def codes(
-        self,
-        triples: np.ndarray,
-        code: Callable[[Iterable[Terms]], dict[str, np.ndarray]],
-        left: Callable[[Terms], dict[str, np.ndarray]] = lambda terms: {},
-    ) -> dict[str, np.ndarray]:
-        """Encode the gradients of training triples (n, 3) with `code`; under ``removal`` add arrays under ``bce``.
+    def codes(self, triples: np.ndarray, codec: Encoder) -> dict[str, np.ndarray]:
+        """Encode the gradients of training triples (n, 3); under ``removal`` add arrays under ``bce``.
 
         Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
         nothing of errors. So `BCE_SELF_INFLUENCE` (n,), the squared norms of the same gradients under ``bce``, is
         added, and `BCE_SLOPE` (n, checkpoints · D), the slopes of one checkpoint after those of another; and the arrays
-        that `left` makes of the gradients under ``bce``, with ``_bce`` behind their names.
+        that `Encoder.left` makes of the gradients under ``bce``, with ``_bce`` behind their names.
         """
-        gradients = self.training_terms_apart(triples)
-        if self.loss is not removal:
-            return code(gradients)
+        codes: list[Any] = []
         norms: list[Tensor] = []
         slopes: list[Tensor] = []
-        outside: dict[str, np.ndarray] = {}
-
-        def noted(terms: Terms) -> Terms:
-            slope = bce_over_removal(terms.loss)
-            weighted = terms.weighted(slope)
-            norms.append(squared_norms(weighted).total)
-            slopes.append(slope.view(len(terms), -1))
-            outside.update({f"{name}{OF_BCE_SUFFIX}": array for name, array in left(weighted).items()})
-            return terms
-
-        return code(map(noted, gradients)) | {
-            **outside,
-            BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy(),
-            BCE_SLOPE: torch.cat(slopes, 1).cpu().numpy(),
-        }
+        under_bce: dict[str, np.ndarray] = {}
+        for terms in self.training_terms_apart(triples):
+            codes.append(codec.encode(terms))
+            if self.loss is removal:
+                slope = bce_over_removal(terms.loss)
+                weighted = terms.weighted(slope)
+                norms.append(squared_norms(weighted).total)
+                slopes.append(slope.view(len(terms), -1))
+                under_bce |= {f"{name}{OF_BCE_SUFFIX}": array for name, array in codec.left(weighted).items()}
+        if self.loss is removal:
+            under_bce[BCE_SELF_INFLUENCE] = torch.stack(norms).sum(0).cpu().numpy()
+            under_bce[BCE_SLOPE] = torch.cat(slopes, 1).cpu().numpy()
+        return codec.join(codes) | under_bce
 
     def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.
