@@ -21,7 +21,7 @@ class Restriction:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """The most influential training triples of one test triple, in the order asked for."""
+    """The most influential training triples of one test triple, in the order of the query."""
 
     triple: tuple[int, int, int]
     """Head, relation, tail."""
@@ -111,10 +111,10 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """The groups of training triples that influenced test triples most, in the order asked for."""
+    """The groups of training triples that influenced test triples most, in the order of the query."""
 
     groups: np.ndarray
-    """(g,) int64: the relation or entity of each, or the place of a training triple among those that are indexed."""
+    """(g,) int64: the relation or entity of each, or the place of a training triple among the indexed ones."""
     sums: Sums
     """Of these groups."""
     total: Sums

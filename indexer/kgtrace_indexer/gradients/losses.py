@@ -50,7 +50,7 @@ def score_itself(score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bce_over_removal(loss: Tensor) -> Tensor:
-    """Return σ(−s): gradients under `bce` are those under `removal`, whose losses −s (m,) are given, times σ(−s)."""
+    """Return σ(−s) for losses −s (m,) under `removal`: the factor that turns their gradients into those under `bce`."""
     return loss.sigmoid()
 
 
@@ -217,7 +217,7 @@ ONE_TO_ALL: tuple[str, ...] = get_args(OneToAllName)
 CONTRAST: tuple[str, ...] = get_args(ContrastName)
 """Losses that compare with negatives."""
 NAMES = (*OWN_SCORE, *ONE_TO_ALL, *CONTRAST)
-"""What ``--loss`` takes."""
+"""Values of ``--loss``."""
 
 
 def check_loss(name: str, label_smoothing: float, negatives: int | None) -> None:

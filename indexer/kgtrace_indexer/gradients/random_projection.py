@@ -67,7 +67,9 @@ class RandomProjection:
                     rows = self.matrix(table, "u", int(use.index.max()) + 1, use.grad.device)
                     total += rows[use.index] * (use.grad @ self.matrix(table, "v", use.grad.shape[1], use.grad.device))
         for table, spread in terms.spread.items():
-            rows = self.matrix(table, "u", spread.u.base.shape[1], spread.x.device)  # those of the table's single rows
+            rows = self.matrix(
+                table, "u", spread.u.base.shape[1], spread.x.device
+            )  # the matrix of the table's single rows, too
             v = spread.x @ self.matrix(table, "v", spread.x.shape[1], spread.x.device)
             total += spread.u.along(rows) * v[spread.u.group]
         return total.view(len(terms), terms.per_triple, self.dim).sum(1) / sqrt(self.dim)

@@ -2,8 +2,8 @@
 
 A *loss term* is the loss of one training instance, (h, r) → t. A triple has one for each direction (its own, and the
 inverse one when the model was trained with inverse triples), and one more for each negative of these; its gradient is
-their sum. The gradient of a loss term is kept in blocks, none of which is ever multiplied out; ``eq.`` numbers are
-those of ``docs/how-it-works.md``:
+their sum. The gradient of a loss term is kept in blocks, none of which is ever multiplied out; ``eq.`` numbers
+refer to ``docs/how-it-works.md``:
 
 =============  ==========================================  ============================================
 block          gradient                                    inner product of two loss terms

@@ -1,7 +1,7 @@
 """Gradients of any score that reads rows of tables and has a few parameters of its own: one mechanism for all models.
 
-Automatic differentiation gives the gradient of one number. One pass gives those of all loss terms of a batch, because
-every tensor that belongs to a single loss term is a leaf of its own:
+Automatic differentiation gives the gradient of one number. One pass gives the gradients of all loss terms of a batch,
+because every tensor that belongs to a single loss term is a leaf of its own:
 
 * the *rows* that it reads are gathered into per-sample leaves (m, width); the sum's gradient with respect to such a
   leaf holds each loss term's own gradient in its own row;

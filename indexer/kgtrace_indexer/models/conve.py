@@ -2,7 +2,7 @@
 
 Every gradient is linear in dℓ/ds. One product for each loss term, Q = Σ_positions dy1 ⊗ patch, is all that is needed of
 the convolution's side: the gradients of its weight and bias and of its batch norms are linear images of Q. Equation
-numbers are those of ``docs/how-it-works.md``.
+numbers refer to ``docs/how-it-works.md``.
 """
 
 from collections.abc import Sequence
@@ -172,7 +172,7 @@ class ConvE(ConvENetwork):
         return kron, {name: grad for name, grad in flat.items() if name in selection}, rows
 
     def _backward(self, hidden: Hidden, group: Tensor, delta: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Return the small tensors' gradients and those of the head's and the relation's embedding, (m, d) each."""
+        """Return the gradients of small tensors, and of the head's and the relation's embedding, (m, d) each."""
         active = hidden.v[:, :-1].sign()  # (g, q)
         pieces = zip(group.split(self.step), delta.split(self.step), strict=True)
         chunks = [self._backward_chunk(hidden, active, g, d) for g, d in pieces]
@@ -195,7 +195,7 @@ class ConvE(ConvENetwork):
     def _backward_chunk(
         self, hidden: Hidden, active: Tensor, group: Tensor, delta: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return Q (m, O, C·kh·kw + 1), the gradient of the image before bn0, and those of bn0's weight and bias."""
+        """Return Q (m, O, C·kh·kw + 1), and the gradients of the image before bn0 and of bn0's weight and bias."""
         dy1 = (delta @ self.linear).mul_(active.index_select(0, group))  # (m, d) @ (d, q) -> (m, q)
         dy1 = dy1.view(len(group), self.conv.shape[0], -1)  # (m, O, positions)
         q = torch.bmm(dy1, hidden.patches.index_select(0, group).transpose(1, 2))  # (m, O, C·kh·kw + 1)

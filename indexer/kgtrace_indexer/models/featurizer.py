@@ -47,7 +47,7 @@ _FORWARD_MODE_TESTS = 4
 
 
 def resolve_directions(directions: str | None, inverse_triples: bool) -> Directions:
-    """Return the directions of training triples; None stands for those that the model was trained in.
+    """Return the directions of training triples; None stands for the directions of the model's training.
 
     Raises `MissingInverseRelations` for ``both`` on a model without inverse relations, `BadRequest` for other names.
     """
@@ -119,15 +119,15 @@ class Featurizer:
         return self._terms(triples, self._training_directions)
 
     def training_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
-        """Yield the blocks of `training_terms`, those of one checkpoint at a time."""
+        """Yield the blocks of `training_terms`, one checkpoint at a time."""
         models = self.model.apart() if isinstance(self.model, Checkpoints) else [self.model]
         for model in models:
             yield replace(self, model=model).training_terms(triples)
 
     def self_influence_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
-        """Yield the gradients of training triples (n, 3) that self-influence is of, those of one checkpoint at a time.
+        """Yield the gradients of training triples (n, 3) for their self-influence, one checkpoint at a time.
 
-        They are under ``bce`` for ``removal``, with each checkpoint's own slopes.
+        An index under ``removal`` uses gradients under ``bce``, with each checkpoint's own slopes.
         """
         for terms in self.training_terms_apart(triples):
             yield terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
@@ -137,7 +137,7 @@ class Featurizer:
 
         Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
         nothing of errors. So `BCE_SELF_INFLUENCE` (n,), the squared norms of the same gradients under ``bce``, is
-        added, and `BCE_SLOPE` (n, checkpoints · D), the slopes of one checkpoint after those of another; and the arrays
+        added, and `BCE_SLOPE` (n, checkpoints · D), the slopes checkpoint by checkpoint; and the arrays
         that `Encoder.left` makes of the gradients under ``bce``, with ``_bce`` behind their names.
         """
         codes: list[Any] = []

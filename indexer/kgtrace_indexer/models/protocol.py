@@ -32,7 +32,7 @@ class ScoringModel(Protocol):
         """Where tensors passed in must be, and results are."""
 
     def select(self, layers: Sequence[str]) -> Selection:
-        """Resolve ``--layers``; raise `BadRequest` for what this model does not have."""
+        """Resolve ``--layers``; raise `BadRequest` for layers that this model lacks."""
 
     def terms(
         self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: Loss, selection: Selection
@@ -154,7 +154,7 @@ def scoring_model(model: ModelFile, device: torch.device) -> ScoringModel:
     """Put a model on a device; raise `UnsupportedModel` for one that kgtrace cannot explain.
 
     ConvE has a closed form of its own; all other models, and a ConvE with normalizers or untrained parameters, go
-    through automatic differentiation. Registered models are checked: their scores of all tails must be those of single
+    through automatic differentiation. Registered models are checked: `tail_scores` must agree with the scores of single
     triples.
     """
     if model.interaction in _REGISTERED:
@@ -213,5 +213,5 @@ def pick_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise BadRequest(f"device {name!r} is not one of auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadRequest("device cuda was asked for, but torch sees no CUDA device; use --device cpu")
+        raise BadRequest("device is cuda, but torch sees no CUDA device; use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

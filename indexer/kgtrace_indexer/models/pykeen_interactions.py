@@ -248,7 +248,7 @@ def rebuild(model: ModelFile) -> Any:
     Raises
     ------
     UnsupportedModel
-        It is not known, or not what the file describes.
+        It is unknown, or differs from the file's description.
     MissingExtra
         PyKEEN is not installed.
     """
@@ -333,7 +333,7 @@ def _load(interaction: nn.Module, model: ModelFile) -> None:
 
 
 def _compare(interaction: nn.Module, model: ModelFile) -> None:
-    """Take over what constructors do not set, such as a batch norm's eps, and refuse modules of another class."""
+    """Copy attributes that constructors do not set, such as a batch norm's eps; refuse modules of another class."""
     made = {f"{ROOT}.{path}" if path else ROOT: module for path, module in interaction.named_modules()}
     recorded = {path for path in model.modules if path == ROOT or path.startswith(f"{ROOT}.")}
     for path in sorted(made.keys() | recorded):
