@@ -577,7 +577,7 @@ def test_pykeen_is_needed_and_missed(save: Save, monkeypatch: pytest.MonkeyPatch
 
 
 class Score(nn.Module):
-    """What a network does with the rows it has looked up."""
+    """The score of the rows that a network has looked up."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
