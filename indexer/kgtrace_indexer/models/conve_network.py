@@ -116,8 +116,7 @@ class ConvENetwork:
         self.bn2 = BatchNorm(model, last, self.linear.shape[0], self.device, dtype)
         self.conv_bn1 = self.conv * self.bn1.scale[:, None]  # the convolution and bn1 together
         self.conv_bn1[:, -1] += self.bn1.bias - self.bn1.mean * self.bn1.scale
-        self.step = max(1, _CHUNK_FLOATS[self.device.type] // self.linear.shape[1])
-        """Samples whose (·, q) floats are computed at a time."""
+        self.step = max(1, _CHUNK_FLOATS[self.device.type] // self.linear.shape[1])  # samples computed at a time
         self._last: tuple[Tensor, Hidden] | None = None
 
     def distinct(self, head: Tensor, relation: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
