@@ -252,10 +252,6 @@ def rebuild(model: ModelFile) -> Any:
     MissingExtra
         PyKEEN is not installed.
     """
-    if model.interaction not in INTERACTIONS:
-        raise UnsupportedModel(
-            f"interaction {model.interaction} is not supported; supported: {', '.join(sorted(INTERACTIONS))}"
-        )
     recorded = _Recorded(model, ROOT)
     if recorded.name != model.interaction:
         raise UnsupportedModel(
@@ -277,7 +273,9 @@ def _interaction(recorded: _Recorded) -> Any:
     """Make an interaction with the arguments that the file implies."""
     name = recorded.name
     if name not in INTERACTIONS:
-        raise UnsupportedModel(f"interaction {name} ({recorded.path}) is not supported")
+        raise UnsupportedModel(
+            f"interaction {name} ({recorded.path}) is not supported; supported: {', '.join(sorted(INTERACTIONS))}"
+        )
     known = INTERACTIONS[name]
     arguments = {key: recorded.attribute(key) for key in known.attributes}
     made = getattr(_pykeen_interactions(name), f"{name}Interaction")
