@@ -115,7 +115,7 @@ def codes_of(root: Path, attributor: Attributor, triples: np.ndarray) -> tuple[C
         codec = read_codec(configuration, open_arrays(generation.path / layout.GRADIENTS), torch.device("cpu"))
     featurizer = featurizer_for(model, configuration, torch.device("cpu"), attributor.training.known)
     with torch.inference_mode():
-        asked = codec.checked([featurizer.test_terms(triples, "tail")])
+        asked = codec.join([codec.encode(featurizer.test_terms(triples, "tail"))])
     stored = {name: attributor.rows()[name].pieces[0].numpy() for name in codec.searched}
     short = ShortCode.choose(np.square(stored["projected"], dtype=np.float64).sum(0))
     whole = np.concatenate([stored["projected"], stored["residual"]], 1)

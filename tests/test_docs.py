@@ -47,6 +47,26 @@ def test_commands_and_flags_exist(page: Path) -> None:
             assert set(re.findall(r"(?<!\S)(--[a-z-]+)", rest)) <= known, f"kgtrace {verb}{rest}"
 
 
+def test_equations_that_the_code_cites_exist() -> None:
+    """Equations are numbered in their order, and every number cited in the code is one of these."""
+    numbers = re.findall(r"(?m)(?:^    .*|\|) +\((\d+)\)(?: \|)?$", (ROOT / "docs" / "how-it-works.md").read_text())
+    assert numbers == [str(i + 1) for i in range(len(numbers))]
+    code = "\n".join(file.read_text() for file in (ROOT / "indexer").rglob("*.py"))
+    cited = {number for line in re.findall(r"eq\. ([^:.;]*)", code) for number in re.findall(r"\((\d+)\)", line)}
+    assert cited
+    assert cited <= set(numbers)
+
+
+def test_the_walks_name_functions_that_exist() -> None:
+    """Every ``file.py:name`` in CONTRIBUTING is a function, a class or a method of that file of the indexer."""
+    steps = re.findall(r"`([a-z_/]+\.py):([\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert steps
+    for file, name in steps:
+        text = (ROOT / "indexer" / "kgtrace_indexer" / file).read_text()
+        missing = [part for part in name.split(".") if not re.search(rf"(def|class) {part}\b", text)]
+        assert missing == [], f"{file}:{name}"
+
+
 def test_the_guide_shows_what_was_measured() -> None:
     """Its tables are those that follow from the results in the repository; nobody edits a figure."""
     _, shown, _ = guide.PAGE.read_text().split(guide.MARK)

@@ -24,7 +24,7 @@ from kgtrace_indexer.gradients.losses import ONE_TO_ALL
 from kgtrace_indexer.gradients.negatives import corrupted
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.models.checkpoints import checkpoint_of, parameter_of
-from kgtrace_indexer.models.conve import BIAS, ENTITY
+from kgtrace_indexer.models.conve_network import BIAS, ENTITY
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest, KgtraceError, MissingInverseRelations, UnsupportedModel
 from tests.indexer.models.test_models import ZOO, Saved, _saved, _stir, factory

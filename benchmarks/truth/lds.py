@@ -29,7 +29,7 @@ from benchmarks.truth.retraining import OUTCOMES, Job, retrain
 from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddings
 from benchmarks.truth.statistics import mean, spearman
 from benchmarks.truth.whole import Explained, Whole
-from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION
+from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 
 COMPARED = OUTCOMES[:2]
 LOSSES = ("bce", "removal", "bce-1vsall", "bce-kvsall", "ce-1vsall")

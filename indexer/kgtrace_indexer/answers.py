@@ -8,28 +8,29 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Restriction:
-    """Which training triples may be named; an absent field is unrestricted."""
+    """The training triples that an answer may name; an absent field is unrestricted."""
 
     must: dict[str, Collection[int]] = field(default_factory=dict)
     """``{"head" | "relation" | "tail": ids}``: the field's id is one of these."""
     must_not: dict[str, Collection[int]] = field(default_factory=dict)
     """The field's id is none of these."""
     within_hops: int | None = None
-    """At least 1: an entity of the triple is at most so many training triples, less one, away from the test triple's
-    head or tail, whichever way those point. With 1, the triple itself touches the head or the tail."""
+    """At least 1: a path of at most so many training triples, the triple itself among them, leads to the test triple's
+    head or tail, whichever way its triples point. With 1, the triple itself touches the head or the tail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """The most influential training triples of one test triple, in the order asked for."""
+    """The most influential training triples of one test triple, in the order of the query."""
 
     triple: tuple[int, int, int]
     """Head, relation, tail."""
     score: float
     """The model's s(h, r, t)."""
     rank: float
-    """Filtered realistic rank among all tails (or heads): 1 + how many entities that make no training triple score
-    higher + half of how many others of these score the same; so the mean of the most and the least favourable rank."""
+    """Filtered realistic rank among all tails (or heads): 1 + the number of entities with a higher score + half the
+    number of other entities with the same score; entities that make a training triple do not count. It is the mean of
+    the most and the least favourable rank."""
     in_training: bool
     """Whether the test triple is one of the training triples."""
     loss: float
@@ -37,13 +38,13 @@ class Attribution:
     self_influence: float
     """‖∇ℓ‖² of the direction explained, or ∇ℓᵀP∇ℓ."""
     certified: bool
-    """Whether no indexed training triple that was not named can have more influence than the last one named."""
+    """True if no indexed training triple outside the list can have more influence than its last entry."""
     bound_gap: float
     """How much larger an unseen triple's influence could be: 0 when certified."""
     candidates: int
-    """How many training triples were looked at beyond the index."""
+    """Training triples whose factor bound was computed."""
     exact_terms: int
-    """For how many of them the exact influence was computed."""
+    """Candidates whose exact influence was computed."""
     train_index: np.ndarray
     """(k,) int64: rows of the training triples as read."""
     triples: np.ndarray
@@ -53,12 +54,12 @@ class Attribution:
     cosine: np.ndarray
     """(k,) float32: the same over the norms of both sides; 0 where one is zero."""
     notes: list[str] = field(default_factory=list)
-    """Remarks for people: why the numbers say less than they seem to. Empty as a rule."""
+    """Remarks for people that limit the meaning of the numbers. Usually empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Where the time of a call went."""
+    """The time of a call, by stage."""
 
     gradient: float
     """Terms of the test triples."""
@@ -78,12 +79,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """What the model would put in the place of a missing tail (or head), best first."""
+    """The model's best entities in place of a missing tail (or head), best first."""
 
     triples: np.ndarray
     """(k, 3) int64, complete."""
     entities: np.ndarray
-    """(k,) int64: what completes each."""
+    """(k,) int64: the entity that completes each."""
     scores: np.ndarray
     """(k,) float32, descending; equal ones by ascending entity."""
     ranks: np.ndarray
@@ -97,26 +98,26 @@ class Sums:
     """Influence summed over g groups of training triples."""
 
     counts: np.ndarray
-    """(g,) int64: training triples in each, that count for one of the test triples or more."""
+    """(g,) int64: training triples in each group that count for at least one test triple."""
     sums: np.ndarray
-    """(g,) float64: Σ⟨∇ℓ, ∇ℓ'⟩, over the test triples, too."""
+    """(g,) float64: Σ⟨∇ℓ, ∇ℓ'⟩ over the training triples and the test triples."""
     positive: np.ndarray
     """(g,) float64: the part of the proponents: training triples whose influence on all test triples is positive."""
     negative: np.ndarray
     """(g,) float64: the part of the opponents."""
     errors: np.ndarray
-    """(g,) float64: how far each of the three may be from the exact one; 0 where every influence was computed."""
+    """(g,) float64: largest possible error of each of the three; 0 where every influence was computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """The groups of training triples that influenced test triples most, in the order asked for."""
+    """The groups of training triples that influenced test triples most, in the order of the query."""
 
     groups: np.ndarray
-    """(g,) int64: the relation or entity of each, or the place of a training triple among those that are indexed."""
+    """(g,) int64: the relation or entity of each, or the place of a training triple among the indexed ones."""
     sums: Sums
     """Of these groups."""
     total: Sums
     """Of all training triples that count, as one group."""
     certified: bool
-    """Whether it is proved that these are the first groups, in this order."""
+    """True if these are proved to be the first groups, in this order."""

@@ -17,23 +17,23 @@ Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""
 
 Group = Literal["relation", "head", "tail", "triple"]
-"""What the training triples of a group have in common; with ``triple`` each is a group of its own."""
+"""The property that the training triples of a group share; with ``triple`` each is a group of its own."""
 
 Direction = Literal["tail", "head"]
-"""Which side of the test triple is explained: (h, r) → t, or (t, r⁻¹) → h where the model has inverse relations. Where
-it has none, both have the score s(h, r, t), and differ in the entities that it is ranked among."""
+"""The side of the test triple that is explained: (h, r) → t, or (t, r⁻¹) → h if the model has inverse relations.
+Without inverse relations both have the score s(h, r, t), and only the entities that it is ranked among differ."""
 
 Directions = Literal["forward", "both"]
-"""Which loss terms a training triple has: (h, r) → t alone, or (t, r⁻¹) → h as well."""
+"""The loss terms of a training triple: (h, r) → t alone, or (t, r⁻¹) → h as well."""
 
 Stratum = Literal["relation", "head", "tail"]
-"""What triples of one stratum have in common."""
+"""The field that all triples of one stratum share."""
 
 Kind = Literal["gaussian", "sparse"]
 """Entries N(0, 1), or √3 · {−1, 0, +1} with probabilities 1/6, 2/3, 1/6 (Achlioptas, 2003)."""
 
 Projection = Literal["pca", "gaussian", "sparse", "none"]
-"""Directions that the index searches along: principal, random, or none, for a full scan."""
+"""How an index makes gradients short: principal coordinates, random projections, or not at all, for a full scan."""
 
 OneToAllName = Literal["bce-1vsall", "bce-kvsall", "ce-1vsall"]
 """Losses over the scores of all entities."""
@@ -46,7 +46,7 @@ LossName = Literal["bce", "removal"] | OneToAllName | ContrastName
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A trade-off between fidelity and cost: which gradients, and which training triples, are compared."""
+    """A trade-off between fidelity and cost: the gradients, and the training triples, that are compared."""
 
     last_layers: int | None = None
     """Modules counted from the score backwards; None for all parameters."""
@@ -55,13 +55,13 @@ class Preset:
     dim: int = 256
     """Of the projection, where there is one."""
     sample_rate: float = 1.0
-    """Share of the training triples that is looked at."""
+    """Share of the training triples that is compared."""
     stratify_by: Stratum | None = None
-    """What the sample is drawn evenly over."""
+    """Field whose values the sample is drawn evenly from."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The same as ``--layers`` takes it."""
+        """The value of ``--layers`` for `last_layers`."""
         return ("all",) if self.last_layers is None else (f"last:{self.last_layers}",)
 
 

@@ -1,8 +1,8 @@
-"""How many CPU threads compute.
+"""The number of CPU threads that compute.
 
 A query is hundreds of operations of some microseconds. Shared out among threads, each operation ends with its slowest
-thread, and beside another busy process that one waits for its turn on a core while the others spin. So a query computes
-on one thread; scans and builds, whose operations are large, on as many as their caller allows
+thread, and beside another busy process the slowest waits for its turn on a core while the others spin. So a query
+computes on one thread; scans and builds, whose operations are large, on as many as their caller allows
 (``python -m benchmarks.neighbours``).
 """
 

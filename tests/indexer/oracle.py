@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from kgtrace_indexer.index.bases import Bases
-from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION
+from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 
 Loss = Callable[[Tensor], Tensor]
 """Takes −s."""

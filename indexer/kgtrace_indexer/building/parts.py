@@ -110,7 +110,7 @@ def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.n
         arrays = {
             "triples": triples.astype(np.int32),
             "train_index": table.train_index[batch].astype(np.int64),
-            **featurizer.codes(triples, codec.encode, codec.left),
+            **featurizer.codes(triples, codec),
         }
     norms = [arrays[name] for name in ("self_influence", BCE_SELF_INFLUENCE) if name in arrays]
     wrong = np.flatnonzero(~np.isfinite(norms).all(0))

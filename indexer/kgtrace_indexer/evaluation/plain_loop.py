@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgtrace_indexer.inputs.model_file import ModelFile
-from kgtrace_indexer.models.pykeen import parts
+from kgtrace_indexer.models.pykeen import pykeen_score
 
 
 class PlainLoop:
@@ -23,9 +23,9 @@ class PlainLoop:
 
     def __init__(self, model: ModelFile, device: torch.device) -> None:
         """Raise `UnsupportedModel` or `MissingExtra` where PyKEEN cannot rebuild the model."""
-        self._parts = parts(model, device)
-        self._score = self._parts.score.eval()
-        self._tables = {name: table.clone().requires_grad_() for name, table in self._parts.tables.items()}
+        self._rebuilt = pykeen_score(model, device)
+        self._score = self._rebuilt.score.eval()
+        self._tables = {name: table.clone().requires_grad_() for name, table in self._rebuilt.tables.items()}
         self._inverse_triples = model.inverse_triples
         self._device = device
 
@@ -44,9 +44,9 @@ class PlainLoop:
         read = [
             [reading.form(self._tables[reading.table][torch.tensor([row], device=self._device)]) for reading in slot]
             for slot, row in (
-                (self._parts.head, head),
-                (self._parts.relation, relation),
-                (self._parts.tail, tail),
+                (self._rebuilt.head, head),
+                (self._rebuilt.relation, relation),
+                (self._rebuilt.tail, tail),
             )
         ]
         F.softplus(-self._score(*read)).sum().backward()

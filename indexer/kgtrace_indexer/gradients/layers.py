@@ -1,4 +1,4 @@
-"""Which parameters count: ``all``, ``last:N``, or names and patterns."""
+"""The parameters whose gradients count: ``all``, ``last:N``, or names and patterns."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,15 @@ class Selection:
     parameters: frozenset[str]
     """Parameter names, as in the model's state dict."""
     head_use: bool
-    """Whether the entity table counts where it is read as head, too, or only where it is scored against."""
+    """Whether the entity table counts where it is read as head, too, or only as tail."""
 
     def __contains__(self, name: str) -> bool:
         """Return whether the parameter's gradient counts."""
         return name in self.parameters
+
+
+NO_PARAMETERS = Selection(frozenset(), head_use=False)
+"""Selects nothing: for losses without gradients."""
 
 
 def select_layers(layers: Sequence[str], depths: Sequence[Iterable[str]]) -> Selection:

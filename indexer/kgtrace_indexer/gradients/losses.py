@@ -1,4 +1,4 @@
-"""Losses, their slopes dℓ/ds, and what they look at: a triple's own score, those of all tails, or those of negatives.
+"""Losses and their slopes dℓ/ds: of a triple's own score, of the scores of all tails, or of those of negatives.
 
 ======================================  =========================  ================================================
 loss                                    scores it needs            how a model takes part
@@ -14,7 +14,7 @@ Formulas, signs and means are those of PyKEEN's losses in its LCWA and sLCWA tra
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from torch import Tensor
 
 from kgtrace_indexer.gradients.negatives import corrupted
 from kgtrace_indexer.gradients.terms import Slopes
+from kgtrace_indexer.names import ContrastName, OneToAllName
 from kgtrace_store.errors import BadRequest, UnsupportedModel
 
 Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Maps the scores of loss terms (m,) to their losses (m,) and slopes dℓ/ds (m,). The loss terms of a triple, as many as
-`ScoringModel.terms` is told, must be passed together, for a `Contrast` compares them."""
+"""Maps the scores of loss terms (m,) to their losses (m,) and slopes dℓ/ds (m,). All loss terms of a triple must be
+passed together, for a `Contrast` compares them."""
 
 
 def bce(score: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +37,7 @@ def bce(score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def removal(score: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ℓ(s) = −s and ℓ'(s) = −1: by how much the loss of 1-N training rises, per logit, with this label gone.
+    """Return ℓ(s) = −s and ℓ'(s) = −1: how much the loss of 1-N training rises when this label is removed.
 
     Binary cross-entropy of s against 1 is softplus(−s), against 0 it is softplus(s); their difference is −s.
     """
@@ -49,7 +50,7 @@ def score_itself(score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bce_over_removal(loss: Tensor) -> Tensor:
-    """Return σ(−s), by which gradients under `bce` are shorter than those of losses −s (m,) under `removal`."""
+    """Return σ(−s) for losses −s (m,) under `removal`: the factor that turns their gradients into those under `bce`."""
     return loss.sigmoid()
 
 
@@ -58,7 +59,7 @@ class KnownTails:
     """The tails of every (source, relation row) in the training triples, inverse directions included."""
 
     relations: int
-    """Rows of the relation table that have any."""
+    """One more than the largest relation row of a training triple."""
     keys: Tensor
     """(n,) int64: source · relations + relation row, ascending."""
     tails: Tensor
@@ -77,22 +78,22 @@ class KnownTails:
         return cls(relations, torch.as_tensor(keys, device=device), torch.as_tensor(tail[order], device=device))
 
     def labels(self, source: Tensor, relation: Tensor, entities: int) -> Tensor:
-        """Return which tails are known, (groups, E) bool, of (groups,) pairs."""
+        """Return True for the known tails of each (source, relation row), (groups, E) bool."""
         keys = torch.where(relation < self.relations, source * self.relations + relation, -1)
         start, end = torch.searchsorted(self.keys, keys), torch.searchsorted(self.keys, keys, right=True)
         counts = end - start
         group = torch.repeat_interleave(counts)  # (known,)
         place = torch.arange(len(group), device=keys.device) - (counts.cumsum(0) - counts)[group] + start[group]
-        found = torch.zeros(len(keys), entities, dtype=torch.bool, device=keys.device)
-        found[group, self.tails[place]] = True
-        return found
+        labels = torch.zeros(len(keys), entities, dtype=torch.bool, device=keys.device)
+        labels[group, self.tails[place]] = True
+        return labels
 
 
 @dataclass(frozen=True, slots=True)
 class OneToAll:
     """A loss of the scores of all entities as tail (1-N, or LCWA, training).
 
-    With labels y over the E entities, after smoothing by ε, it is
+    With labels y over the E entities, after smoothing by ε, it is (eq. (9) of ``docs/how-it-works.md``)
 
     * ``bce-1vsall``, ``bce-kvsall``: the mean over e of softplus(s_e) − y_e s_e; ε makes 1 − ε of 1, ε / (E − 1) of 0;
     * ``ce-1vsall``: log Σ exp(s_e) − Σ y_e s_e; ε makes (1 − ε) y + ε / E of y.
@@ -111,7 +112,7 @@ class OneToAll:
     def __call__(
         self, scores: Tensor, source: Tensor, relation: Tensor, group: Tensor, tail: Tensor
     ) -> tuple[Tensor, Slopes]:
-        """Return the losses (m,) and the slopes of all scores.
+        """Return the losses (m,) and the slopes of all scores, eq. (8) and (10).
 
         Parameters
         ----------
@@ -120,9 +121,9 @@ class OneToAll:
         source, relation
             (groups,) int64 each.
         group, tail
-            (m,) int64 each: whose tail each loss term explains, and which it is.
+            (m,) int64 each: the row of `scores` of each loss term, and its own tail.
         """
-        low, high, weight = self._labels(scores.shape[1])
+        low, high, weight = self._labels(scores.shape[1])  # y₀, y₁, w
         score = scores[group, tail]
         if self.cross_entropy:
             base = scores.softmax(1)
@@ -155,7 +156,7 @@ def _slopes(base: Tensor, group: Tensor, tail: Tensor, own: Tensor) -> Slopes:
     """Return slopes that are `base` (groups, E), but `own` (m,) at the loss term's own tail (m,)."""
     peak = base.abs().argmax(1)
     height = base.gather(1, peak[:, None])[:, 0]
-    base = base.scatter(1, peak[:, None], 0.0)  # it may be what a tail's own slope cancels
+    base = base.scatter(1, peak[:, None], 0.0)  # the own slope of the peak's tail may cancel it: see `Slopes`
     left = torch.where(tail == peak[group], 0.0, height[group])
     index, others = torch.stack([tail, peak[group]], 1), torch.stack([own - base[group, tail], left], 1)
     return Slopes(base, group, index, others)
@@ -172,7 +173,7 @@ class Contrast:
     seed: int
     """Fixes the negatives, see `kgtrace_indexer.gradients.negatives`."""
     entities: int
-    """Of which they are drawn."""
+    """E: negatives are drawn from all entities."""
 
     def with_negatives(self, instances: np.ndarray) -> np.ndarray:
         """Return instances (m, 3), each followed by its negatives, (m · (K + 1), 3)."""
@@ -211,31 +212,31 @@ def pointwise_softplus(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 OWN_SCORE: dict[str, Loss] = {"bce": bce, "removal": removal}
 """Losses of a triple's own score."""
-ONE_TO_ALL = ("bce-1vsall", "bce-kvsall", "ce-1vsall")
+ONE_TO_ALL: tuple[str, ...] = get_args(OneToAllName)
 """Losses of all tails' scores."""
-CONTRAST = ("margin", "nssa", "softplus")
+CONTRAST: tuple[str, ...] = get_args(ContrastName)
 """Losses that compare with negatives."""
 NAMES = (*OWN_SCORE, *ONE_TO_ALL, *CONTRAST)
-"""What ``--loss`` takes."""
+"""Values of ``--loss``."""
 
 
 def check_loss(name: str, label_smoothing: float, negatives: int | None) -> None:
-    """Raise `BadRequest` for a loss that is not known, or options that are not its own."""
+    """Raise `BadRequest` for an unknown loss, or for options that it does not have."""
     if name not in NAMES:
         raise BadRequest(f"unknown loss {name!r}; known: {', '.join(NAMES)}")
     if not 0 <= label_smoothing < 1:
         raise BadRequest(f"label smoothing is {label_smoothing}, must be at least 0 and below 1")
     if label_smoothing and name not in ONE_TO_ALL:
-        raise BadRequest(f"label smoothing is of losses over all tails, {', '.join(ONE_TO_ALL)}; loss {name} has none")
+        raise BadRequest(f"label smoothing is for losses over all tails, {', '.join(ONE_TO_ALL)}; loss {name} has none")
     if negatives is not None and name not in CONTRAST:
-        raise BadRequest(f"negatives are of losses that compare with some, {', '.join(CONTRAST)}; loss {name} has none")
+        raise BadRequest(f"negatives are for losses that draw them, {', '.join(CONTRAST)}; loss {name} has none")
     if negatives is not None and negatives < 1:
         raise BadRequest(f"negatives is {negatives}, must be at least 1")
 
 
-def resolve_negatives(name: str, asked: int | None) -> int | None:
-    """Return K: of a loss that compares with negatives 1 unless asked otherwise, as PyKEEN's sampler; else None."""
-    return (1 if asked is None else asked) if name in CONTRAST else None
+def resolve_negatives(name: str, negatives: int | None) -> int | None:
+    """Return K of a loss that draws negatives, by default 1 as PyKEEN's sampler; None for other losses."""
+    return (1 if negatives is None else negatives) if name in CONTRAST else None
 
 
 def loss_by_name(
@@ -253,14 +254,14 @@ def loss_by_name(
     Parameters
     ----------
     entities
-        Of which negatives are drawn.
+        Their number: negatives are drawn from all of them.
     trained_with
-        The model's own loss as `ModelFile.loss` has it: a margin or temperature is taken from a loss of the same class,
-        and is PyKEEN's default otherwise.
+        The model's own loss, from `ModelFile.loss`. If it is of the same class, it gives the margin and temperature;
+        PyKEEN's defaults are taken otherwise.
     known
-        Collects the known tails, when the loss needs them.
+        Collects the known tails; called if the loss needs them.
 
-    Raises `BadRequest` as `check_loss` does, and `UnsupportedModel` for a margin or temperature that is no number.
+    Raises `BadRequest` as `check_loss` does, and `UnsupportedModel` for a margin or temperature that is not a number.
     """
     check_loss(name, label_smoothing, negatives)
     if name in OWN_SCORE:

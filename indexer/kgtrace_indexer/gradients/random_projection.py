@@ -26,7 +26,7 @@ from kgtrace_indexer.names import Kind
 from kgtrace_store.errors import BadRequest
 
 _COLUMNS = 256
-"""Columns of a factor drawn from one generator: what a table is of need not be known before its rows are met."""
+"""Columns of a factor drawn from one generator, so that a table's size need not be known before its rows are met."""
 
 
 class RandomProjection:
@@ -67,10 +67,12 @@ class RandomProjection:
                     rows = self.matrix(table, "u", int(use.index.max()) + 1, use.grad.device)
                     total += rows[use.index] * (use.grad @ self.matrix(table, "v", use.grad.shape[1], use.grad.device))
         for table, spread in terms.spread.items():
-            rows = self.matrix(table, "u", spread.u.base.shape[1], spread.x.device)  # those of the table's single rows
+            rows = self.matrix(
+                table, "u", spread.u.base.shape[1], spread.x.device
+            )  # the matrix of the table's single rows, too
             v = spread.x @ self.matrix(table, "v", spread.x.shape[1], spread.x.device)
             total += spread.u.along(rows) * v[spread.u.group]
-        return total.view(len(terms), terms.directions, self.dim).sum(1) / sqrt(self.dim)
+        return total.view(len(terms), terms.per_triple, self.dim).sum(1) / sqrt(self.dim)
 
     def matrix(self, block: str, factor: str, width: int, device: torch.device) -> Tensor:
         """Return the transposed matrix of one factor of a block, (width, dim): column j holds U_j or V_j."""
@@ -78,12 +80,9 @@ class RandomProjection:
         if drawn is None or len(drawn) < width or drawn.device != device:
             have = 0 if drawn is None else len(drawn)
             want = max(width, 2 * have) if have < width else have  # doubling: each column is copied a few times at most
-            parts = [] if drawn is None else [drawn.to(device)]
-            parts += [
-                torch.from_numpy(self._draw(block, factor, chunk)).to(device)
-                for chunk in range(have // _COLUMNS, -(-want // _COLUMNS))
-            ]
-            drawn = self._drawn[block, factor] = torch.cat(parts)
+            more = [self._draw(block, factor, chunk) for chunk in range(have // _COLUMNS, -(-want // _COLUMNS))]
+            chunks = [torch.from_numpy(chunk).to(device) for chunk in more]
+            drawn = self._drawn[block, factor] = torch.cat(chunks if drawn is None else [drawn.to(device), *chunks])
         return drawn[:width]
 
     def _draw(self, block: str, factor: str, chunk: int) -> np.ndarray:

@@ -1,24 +1,35 @@
 """Gradients as short sums of rank-1 terms, and their exact inner products.
 
-A *loss term* is the loss of one training instance, (h, r) → t. A triple has one or two of them (its own direction, and
-the inverse one when the model was trained with inverse triples); its gradient is their sum. The gradient of a loss
-term is kept in blocks, none of which is ever multiplied out:
+A *loss term* is the loss of one training instance, (h, r) → t. A triple has one for each direction (its own, and the
+inverse one when the model was trained with inverse triples), and one more for each negative of these; its gradient is
+their sum. The gradient of a loss term is kept in blocks, none of which is ever multiplied out; ``eq.`` numbers
+refer to ``docs/how-it-works.md``:
 
 =============  ==========================================  ============================================
 block          gradient                                    inner product of two loss terms
 =============  ==========================================  ============================================
-`Kron`         u ⊗ v, of a linear layer and its bias       ⟨u, u'⟩ · ⟨v, v'⟩  (v ends in 1 for the bias)
-flat           g, of any small tensor                      ⟨g, g'⟩
-`Rows`         e_i ⊗ g, of row i of an embedding table     1[i = i'] · ⟨g, g'⟩
+`Kron`         u ⊗ v, of a linear layer and its bias       ⟨u, u'⟩ · ⟨v, v'⟩  (v ends in 1: eq. (3))
+`Rows`         e_i ⊗ g, of row i of an embedding table     1[i = i'] · ⟨g, g'⟩  (eq. (4))
+flat           g, of any small tensor                      ⟨g, g'⟩  (eq. (5))
 `Spread`       u ⊗ x, of a table whose rows were all       ⟨u, u'⟩ · ⟨x, x'⟩, and with a row e_i ⊗ g of the
-               scored, u being the slopes of the scores    same table u_i · ⟨x, g⟩
+               scored, u being the slopes of the scores    same table u_i · ⟨x, g⟩  (eq. (7))
 =============  ==========================================  ============================================
 
-TracIn (Pruthi et al., 2020, https://arxiv.org/abs/2002.08484) is the sum of these over the blocks.
+TracIn (Pruthi et al., 2020, https://arxiv.org/abs/2002.08484) is the sum of these over the blocks, eq. (1).
+
+Shapes are written in these letters; a prime marks the other side of an inner product:
+
+=========  =====================================================================================
+n, D, m    triples; loss terms of each (`Terms.per_triple`); m = n · D loss terms
+groups     distinct (h, r) of a batch: their loss terms share a forward pass; `group` (m,) is which
+p, q       numbers in a layer's output and in its input
+d, E       numbers in a row of an embedding table; entities
+=========  =====================================================================================
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -39,9 +50,14 @@ class Kron:
     """(m,) int64: the row of `v` that belongs to each loss term."""
 
     def inner(self, other: "Kron") -> Tensor:
-        """Return ⟨u ⊗ v, u' ⊗ v'⟩ for all pairs, (m, m')."""
+        """Return ⟨u ⊗ v, u' ⊗ v'⟩ for all pairs, (m, m'): eq. (3)."""
         products = self.v @ other.v.T  # (groups, q) @ (q, groups') -> (groups, groups')
         return (self.u @ other.u.T) * products[self.group[:, None], other.group[None, :]]
+
+    def take(self, which: slice) -> "Kron":
+        """Return some of the loss terms, each as a group of its own."""
+        group = self.group[which]
+        return Kron(self.u[which], self.v[group], torch.arange(len(group), device=group.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +70,20 @@ class Rows:
     """(m, d)."""
 
     def inner(self, other: "Rows") -> Tensor:
-        """Return 1[i = i'] ⟨g, g'⟩ for all pairs, (m, m')."""
+        """Return 1[i = i'] ⟨g, g'⟩ for all pairs, (m, m'): eq. (4)."""
         return (self.index[:, None] == other.index[None, :]) * (self.grad @ other.grad.T)
+
+    def take(self, which: slice) -> "Rows":
+        """Return some of the loss terms."""
+        return Rows(self.index[which], self.grad[which])
 
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """Slopes u of all E scores of (h, r), for loss terms that share most of them: u = b + Σ_j c_j e_{i_j}.
+    """Slopes u = ∂ℓ/∂s of all E scores of (h, r), for loss terms that share most of them: u = b + Σ_j c_j e_{i_j}.
 
-    No b has an entry that a c may cancel: where a loss term's own tail has nearly all of a softmax, what is left of u
-    is far smaller than that entry, and would drown in its rounding.
+    This is eq. (8). No b has an entry that a c may cancel: where a loss term's own tail has nearly all of a softmax,
+    the sum is far smaller than that entry, and would drown in its rounding.
     """
 
     base: Tensor
@@ -71,46 +91,49 @@ class Slopes:
     group: Tensor
     """(m,) int64: the row of `base` that belongs to each loss term."""
     index: Tensor
-    """(m, k) int64: entities i_j."""
+    """(m, k) int64: entities i_j, the loss term's own tail first."""
     own: Tensor
     """(m, k): c_j."""
 
-    def along(self, directions: Tensor) -> Tensor:
-        """Return u · directions, (m, d), for directions (E, d)."""
-        return (self.base @ directions)[self.group] + torch.einsum("mk,mkd->md", self.own, directions[self.index])
+    @property
+    def tail(self) -> Tensor:
+        """(m,) int64: each loss term's own tail."""
+        return self.index[:, 0]
+
+    def along(self, vectors: Tensor) -> Tensor:
+        """Return u · vectors, (m, d), for a vector of each entity (E, d)."""
+        return (self.base @ vectors)[self.group] + torch.einsum("mk,mkd->md", self.own, vectors[self.index])
 
     def entries(self, index: Tensor) -> Tensor:
         """Return u_i for entities i (m',), (m, m')."""
-        return self.base[self.group[:, None], index] + self._own(index)
-
-    def inner(self, other: "Slopes") -> Tensor:
-        """Return ⟨u, u'⟩ for all pairs, (m, m')."""
-        found = (self.base @ other.base.T)[self.group[:, None], other.group]  # (groups, E) @ (E, groups') -> (m, m')
-        for index, own in zip(self.index.T, self.own.T, strict=True):
-            found += own[:, None] * other.entries(index).T
-        for index, own in zip(other.index.T, other.own.T, strict=True):
-            found += own * self.base[self.group[:, None], index]
-        return found
-
-    def paired(self, other: "Slopes") -> Tensor:
-        """Return ⟨u, u'⟩ for the loss terms of two lists one by one, (m,); both lists must have the same groups."""
-        found = _row_products(self.base, self.group, other.group)
-        for index, own in zip(self.index.T, self.own.T, strict=True):
-            found = found + own * other.entry(index)
-        for index, own in zip(other.index.T, other.own.T, strict=True):
-            found = found + own * self.base[self.group, index]
-        return found
+        own = (self.own[:, :, None] * (self.index[:, :, None] == index)).sum(1)  # (m, k, m') -> (m, m')
+        return self.base[self.group[:, None], index] + own
 
     def entry(self, index: Tensor) -> Tensor:
         """Return u_i of each loss term for an entity i (m,) of its own, (m,)."""
         return self.base[self.group, index] + (self.own * (self.index == index[:, None])).sum(1)
 
-    def part(self, which: slice) -> "Slopes":
+    def inner(self, other: "Slopes") -> Tensor:
+        """Return ⟨u, u'⟩ for all pairs, (m, m')."""
+        product = (self.base @ other.base.T)[self.group[:, None], other.group]  # (groups, groups') -> (m, m')
+        for index, own in zip(self.index.T, self.own.T, strict=True):
+            product += own[:, None] * other.entries(index).T
+        for index, own in zip(other.index.T, other.own.T, strict=True):
+            product += own * self.base[self.group[:, None], index]
+        return product
+
+    def paired(self, other: "Slopes") -> Tensor:
+        """Return ⟨u, u'⟩ for the loss terms of two lists one by one, (m,); both lists must have the same groups."""
+        product = _row_products(self.base, self.group, other.group)
+        for index, own in zip(self.index.T, self.own.T, strict=True):
+            product = product + own * other.entry(index)
+        for index, own in zip(other.index.T, other.own.T, strict=True):
+            product = product + own * self.base[self.group, index]
+        return product
+
+    def take(self, which: slice) -> "Slopes":
         """Return some of the loss terms; groups stay as they are."""
         return Slopes(self.base, self.group[which], self.index[which], self.own[which])
-
-    def _own(self, index: Tensor) -> Tensor:
-        return (self.own[:, :, None] * (self.index[:, :, None] == index)).sum(1)  # (m, k, m') -> (m, m')
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,22 +153,22 @@ class Spread:
         """Return ⟨u ⊗ x, e_i ⊗ g⟩ for all pairs, (m, m')."""
         return self.u.entries(rows.index) * (self.x @ rows.grad.T)[self.u.group]
 
-    def part(self, which: slice) -> "Spread":
+    def take(self, which: slice) -> "Spread":
         """Return some of the loss terms, each as a group of its own."""
-        some = self.u.part(which)
+        some = self.u.take(which)
         every = torch.arange(len(some.group), device=some.group.device)
         return Spread(Slopes(some.base[some.group], every, some.index, some.own), self.x[some.group])
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The gradients of n triples, each the sum of `directions` loss terms; m = n · directions.
+    """The gradients of n triples, each the sum of D loss terms.
 
-    Loss term d of triple i stands in row i · directions + d of every block.
+    Loss term d of triple i stands at place i · D + d of every block.
     """
 
-    directions: int
-    """Loss terms for each triple."""
+    per_triple: int
+    """D: loss terms of each triple."""
     loss: Tensor
     """(m,): the loss itself."""
     kron: Mapping[str, Kron]
@@ -159,7 +182,7 @@ class Terms:
 
     def __len__(self) -> int:
         """Return n, the number of triples."""
-        return self.loss.shape[0] // self.directions
+        return self.loss.shape[0] // self.per_triple
 
     @property
     def dense(self) -> bool:
@@ -168,19 +191,18 @@ class Terms:
 
     def triple(self, i: int) -> "Terms":
         """Return the gradient of triple i alone."""
-        part = slice(i * self.directions, (i + 1) * self.directions)
-        local = torch.arange(self.directions, device=self.loss.device)
+        which = slice(i * self.per_triple, (i + 1) * self.per_triple)
         return Terms(
-            self.directions,
-            self.loss[part],
-            {name: Kron(block.u[part], block.v[block.group[part]], local) for name, block in self.kron.items()},
-            {name: grad[part] for name, grad in self.flat.items()},
-            {table: [Rows(use.index[part], use.grad[part]) for use in uses] for table, uses in self.rows.items()},
-            {table: block.part(part) for table, block in self.spread.items()},
+            self.per_triple,
+            self.loss[which],
+            {name: block.take(which) for name, block in self.kron.items()},
+            {name: grad[which] for name, grad in self.flat.items()},
+            {table: [use.take(which) for use in uses] for table, uses in self.rows.items()},
+            {table: block.take(which) for table, block in self.spread.items()},
         )
 
     def weighted(self, weight: Tensor) -> "Terms":
-        """Return the gradients with each loss term's multiplied by a number (m,); tables all scored are not for it."""
+        """Return the gradients with each loss term's multiplied by a number (m,). Not defined for `spread` blocks."""
         assert not self.spread
         column = weight[:, None]
         return replace(
@@ -192,19 +214,51 @@ class Terms:
 
     def losses(self) -> Tensor:
         """Return the loss of each triple, (n,)."""
-        return self.loss.view(len(self), self.directions).sum(1)
+        return self.loss.view(len(self), self.per_triple).sum(1)
 
     def flat_sum(self) -> Tensor:
         """Return the flat blocks side by side, summed over each triple's loss terms: (n, total size)."""
-        return self.flat_joined().view(len(self), self.directions, -1).sum(1)
+        return self.flat_joined().view(len(self), self.per_triple, -1).sum(1)
 
     def flat_joined(self) -> Tensor:
         """Return the flat blocks side by side, (m, total size)."""
         return torch.cat(list(self.flat.values()), dim=1) if self.flat else self.loss.new_zeros(len(self.loss), 0)
 
 
+def concatenate(batches: Sequence[Terms]) -> Terms:
+    """Return the loss terms of all batches, which have the same blocks, as one."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    kron, spread, rows = {}, {}, {}
+    for name in first.kron:
+        krons = [batch.kron[name] for batch in batches]
+        group = _renumbered((block.group, block.v) for block in krons)
+        kron[name] = Kron(torch.cat([block.u for block in krons]), torch.cat([block.v for block in krons]), group)
+    for table in first.spread:
+        spreads = [batch.spread[table] for batch in batches]
+        group = _renumbered((block.u.group, block.x) for block in spreads)
+        base, index, own = (torch.cat([getattr(b.u, name) for b in spreads]) for name in ("base", "index", "own"))
+        spread[table] = Spread(Slopes(base, group, index, own), torch.cat([block.x for block in spreads]))
+    for table in first.rows:
+        uses = zip(*(batch.rows[table] for batch in batches), strict=True)
+        rows[table] = [Rows(torch.cat([u.index for u in use]), torch.cat([u.grad for u in use])) for use in uses]
+    flat = {name: torch.cat([batch.flat[name] for batch in batches]) for name in first.flat}
+    return Terms(first.per_triple, torch.cat([batch.loss for batch in batches]), kron, flat, rows, spread)
+
+
+def _renumbered(blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Join the groups (m,) of several blocks, given a tensor (groups, ·) of each, so that numbers stay distinct."""
+    groups, shared = zip(*blocks, strict=True)
+    starts = accumulate(map(len, shared), initial=0)
+    return torch.cat([group + start for group, start in zip(groups, starts, strict=False)])
+
+
 def inner(a: Terms, b: Terms) -> Tensor:
-    """Return the exact inner products of the gradients of all pairs of triples, (n, n'); what b lacks is zero."""
+    """Return the exact inner products of the gradients of all pairs of triples, (n, n'): eq. (1).
+
+    A block that only `a` has is zero in `b`.
+    """
     total = a.loss.new_zeros(len(a.loss), len(b.loss))
     for name, block in b.kron.items():
         total += a.kron[name].inner(block)
@@ -218,7 +272,7 @@ def inner(a: Terms, b: Terms) -> Tensor:
             total += spread.inner_rows(other)
         for use in a.rows.get(table, ()):
             total += b.spread[table].inner_rows(use).T
-    summed = total.view(len(a), a.directions, len(b), b.directions).sum((1, 3))
+    summed = total.view(len(a), a.per_triple, len(b), b.per_triple).sum((1, 3))
     return summed + a.flat_sum() @ b.flat_sum().T if b.flat else summed
 
 
@@ -243,44 +297,55 @@ class SquaredNorms:
 
 def squared_norms(terms: Terms) -> SquaredNorms:
     """Return the exact squared norm of each triple's gradient, cross terms between its loss terms included."""
-    rows = {table: row_shares(uses, terms.directions).sum(1) for table, uses in terms.rows.items()}
+    rows = {table: row_shares(uses, terms.per_triple).sum(1) for table, uses in terms.rows.items()}
     spread = {table: _spread_norm(terms, table, block) for table, block in terms.spread.items()}
-    nothing = terms.loss.new_zeros(len(terms))
-    return SquaredNorms(  # parts that cancel, as of a loop h = t, may leave less than nothing
+    zeros = terms.loss.new_zeros(len(terms))
+    return SquaredNorms(  # a sum of terms that cancel, as of a loop h = t, may be rounded to a negative number
         flat=terms.flat_sum().square().sum(1),
-        kron={name: _kron_norm(block, terms.directions).clamp_min(0) for name, block in terms.kron.items()},
-        spread={table: (norm + rows.get(table, nothing)).clamp_min(0) for table, norm in spread.items()},
-        rows=sum((norm for table, norm in rows.items() if table not in spread), nothing).clamp_min(0),
+        kron={name: _kron_norm(block, terms.per_triple).clamp_min(0) for name, block in terms.kron.items()},
+        spread={table: (norm + rows.get(table, zeros)).clamp_min(0) for table, norm in spread.items()},
+        rows=sum((norm for table, norm in rows.items() if table not in spread), zeros).clamp_min(0),
     )
 
 
-def part_norms(terms: Terms) -> SquaredNorms:
-    """Return (Σ ‖g‖)² over a triple's loss terms and uses: what rounding is relative to where these cancel."""
+@dataclass(frozen=True, slots=True)
+class RoundingScale:
+    """(Σ ‖g‖)² over each triple's loss terms and uses, dense block by dense block, (n,) each.
+
+    Where these gradients cancel in the triple's sum, it is the scale of the rounding error of ‖Σ g‖².
+    """
+
+    flat: Tensor
+    """All flat blocks together."""
+    kron: Mapping[str, Tensor]
+    """Each rank-1 block."""
+    spread: Mapping[str, Tensor]
+    """Each table whose rows were all scored, its other uses included."""
+
+
+def rounding_scale(terms: Terms) -> RoundingScale:
+    """Return (Σ ‖g‖)² of each triple and dense block."""
 
     def summed(norms: Tensor) -> Tensor:
-        return norms.view(len(terms), terms.directions).sum(1).square()
+        return norms.view(len(terms), terms.per_triple).sum(1).square()
 
-    def of_rows(table: str) -> Tensor:
-        return torch.stack([use.grad.norm(dim=1) for use in terms.rows[table]]).sum(0)
-
-    spread = {
-        table: block.u.paired(block.u).clamp_min(0).sqrt() * block.x.norm(dim=1)[block.u.group]
-        for table, block in terms.spread.items()
-    }
-    return SquaredNorms(
+    spread = {}
+    for table, block in terms.spread.items():
+        norms = block.u.paired(block.u).clamp_min(0).sqrt() * block.x.norm(dim=1)[block.u.group]
+        spread[table] = summed(sum((use.grad.norm(dim=1) for use in terms.rows.get(table, ())), norms))
+    return RoundingScale(
         flat=summed(terms.flat_joined().norm(dim=1)),
         kron={name: summed(b.u.norm(dim=1) * b.v.norm(dim=1)[b.group]) for name, b in terms.kron.items()},
-        spread={t: summed(norm + of_rows(t) if terms.rows.get(t) else norm) for t, norm in spread.items()},
-        rows=terms.loss.new_zeros(len(terms)),
+        spread=spread,
     )
 
 
-def _kron_norm(block: Kron, directions: int) -> Tensor:
-    u = block.u.view(-1, directions, block.u.shape[1])  # (n, D, p)
-    group = block.group.view(-1, directions)  # (n, D)
-    step = max(1, _PAIR_FLOATS // max(1, directions * block.v.shape[1]))
-    parts = zip(u.split(step), group.split(step), strict=True)
-    return torch.cat([(_gram(some) * _gram(_gathered(block.v, rows))).sum((1, 2)) for some, rows in parts])
+def _kron_norm(block: Kron, per_triple: int) -> Tensor:
+    u = block.u.view(-1, per_triple, block.u.shape[1])  # (n, D, p)
+    group = block.group.view(-1, per_triple)  # (n, D)
+    step = max(1, _PAIR_FLOATS // max(1, per_triple * block.v.shape[1]))
+    chunks = zip(u.split(step), group.split(step), strict=True)
+    return torch.cat([(_gram(some) * _gram(_gathered(block.v, index))).sum((1, 2)) for some, index in chunks])
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -288,9 +353,9 @@ def _gram(x: Tensor) -> Tensor:
     return x @ x.transpose(1, 2)
 
 
-def _gathered(x: Tensor, rows: Tensor) -> Tensor:
-    """Return rows (n, k) of x (·, d), (n, k, d); on a CPU `index_select` takes a fifth of the time of ``x[rows]``."""
-    return x.index_select(0, rows.flatten()).view(*rows.shape, -1)
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    """Return rows (n, k) of x (·, d), (n, k, d); on a CPU `index_select` takes a fifth of the time of ``x[index]``."""
+    return x.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 def _row_products(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -300,12 +365,12 @@ def _row_products(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([(x.index_select(0, left) * x.index_select(0, right)).sum(1) for left, right in pairs])
 
 
-def row_shares(uses: Sequence[Rows], directions: int) -> Tensor:
-    """Return what each read of a table adds to the squared norm of its triple's gradient, (n, uses · directions).
+def row_shares(uses: Sequence[Rows], per_triple: int) -> Tensor:
+    """Return the share of each read of a table in the squared norm of its triple's gradient, (n, uses · D).
 
     That is ⟨g, Σ g'⟩ over all reads of the same row by the same triple. Uses come one after the other.
     """
-    split = [use for every in uses for use in _by_direction(every, directions)]
+    split = [use for every in uses for use in _by_loss_term(every, per_triple)]
     index = torch.stack([use.index for use in split], 1)  # (n, uses · D)
     step = max(1, _PAIR_FLOATS // max(1, index.shape[1] * split[0].grad.shape[1]))
     grads = zip(*(use.grad.split(step) for use in split), strict=True)
@@ -314,19 +379,19 @@ def row_shares(uses: Sequence[Rows], directions: int) -> Tensor:
 
 
 def _spread_norm(terms: Terms, table: str, block: Spread) -> Tensor:
-    """Return what a `Spread` adds to the squared norm of its table, products with the table's other uses included."""
+    """Return the share of a `Spread` in its table's squared norm, products with the table's other uses included."""
     total = terms.loss.new_zeros(len(terms))
-    split = [block.u.part(slice(d, None, terms.directions)) for d in range(terms.directions)]
-    rows = [use for every in terms.rows.get(table, ()) for use in _by_direction(every, terms.directions)]
+    split = [block.u.take(slice(d, None, terms.per_triple)) for d in range(terms.per_triple)]
+    reads = [use for every in terms.rows.get(table, ()) for use in _by_loss_term(every, terms.per_triple)]
     for i, first in enumerate(split):
         for second in split[i:]:
             product = first.paired(second) * _row_products(block.x, first.group, second.group)
             total = total + (product if first is second else 2 * product)
-        for use in rows:
+        for use in reads:
             total = total + 2 * first.entry(use.index) * (block.x[first.group] * use.grad).sum(1)
     return total
 
 
-def _by_direction(use: Rows, directions: int) -> list[Rows]:
+def _by_loss_term(use: Rows, per_triple: int) -> list[Rows]:
     """Return the uses by each triple's first loss term, by its second, and so on: n each."""
-    return [Rows(use.index[d::directions], use.grad[d::directions]) for d in range(directions)]
+    return [use.take(slice(d, None, per_triple)) for d in range(per_triple)]

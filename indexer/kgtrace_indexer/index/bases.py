@@ -19,7 +19,7 @@ The directions are the principal ones (uncentred PCA) of a sample of training gr
 method with the gradient kernel (Williams and Seeger, 2000).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Terms, part_norms, row_shares, squared_norms
+from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Terms, rounding_scale, row_shares, squared_norms
 from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4
@@ -69,11 +69,6 @@ class KronBasis:
     """(q, mv), orthonormal columns."""
     pairs: Tensor
     """(pu·pv, k), orthonormal columns over the products of the first pu and pv coordinates."""
-
-    @property
-    def pair_shape(self) -> tuple[int, int]:
-        """(pu, pv)."""
-        return min(self.u.shape[1], _PAIR_DIMS[0]), min(self.v.shape[1], _PAIR_DIMS[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +140,7 @@ def fit_bases(landmarks: Iterable[Terms], dim: int) -> Bases:
 
 def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]], dict[str, Tensor]]:
     """Return the flat blocks (n, size), up to `dim` directions of other dense blocks with energies, and of tables."""
-    kron = {name: _kron_directions(block, terms.directions, dim) for name, block in terms.kron.items()}
+    kron = {name: _kron_directions(block, terms.per_triple, dim) for name, block in terms.kron.items()}
     kron |= {table: _table_directions(terms, table, dim) for table in terms.spread}
     rows = {
         table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
@@ -155,11 +150,11 @@ def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBas
     return terms.flat_sum(), kron, rows
 
 
-def _kron_directions(block: Kron, directions: int, dim: int) -> tuple[KronBasis, Tensor]:
+def _kron_directions(block: Kron, per_triple: int, dim: int) -> tuple[KronBasis, Tensor]:
     """Return up to `dim` directions for a rank-1 block, and their energies."""
     u, _ = _principal(block.u, _U_DIMS)
     v, _ = _principal(block.v[:: -(-len(block.v) // _V_LANDMARKS)], _V_DIMS)
-    pairs, energies = _principal(_pair_products(block, KronBasis(u, v, u[:0]), directions), dim)
+    pairs, energies = _principal(_pair_products(block, u, v, per_triple), dim)
     return KronBasis(u, v, pairs), energies
 
 
@@ -172,7 +167,7 @@ def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Te
     base = spread.u.base
     u, _ = _principal(_split(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
     v, _ = _principal(_thinned(gradients), _ROW_DIMS)
-    pairs, energies = _principal(_table_products(terms, table, KronBasis(u, v, u[:0])), dim)
+    pairs, energies = _principal(_table_products(terms, table, u, v), dim)
     return KronBasis(u, v, pairs), energies
 
 
@@ -202,22 +197,21 @@ def _share(energies: Mapping[str, Tensor], dim: int) -> dict[str, int]:
     return {name: sum(1 for _, owner in ranked if owner == name) for name in energies}
 
 
-def _pair_products(block: Kron, basis: KronBasis, directions: int) -> Tensor:
+def _pair_products(block: Kron, u_basis: Tensor, v_basis: Tensor, per_triple: int) -> Tensor:
     """Return each triple's gradient matrix in the leading coordinates, Σ_d (Uᵀu_d) ⊗ (Vᵀv_d): (n, pu·pv)."""
-    pu, pv = basis.pair_shape
-    u = (block.u @ basis.u[:, :pu]).view(-1, directions, pu)
-    v = (block.v @ basis.v[:, :pv]).index_select(0, block.group).view(-1, directions, pv)
+    u_basis, v_basis = u_basis[:, : _PAIR_DIMS[0]], v_basis[:, : _PAIR_DIMS[1]]
+    u = (block.u @ u_basis).view(-1, per_triple, u_basis.shape[1])
+    v = (block.v @ v_basis).index_select(0, block.group).view(-1, per_triple, v_basis.shape[1])
     return torch.einsum("ndp,ndq->npq", u, v).flatten(1)
 
 
-def _table_products(terms: Terms, table: str, basis: KronBasis) -> Tensor:
+def _table_products(terms: Terms, table: str, u_basis: Tensor, v_basis: Tensor) -> Tensor:
     """Return the gradient of a table whose rows were all scored in the leading coordinates, (n, pu·pv)."""
-    pu, pv = basis.pair_shape
-    u_basis, v_basis = basis.u[:, :pu], basis.v[:, :pv]
+    u_basis, v_basis = u_basis[:, : _PAIR_DIMS[0]], v_basis[:, : _PAIR_DIMS[1]]
     spread = terms.spread[table]
     pairs = [(spread.u.along(u_basis), (spread.x @ v_basis)[spread.u.group])]
     pairs += [(u_basis[use.index], use.grad @ v_basis) for use in terms.rows.get(table, ())]
-    shape = (len(terms), terms.directions, -1)
+    shape = (len(terms), terms.per_triple, -1)
     parts = [torch.einsum("ndp,ndq->npq", u.view(shape), v.view(shape)) for u, v in pairs]
     return torch.stack(parts).sum(0).flatten(1)
 
@@ -247,8 +241,8 @@ def no_dense_code(terms: Terms, bases: Bases) -> IndexCode:
 
 
 @dataclass(frozen=True, slots=True)
-class _BlockCodes:
-    """What one `Terms` contributes to an index code."""
+class BlockCodes:
+    """The share of one `Terms` in an index code."""
 
     flat: Terms
     """Its flat blocks, which are projected together with those of others."""
@@ -265,12 +259,16 @@ def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
 
     `gradients` are those of the same triples, apart as for `fit_bases`.
     """
-    parts = list(map(partial(_block_codes, bases=bases), gradients))
+    return join_codes([block_codes(terms, bases) for terms in gradients], bases)
+
+
+def join_codes(parts: Sequence[BlockCodes], bases: Bases) -> IndexCode:
+    """Join the codes of all blocks of the same triples to their index code."""
     flats = {name: grad for part in parts for name, grad in part.flat.flat.items()}
     flat = replace(parts[0].flat, flat=flats)
     norms = squared_norms(flat).total
     phi = flat.flat_sum() @ bases.flat  # (n, size) @ (size, k) -> (n, k)
-    residual = _residual(norms, phi, part_norms(flat).flat)
+    residual = _residual(norms, phi, rounding_scale(flat).flat)
     if not len(bases.flat):
         residual = torch.zeros_like(residual)  # without flat blocks there is nothing to round
     codes = [(phi, residual), *(code for part in parts for code in part.kron)]
@@ -281,17 +279,20 @@ def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
     )
 
 
-def _block_codes(terms: Terms, bases: Bases) -> _BlockCodes:
-    flat, others = Terms(terms.directions, terms.loss, {}, terms.flat, {}), replace(terms, flat={})
-    norms, parts = squared_norms(others), part_norms(others)
+def block_codes(terms: Terms, bases: Bases) -> BlockCodes:
+    """Project the dense blocks of one `Terms`, but for its flat ones."""
+    flat, others = Terms(terms.per_triple, terms.loss, {}, terms.flat, {}), replace(terms, flat={})
+    norms, parts = squared_norms(others), rounding_scale(others)
     kron, spread = [], []
     for name, block in terms.kron.items():
-        phi = _pair_products(block, bases.kron[name], terms.directions) @ bases.kron[name].pairs
+        basis = bases.kron[name]
+        phi = _pair_products(block, basis.u, basis.v, terms.per_triple) @ basis.pairs
         kron.append((phi, _residual(norms.kron[name], phi, parts.kron[name])))
     for table in terms.spread:
-        phi = _table_products(terms, table, bases.kron[table]) @ bases.kron[table].pairs
+        basis = bases.kron[table]
+        phi = _table_products(terms, table, basis.u, basis.v) @ basis.pairs
         spread.append((phi, _residual(norms.spread[table], phi, parts.spread[table])))
-    return _BlockCodes(flat, kron, spread, norms.total)
+    return BlockCodes(flat, kron, spread, norms.total)
 
 
 def _residual(squared_norm: Tensor, phi: Tensor, part: Tensor) -> Tensor:
@@ -366,7 +367,7 @@ def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode
     least = split.value[:, -1].abs()
     inside, left, least, value, at = (x[slopes.group] for x in (inside, left, least, split.value, split.at))
     value, at = torch.cat([slopes.own[:, 1:], value], 1), torch.cat([slopes.index[:, 1:], at], 1)
-    is_own = at == slopes.index[:, :1]
+    is_own = at == slopes.tail[:, None]
     own = slopes.own[:, 0] + (value * is_own).sum(1)
     stored = torch.cat([inside, value * ~is_own], 1)
     norm = (stored.square().sum(1) + FLOOR).sqrt()
@@ -397,10 +398,10 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
     for table, spread in terms.spread.items():
         slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
         add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
-        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.index[:, 0].int()
+        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.tail.int()
         shared = factor_code(spread.x, bases.kron[table].v, dtype)
         add(f"{table}.x", shared.of(spread.u.group))
-    shape = (len(terms), terms.directions)
+    shape = (len(terms), terms.per_triple)
     return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
 
 
@@ -417,6 +418,6 @@ def left_codes(terms: Terms, bases: Bases) -> dict[str, np.ndarray]:
         if table in terms.spread or basis.shape[0] == basis.shape[1]:
             continue
         outside = [Rows(use.index, use.grad - (use.grad @ basis) @ basis.T) for use in uses]
-        shares = row_shares(outside, terms.directions).split(terms.directions, 1)
+        shares = row_shares(outside, terms.per_triple).split(terms.per_triple, 1)
         found |= {f"{table}.{i}.left": share.cpu().numpy() for i, share in enumerate(shares)}
     return found

@@ -101,7 +101,7 @@ def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> list[Que
     spread = {table: _all_slopes(block, bases.kron[table], device) for table, block in terms.spread.items()}
 
     def of(i: int) -> QueryCode:
-        these = slice(i * terms.directions, (i + 1) * terms.directions)
+        these = slice(i * terms.per_triple, (i + 1) * terms.per_triple)
         return QueryCode(
             phi=phi[i],
             residual=residual[i],
@@ -152,7 +152,7 @@ def _all_slopes(block: Spread, basis: KronBasis, device: torch.device) -> list[_
     x = _factors(block.x[block.u.group], basis.v, device)
     return [
         _slopes(u, tail, basis.u, factor, device)
-        for u, tail, factor in zip(block.u.entries(every), block.u.index[:, 0].tolist(), x, strict=True)
+        for u, tail, factor in zip(block.u.entries(every), block.u.tail.tolist(), x, strict=True)
     ]
 
 
@@ -208,6 +208,7 @@ class Codes:
 
     def index_upper(self, query: QueryCode, sign: int, rows: Tensor) -> Tensor:
         """Bound sign · influence of training triples (m,) by the index codes and the norms of shared rows, (m,)."""
+        # eq. (12) of docs/how-it-works.md, and eq. (4) by the norms of the shared rows
         upper = sign * (self._take("projected", rows) @ query.phi) + self._take("residual", rows) @ query.residual
         for table, i, index, factor in self._uses(query):
             if table in query.spread:
@@ -228,7 +229,7 @@ class Codes:
         rounding = slack.clone()
         slack += self._take("residual", rows)[:, 0] * query.residual[0]
         related = torch.full_like(slack, float(query.residual[0] > 0 or len(query.kron) + len(query.spread) > 0))
-        for name, factors in query.kron.items():
+        for name, factors in query.kron.items():  # eq. (14)
             for u, v in factors:
                 product, error = _product_bounds(
                     self._stored(f"{name}.u", rows).product(u), self._stored(f"{name}.v", rows).product(v)
@@ -302,6 +303,7 @@ class Codes:
         Products of two row gradients of the table are not among it. Products ⟨g, x'⟩ that matter less than `rounding`
         (m,) are bounded by their norms.
         """
+        # eq. (11) for u, then eq. (14) for its product with x
         u, x = _StoredSlopes.of(self.arrays, table, rows), self._stored(f"{table}.x", rows)
         pairs = [(u.product(each), x.product(each.x)) for each in slopes]
         pairs += [(u.entry(index), x.product(factor)) for index, factor in query.rows.get(table, ())]

@@ -9,7 +9,7 @@
 ============  ==================================================  ============================================
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms, squared_norms
-from kgtrace_indexer.index.bases import Bases, factor_codes, index_code, left_codes
+from kgtrace_indexer.index.bases import Bases, BlockCodes, block_codes, factor_codes, join_codes, left_codes
+from kgtrace_indexer.models.featurizer import Encoder
 from kgtrace_store.errors import CorruptGeneration
 
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
@@ -30,27 +31,19 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 """Stored types of factor codes."""
 
 
-class Codec(Protocol):
-    """Turns training gradients into stored arrays.
-
-    Gradients of the same triples come apart: each `Terms` holds other blocks of them, and is in memory alone.
-    """
+class Codec(Encoder, Protocol):
+    """Turns training gradients into stored arrays; ``self_influence`` (n,) is always among them."""
 
     @property
     def searched(self) -> tuple[str, ...]:
         """Arrays that make up the vectors of the search index, side by side; none: there is no index."""
 
-    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return the stored arrays, one row for each triple. ``self_influence`` (n,) is always among them."""
-
-    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return those of them that are float32, of the order of ‖g‖, or its square for ``self_influence``."""
-
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return the arrays among those of `encode` that are quadratic in the gradients of embedding rows."""
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """Arrays that are float32, of the order of ‖g‖, or its square for ``self_influence``."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what is stored once for all triples, under names that begin with ``basis.``."""
+        """Return the arrays that are stored once for all triples; their names begin with ``basis.``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +59,34 @@ class PrincipalCodec:
         """[φ, ρ]."""
         return ("projected", "residual")
 
-    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The index code."""
+        return (*self.searched, "self_influence")
+
+    def encode(self, terms: Terms) -> tuple[BlockCodes, dict[str, np.ndarray]]:
+        """Return the share of the terms in the index code, and their factor codes."""
+        return block_codes(terms, self.bases), factor_codes(terms, self.bases, self.dtype) | self.left(terms)
+
+    def join(self, codes: Sequence[tuple[BlockCodes, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         """Return index codes and factor codes."""
-        factors: dict[str, np.ndarray] = {}
-
-        def noted(terms: Terms) -> Terms:
-            factors.update(factor_codes(terms, self.bases, self.dtype) | self.left(terms))
-            return terms
-
-        return {**self.checked(map(noted, gradients)), **factors}
-
-    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return the index codes."""
-        return index_code(gradients, self.bases).arrays()
+        arrays = join_codes([blocks for blocks, _ in codes], self.bases).arrays()
+        for _, factors in codes:
+            arrays |= factors
+        return arrays
 
     def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return the lengths of what the directions leave out."""
+        """Return the squared norms outside the principal directions."""
         return left_codes(terms, self.bases)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the directions."""
+        """Return the principal directions."""
         return self.bases.arrays()
 
 
 @dataclass(frozen=True, slots=True)
 class RandomCodec:
-    """Random projections. Their matrices follow from the seed, so nothing is stored of them."""
+    """Random projections. Their matrices follow from the seed, and are not stored."""
 
     projection: RandomProjection
 
@@ -100,14 +95,18 @@ class RandomCodec:
         """The projections."""
         return ("projected",)
 
-    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return projections and squared norms."""
-        return self.checked(gradients)
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """All arrays."""
+        return ("projected", "self_influence")
 
-    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return the same."""
-        projected, norms = _summed(gradients, self.projection.project, _squared_norms)
-        return {"projected": projected, "self_influence": norms}
+    def encode(self, terms: Terms) -> dict[str, Tensor]:
+        """Return projections and squared norms."""
+        return {"projected": self.projection.project(terms), "self_influence": squared_norms(terms).total}
+
+    def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+        """Return their sums."""
+        return _summed(codes)
 
     def left(self, terms: Terms) -> dict[str, np.ndarray]:
         """Return nothing."""
@@ -127,14 +126,18 @@ class NoCodec:
         """Nothing."""
         return ()
 
-    def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return squared norms."""
-        (norms,) = _summed(gradients, _squared_norms)
-        return {"self_influence": norms}
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The squared norms."""
+        return ("self_influence",)
 
-    def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return the same."""
-        return self.encode(gradients)
+    def encode(self, terms: Terms) -> dict[str, Tensor]:
+        """Return squared norms."""
+        return {"self_influence": squared_norms(terms).total}
+
+    def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+        """Return their sum."""
+        return _summed(codes)
 
     def left(self, terms: Terms) -> dict[str, np.ndarray]:
         """Return nothing."""
@@ -160,14 +163,6 @@ def read_codec(configuration: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     raise CorruptGeneration(f"the manifest names projection {kind!r}; known: {', '.join(PROJECTIONS)}")
 
 
-def _summed(gradients: Iterable[Terms], *measures: Callable[[Terms], Tensor]) -> list[np.ndarray]:
-    """Return each measure, summed over blocks that are apart."""
-
-    def measured(terms: Terms) -> list[Tensor]:
-        return [measure(terms) for measure in measures]
-
-    return [torch.stack(found).sum(0).cpu().numpy() for found in zip(*map(measured, gradients), strict=True)]
-
-
-def _squared_norms(terms: Terms) -> Tensor:
-    return squared_norms(terms).total
+def _summed(codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+    """Return each array, summed over blocks that are apart."""
+    return {name: torch.stack([code[name] for code in codes]).sum(0).cpu().numpy() for name in codes[0]}

@@ -87,7 +87,7 @@ class Preconditioner:
             table: [Rows(use.index, self._preconditioned(table, use, sigma)) for use in uses]
             for table, uses in terms.rows.items()
         }
-        return Terms(terms.directions, terms.loss, {}, {}, rows)
+        return Terms(terms.per_triple, terms.loss, {}, {}, rows)
 
     @cached_property
     def _mean_square(self) -> float:

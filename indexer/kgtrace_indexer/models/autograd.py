@@ -1,33 +1,31 @@
 """Gradients of any score that reads rows of tables and has a few parameters of its own: one mechanism for all models.
 
-Automatic differentiation gives the gradient of one number. Those of all loss terms of a batch come out of one pass
-because everything a loss term alone depends on is made a leaf of its own:
+Automatic differentiation gives the gradient of one number. One pass gives the gradients of all loss terms of a batch,
+because every tensor that belongs to a single loss term is a leaf of its own:
 
-* the *rows* it reads are gathered into per-sample leaves (m, width); the sum's gradient with respect to such a leaf
-  holds each loss term's own gradient in its own row;
+* the *rows* that it reads are gathered into per-sample leaves (m, width); the sum's gradient with respect to such a
+  leaf holds each loss term's own gradient in its own row;
 * a *linear layer* that every sample passes once has the gradient δ ⊗ a, of its output's gradient and its input, and
-  a *batch norm* the gradients Σ δ x̂ and Σ δ;
-* a parameter in which the score is linear may say itself how its gradient factors (`RankOne`);
-* what is *left*, small tensors, is differentiated sample by sample with `torch.func.vmap`.
+  a *batch norm* the gradients Σ δ x̂ and Σ δ (`kgtrace_indexer.models.layer_calls`);
+* of a large parameter in which the score is linear, the caller names the factors of the gradient (`RankOne`);
+* the *remaining* small tensors are differentiated sample by sample with `torch.func.vmap`.
 
 Only the score is differentiated; the loss enters by its slope. Models are in evaluation mode: dropout off, batch norm
 with its running statistics.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from kgtrace_indexer.gradients.layers import Selection, select_layers
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
-from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms
+from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, concatenate
+from kgtrace_indexer.models.layer_calls import layer_gradients, observe_layers, record_calls, single_calls
 from kgtrace_store.errors import UnsupportedModel
 
 MAX_FLOATS = 1 << 17
@@ -44,7 +42,7 @@ _TINY = 1e-12
 """Keeps a scale of zero apart from none."""
 
 Representations = Sequence[Tensor]
-"""What the score reads of a head, a relation or a tail: tensors (…, *shape) with common leading dimensions."""
+"""The representations of a head, a relation or a tail: tensors (…, *shape) with common leading dimensions."""
 
 
 def _as_stored(rows: Tensor) -> Tensor:
@@ -79,7 +77,7 @@ class AutogradModel:
     tables
         Embedding tables (rows, width) by parameter name.
     head, relation, tail
-        What the score reads of each.
+        The representations that the score reads of each.
     score
         Called as ``score(h, r, t)`` with a list of representations for each; returns a score for each sample. Heads
         and relations may come as (m, 1, *shape) with tails (1, n, *shape); scores are then (m, n). It must compute
@@ -111,16 +109,15 @@ class AutogradModel:
         self._score = score.eval().requires_grad_(False)
         self._frozen = frozen
         self._factors = dict(factors or {})
-        self._layers: dict[str, _Layer] = {n: x for n, x in score.named_modules() if isinstance(x, _LAYERS)}
+        self._layers = observe_layers(score)
         for name, module in self._layers.items():
             if not isinstance(module, nn.Linear) and module.running_mean is None:
                 raise UnsupportedModel(f"batch norm {name} has no running statistics: it mixes the samples of a batch")
-            module.register_forward_hook(_recorder(name))
         readings = [*self._head, *self._relation, *self._tail]
         widths = sum(self._tables[reading.table].shape[1] for reading in readings)
         linear = [module for module in self._layers.values() if isinstance(module, nn.Linear)]
         layers = sum(module.in_features + module.out_features for module in linear)
-        self._linear: bool | None = None  # in the tail; found out when first asked
+        self._linear: bool | None = None  # in the tail; None until a loss needs it
         self._pair_floats = widths + layers
         self._floats = self._pair_floats + scratch
         for reading in readings:
@@ -185,36 +182,18 @@ class AutogradModel:
         return [reading.form(self._tables[reading.table][index]) for reading in readings]
 
     def terms(
-        self,
-        head: Tensor,
-        relation: Tensor,
-        tail: Tensor,
-        *,
-        directions: int,
-        loss: Loss,
-        selection: Selection,
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: Loss, selection: Selection
     ) -> Terms:
         """Return the gradients of m loss terms (h, r) → t; see `ScoringModel.terms`.
 
         Raises `UnsupportedModel` when parameters that are left for `vmap` have more than `MAX_FLOATS` elements.
         """
-        step = max(1, _CHUNK_FLOATS // self._floats // directions) * directions  # never parts a triple's loss terms
-        with torch.inference_mode(False), torch.enable_grad():
-            chunks = [
-                self._own_chunk(*ids, loss, selection)
-                for ids in zip(head.split(step), relation.split(step), tail.split(step), strict=True)
-            ]
-        return _joined(chunks, directions)
+        step = max(1, _CHUNK_FLOATS // self._floats // per_triple) * per_triple  # the loss compares a triple's scores
+        chunk = partial(self._chunk, loss=loss, selection=selection)
+        return replace(_chunked(chunk, step, head, relation, tail), per_triple=per_triple)
 
     def one_to_all_terms(
-        self,
-        head: Tensor,
-        relation: Tensor,
-        tail: Tensor,
-        *,
-        directions: int,
-        loss: OneToAll,
-        selection: Selection,
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: OneToAll, selection: Selection
     ) -> Terms:
         """Return the gradients of m loss terms of all tails' scores; see `OneToAllModel`.
 
@@ -227,38 +206,24 @@ class AutogradModel:
                 f"losses over all tails ({', '.join(ONE_TO_ALL)}) need a score that is linear in the tail's embedding, "
                 f"and 0 where that is; this model's is not; losses that work: {', '.join([*OWN_SCORE, *CONTRAST])}"
             )
-        entities = len(self._tables[self._tail[0].table])
-        step = max(1, _CHUNK_FLOATS // (self._floats + entities))
-        with torch.inference_mode(False), torch.enable_grad():
-            chunks = [
-                self._one_to_all_chunk(*ids, loss, selection)
-                for ids in zip(head.split(step), relation.split(step), tail.split(step), strict=True)
-            ]
-        return _joined(chunks, directions)
-
-    def _own_chunk(self, head: Tensor, relation: Tensor, tail: Tensor, loss: Loss, selection: Selection) -> "_Chunk":
-        rows = [self._tables[reading.table][tail] for reading in self._tail]
-        chunk, grads = self._chunk(head, relation, rows, loss, selection)
-        for reading, leaf in zip(self._tail, grads, strict=True):
-            if reading.table in selection:
-                chunk.rows.setdefault(reading.table, []).append(Rows(tail, leaf))
-        return chunk
+        step = max(1, _CHUNK_FLOATS // (self._floats + len(self._tables[self._tail[0].table])))
+        chunk = partial(self._one_to_all_chunk, loss=loss, selection=selection)
+        return replace(_chunked(chunk, step, head, relation, tail), per_triple=per_triple)
 
     def _one_to_all_chunk(
         self, head: Tensor, relation: Tensor, tail: Tensor, loss: OneToAll, selection: Selection
-    ) -> "_Chunk":
+    ) -> Terms:
         first, group = _distinct(head, relation)
         outputs = self._outputs(head[first], relation[first])  # x: (groups, width) for each reading of the tail
         tables = [self._tables[reading.table] for reading in self._tail]
         scores = torch.stack([x @ table.T for x, table in zip(outputs, tables, strict=True)]).sum(0)  # (groups, E)
         value, slopes = loss(scores, head[first], relation[first], group, tail)
-        chunk, _ = self._chunk(head, relation, [slopes.along(table) for table in tables], score_itself, selection)
+        spread: dict[str, Spread] = {}
         for reading, x in zip(self._tail, outputs, strict=True):
             if reading.table in selection:
-                if (other := chunk.spread.get(reading.table)) is not None:
-                    x = x + other.x
-                chunk.spread[reading.table] = Spread(slopes, x)
-        return replace(chunk, loss=value)
+                other = spread.get(reading.table)
+                spread[reading.table] = Spread(slopes, x if other is None else x + other.x)
+        return replace(self._chunk(head, relation, slopes, score_itself, selection), loss=value, spread=spread)
 
     def _outputs(self, head: Tensor, relation: Tensor) -> list[Tensor]:
         """Return the score's gradients with respect to the tail's rows at 0, (m, width) each."""
@@ -286,34 +251,38 @@ class AutogradModel:
         with torch.inference_mode(False), torch.enable_grad():
             outputs = self._outputs(head, relation)
         h, r = self._read(self._head, head), self._read(self._relation, relation)
+        linear = torch.stack([(x * row).sum(1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
+        norms = torch.stack([x.norm(dim=1) * row.norm(dim=1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
         for scale in (0.0, -1.0, 1.0, 1000.0):
-            tails = [reading.form(scale * row) for reading, row in zip(self._tail, rows, strict=True)]
-            found = self._score(h, r, tails)
-            wanted = scale * torch.stack([(x * row).sum(1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
-            norms = torch.stack([x.norm(dim=1) * row.norm(dim=1) for x, row in zip(outputs, rows, strict=True)]).sum(0)
-            unit = max(abs(scale), _TINY) * norms
-            if not bool(((found - wanted).abs() <= _LINEAR * unit + _TINY).all()):  # NaN, too
+            score = self._score(h, r, [reading.form(scale * x) for reading, x in zip(self._tail, rows, strict=True)])
+            most = _LINEAR * max(abs(scale), _TINY) * norms + _TINY
+            if not bool(((score - scale * linear).abs() <= most).all()):  # NaN, too
                 return False
         return True
 
-    def _chunk(
-        self, head: Tensor, relation: Tensor, tails: Sequence[Tensor], loss: Loss, selection: Selection
-    ) -> tuple["_Chunk", list[Tensor]]:
-        """Return the gradients of loss terms, but for their tails' rows, (m, width) each; and those for them."""
+    def _chunk(self, head: Tensor, relation: Tensor, tail: Tensor | Slopes, loss: Loss, selection: Selection) -> Terms:
+        """Return the gradients of m loss terms, each as a triple of its own.
+
+        Their tails are entities (m,), or the pseudo-rows w = Σ u_e row_e of slopes u, eq. (7) of
+        ``docs/how-it-works.md``, whose own gradients are left out.
+        """
         uses = [(reading, head, selection.head_use) for reading in self._head]
         uses += [(reading, relation, True) for reading in self._relation]
+        if isinstance(tail, Slopes):
+            pseudo = [tail.along(self._tables[reading.table]) for reading in self._tail]
+        else:
+            pseudo = []
+            uses += [(reading, tail, True) for reading in self._tail]
         gathered = [self._tables[reading.table][index] for reading, index, _ in uses]
-        leaves = [leaf.detach().requires_grad_() for leaf in [*gathered, *tails]]
-        readings = [*(reading for reading, _, _ in uses), *self._tail]
+        leaves = [rows.detach().requires_grad_() for rows in [*gathered, *pseudo]]
+        readings = [*self._head, *self._relation, *self._tail]
         forms = [reading.form(leaf) for reading, leaf in zip(readings, leaves, strict=True)]
-        with _recording() as passes:
+        with record_calls() as calls:
             score = self._score(*self._slots(forms))  # (m,)
         value, slope = loss(score.detach())
-        layers = {
-            name: calls[0] for name, calls in passes.items() if _once_a_sample(self._layers[name], calls, len(head))
-        }
-        outputs = [call.output for call in layers.values()]
-        grads = torch.autograd.grad(score, [*leaves, *outputs], slope, materialize_grads=True)
+        layers = single_calls(self._layers, calls, len(head))
+        inputs = [*leaves, *(call.output for call in layers.values())]
+        grads = torch.autograd.grad(score, inputs, slope, materialize_grads=True)
 
         rows: dict[str, list[Rows]] = {}
         for (reading, index, counts), leaf in zip(uses, grads, strict=False):
@@ -322,41 +291,19 @@ class AutogradModel:
         kron: dict[str, Kron] = {}
         flat: dict[str, Tensor] = {}
         for (name, call), delta in zip(layers.items(), grads[len(leaves) :], strict=True):
-            self._add_layer(name, call.input.detach(), delta, selection, kron, flat)
+            blocks, small = layer_gradients(name, self._layers[name], call.input.detach(), delta, selection)
+            kron |= blocks
+            flat |= small
         h, r, t = self._slots([form.detach() for form in forms])
         for name, factor in self._factors.items():
             if name in selection:
                 first, group = _distinct(head, relation)
                 v = factor.v([x[first] for x in h], [x[first] for x in r])
                 kron[name] = Kron(factor.u(t) * slope[:, None], v, group)
-        done = {f"{name}.{part}" for name in layers for part in ("weight", "bias")} | self._factors.keys()
+        done = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")} | self._factors.keys()
         left = {n: p for n, p in self._score.named_parameters() if n in selection and n not in done}
         flat |= {name: g * slope[:, None] for name, g in self._small(left, h, r, t).items()}
-        return _Chunk(value, kron, flat, rows, {}), list(grads[len(uses) : len(leaves)])
-
-    def _add_layer(
-        self,
-        name: str,
-        x: Tensor,
-        delta: Tensor,
-        selection: Selection,
-        kron: dict[str, Kron],
-        flat: dict[str, Tensor],
-    ) -> None:
-        """Add a layer's blocks: `x` is its input, `delta` its output's gradient, a sample in each first index."""
-        weight, bias, layer = f"{name}.weight", f"{name}.bias", self._layers[name]
-        with_weight, with_bias = weight in selection, layer.bias is not None and bias in selection
-        if isinstance(layer, nn.Linear):
-            x, delta = x.reshape(len(x), -1), delta.reshape(len(x), -1)
-            if with_weight:
-                ones = torch.full_like(x[:, :1], float(with_bias))
-                kron[weight] = Kron(delta, torch.cat([x, ones], 1), torch.arange(len(x), device=x.device))
-                return
-        elif with_weight:
-            normal = F.batch_norm(x, layer.running_mean, layer.running_var, eps=layer.eps)
-            flat[weight] = _by_channel(delta * normal)
-        if with_bias:
-            flat[bias] = _by_channel(delta)
+        return Terms(1, value, kron, flat, rows)
 
     def _small(self, parameters: Mapping[str, Tensor], *slots: Representations) -> dict[str, Tensor]:
         """Return the score's gradients with respect to small parameters, (m, size) each."""
@@ -384,108 +331,15 @@ class AutogradModel:
         return list(forms[:first]), list(forms[first:second]), list(forms[second:])
 
 
-_Layer = nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d
-_LAYERS = (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
-"""Layers whose gradients follow from their input and their output's gradient."""
-
-
-def _by_channel(x: Tensor) -> Tensor:
-    """Sum (m, channels, …) over all positions, (m, channels)."""
-    return x.reshape(*x.shape[:2], -1).sum(2)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """One call of a layer."""
-
-    input: Tensor
-    output: Tensor
-
-
-_PASSES: ContextVar[dict[str, list[_Pass]] | None] = ContextVar("passes", default=None)
-"""Where the layers note their calls; each thread has its own."""
-
-
-@contextmanager
-def _recording() -> Iterator[dict[str, list[_Pass]]]:
-    """Note every call of a layer by its name."""
-    passes: dict[str, list[_Pass]] = {}
-    token = _PASSES.set(passes)
-    try:
-        yield passes
-    finally:
-        _PASSES.reset(token)
-
-
-def _recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if (passes := _PASSES.get()) is not None:
-            passes.setdefault(name, []).append(_Pass(inputs[0], output))
-
-    return note
-
-
-def _once_a_sample(layer: _Layer, calls: Sequence[_Pass], samples: int) -> bool:
-    """Whether a layer was called once, with one input for each sample: only then do its gradients follow."""
-    if len(calls) != 1 or len(calls[0].input) != samples:
-        return False
-    return not isinstance(layer, nn.Linear) or calls[0].input.shape[:-1].numel() == samples
+def _chunked(chunk: Callable[..., Terms], step: int, *ids: Tensor) -> Terms:
+    """Return the loss terms that `chunk` makes of `step` heads, relations and tails at a time."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return concatenate([chunk(*some) for some in zip(*(each.split(step) for each in ids), strict=True)])
 
 
 def _distinct(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where each distinct (head, relation) stands, (groups,), and which of them each sample has, (m,)."""
+    """Return the place of one sample of each distinct (head, relation), (groups,), and each sample's group, (m,)."""
     pairs, group = torch.unique(torch.stack([head, relation], 1), dim=0, return_inverse=True)
     first = torch.empty(len(pairs), dtype=torch.int64, device=head.device)
-    first[group] = torch.arange(len(group), device=head.device)  # any of them will do
+    first[group] = torch.arange(len(group), device=head.device)
     return first, group
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Gradients of some of the loss terms, as in `Terms`."""
-
-    loss: Tensor
-    kron: dict[str, Kron]
-    flat: dict[str, Tensor]
-    rows: dict[str, list[Rows]]
-    spread: dict[str, Spread]
-
-
-def _joined(chunks: Sequence[_Chunk], directions: int) -> Terms:
-    """Put chunks of loss terms together."""
-    first = chunks[0]
-    if len(chunks) == 1:
-        return Terms(directions, first.loss, first.kron, first.flat, first.rows, first.spread)
-    kron, spread = {}, {}
-    for name in first.kron:
-        blocks = [chunk.kron[name] for chunk in chunks]
-        group = _renumbered([block.group for block in blocks], [len(block.v) for block in blocks])
-        kron[name] = Kron(torch.cat([block.u for block in blocks]), torch.cat([block.v for block in blocks]), group)
-    for table in first.spread:
-        parts = [chunk.spread[table] for chunk in chunks]
-        group = _renumbered([part.u.group for part in parts], [len(part.x) for part in parts])
-        base, index, own = (torch.cat([getattr(p.u, field) for p in parts]) for field in ("base", "index", "own"))
-        spread[table] = Spread(Slopes(base, group, index, own), torch.cat([part.x for part in parts]))
-    return Terms(
-        directions,
-        torch.cat([chunk.loss for chunk in chunks]),
-        kron,
-        {name: torch.cat([chunk.flat[name] for chunk in chunks]) for name in first.flat},
-        {
-            table: [
-                Rows(
-                    torch.cat([chunk.rows[table][i].index for chunk in chunks]),
-                    torch.cat([chunk.rows[table][i].grad for chunk in chunks]),
-                )
-                for i in range(len(first.rows[table]))
-            ]
-            for table in first.rows
-        },
-        spread,
-    )
-
-
-def _renumbered(groups: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    """Put group numbers of several chunks, with so many groups each, one after the other."""
-    starts = accumulate(counts, initial=0)
-    return torch.cat([group + start for group, start in zip(groups, starts, strict=False)])

@@ -2,9 +2,9 @@
 
     influence(z, z') = Σ_c η_c ⟨∇ℓ(z; θ_c), ∇ℓ(z'; θ_c)⟩ = ⟨(√η_c ∇ℓ(z; θ_c))_c, (√η_c ∇ℓ(z'; θ_c))_c⟩
 
-(Pruthi et al., 2020, equation 3). The right-hand side is an inner product of longer gradients, with one copy of every
-block for each checkpoint. Nothing downstream needs to know: the index takes its directions from the weighted sum, and
-its dimension does not grow with the number of checkpoints.
+(Pruthi et al., 2020, equation 3; eq. (2) of ``docs/how-it-works.md``). The right-hand side is an inner product of
+longer gradients, with one copy of every block for each checkpoint. So an index treats them as one model: its principal
+directions are those of the weighted sum, and its dimension does not grow with the number of checkpoints.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.layers import Selection
+from kgtrace_indexer.gradients.layers import NO_PARAMETERS, Selection
 from kgtrace_indexer.gradients.losses import Loss, OneToAll
 from kgtrace_indexer.gradients.terms import Kron, Rows, Spread, Terms
 from kgtrace_indexer.models.protocol import ScoringModel, head_scores, one_to_all
@@ -37,15 +37,15 @@ class Checkpoints:
     """A `ScoringModel` whose gradients are those of several checkpoints, and whose scores are the trained model's."""
 
     trained: ScoringModel
-    """Scores and ranks are its."""
-    parts: Sequence[tuple[float, ScoringModel]]
+    """The model whose scores and ranks count."""
+    weighted: Sequence[tuple[float, ScoringModel]]
     """η_c and the model at checkpoint c."""
     first: int = 0
     """Number of the first of these."""
 
     def apart(self) -> list["Checkpoints"]:
         """Return each checkpoint alone, its loss its own; their gradients side by side are those of all."""
-        return [Checkpoints(part[1], [part], first=i) for i, part in enumerate(self.parts, self.first)]
+        return [Checkpoints(one[1], [one], first=i) for i, one in enumerate(self.weighted, self.first)]
 
     @property
     def device(self) -> torch.device:
@@ -65,41 +65,41 @@ class Checkpoints:
         return head_scores(self.trained, relation, tail)
 
     def terms(
-        self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: Loss, selection: Selection
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: Loss, selection: Selection
     ) -> Terms:
         """Return the weighted gradients of m loss terms at all checkpoints; `Terms.loss` is the trained model's."""
 
         def of(model: ScoringModel, selection: Selection) -> Terms:
-            return model.terms(head, relation, tail, directions=directions, loss=loss, selection=selection)
+            return model.terms(head, relation, tail, per_triple=per_triple, loss=loss, selection=selection)
 
         return self._joined(of, selection)
 
     def one_to_all_terms(
-        self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: OneToAll, selection: Selection
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: OneToAll, selection: Selection
     ) -> Terms:
         """Do the same for a loss of all tails' scores; see `OneToAllModel`."""
 
         def of(model: ScoringModel, selection: Selection) -> Terms:
             able = one_to_all(model)
-            return able.one_to_all_terms(head, relation, tail, directions=directions, loss=loss, selection=selection)
+            return able.one_to_all_terms(head, relation, tail, per_triple=per_triple, loss=loss, selection=selection)
 
         return self._joined(of, selection)
 
     def _joined(self, terms_of: Callable[[ScoringModel, Selection], Terms], selection: Selection) -> Terms:
+        """Join the blocks of all checkpoints, each weighted by √η and named after its checkpoint: eq. (2)."""
         kron: dict[str, Kron] = {}
         flat: dict[str, Tensor] = {}
         rows: dict[str, list[Rows]] = {}
         spread: dict[str, Spread] = {}
-        facts: tuple[int, Tensor] | None = None
-        for i, (rate, model) in enumerate(self.parts, self.first):
+        trained: Terms | None = None
+        for i, (rate, model) in enumerate(self.weighted, self.first):
             terms, scale = terms_of(model, selection), sqrt(rate)
             kron |= {f"{n}{_MARK}{i}": Kron(scale * b.u, b.v, b.group) for n, b in terms.kron.items()}
             flat |= {f"{n}{_MARK}{i}": scale * g for n, g in terms.flat.items()}
             rows |= {f"{t}{_MARK}{i}": [Rows(u.index, scale * u.grad) for u in uses] for t, uses in terms.rows.items()}
             spread |= {f"{t}{_MARK}{i}": replace(b, x=scale * b.x) for t, b in terms.spread.items()}
             if model is self.trained:
-                facts = terms.directions, terms.loss
-        if facts is None:
-            nothing = terms_of(self.trained, Selection(frozenset(), head_use=False))
-            facts = nothing.directions, nothing.loss
-        return Terms(*facts, kron, flat, rows, spread)
+                trained = terms
+        if trained is None:
+            trained = terms_of(self.trained, NO_PARAMETERS)
+        return Terms(trained.per_triple, trained.loss, kron, flat, rows, spread)

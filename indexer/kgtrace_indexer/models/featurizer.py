@@ -1,9 +1,8 @@
 """From triples to gradient terms: one path for training triples and for test triples."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,13 +30,13 @@ BCE_SELF_INFLUENCE = "self_influence_bce"
 """Name of the stored array of ‖g‖² under ``bce`` in an index under ``removal``; see `Featurizer.codes`."""
 
 BCE_SLOPE = "slope_bce"
-"""Likewise of what each loss term's gradient is multiplied with to have that under ``bce``."""
+"""Name of the stored array of factors that turn each loss term's gradient under ``removal`` into that under ``bce``."""
 
 OF_BCE_SUFFIX = "_bce"
-"""Ends the names of further arrays of that kind."""
+"""Ends the names of the other stored arrays under ``bce``."""
 
 OF_BCE = (BCE_SELF_INFLUENCE, BCE_SLOPE)
-"""Arrays that are stored under ``removal`` alone, and not in generations of before they were kept."""
+"""Arrays that are stored under ``removal`` alone, and are absent from generations written before they were added."""
 
 _BATCH_SIZE = 2048
 """Triples whose gradients are computed together, by automatic differentiation."""
@@ -47,22 +46,38 @@ _FORWARD_MODE_TESTS = 4
 """Test triples up to which a pass for each is faster than gradients for all."""
 
 
-def resolve_directions(asked: str | None, inverse_triples: bool) -> Directions:
-    """Return the training side's directions: as trained, unless asked otherwise.
+def resolve_directions(directions: str | None, inverse_triples: bool) -> Directions:
+    """Return the directions of training triples; None stands for the directions of the model's training.
 
-    Raises `MissingInverseRelations` for ``both`` on a model without inverse relations.
+    Raises `MissingInverseRelations` for ``both`` on a model without inverse relations, `BadRequest` for other names.
     """
-    if asked is None:
+    if directions is None:
         return "both" if inverse_triples else "forward"
-    if asked == "both" and not inverse_triples:
+    if directions == "both" and not inverse_triples:
         raise MissingInverseRelations(
             "directions 'both' needs a model trained with inverse triples; this one has none: use forward"
         )
-    if asked == "both":
+    if directions == "both":
         return "both"
-    if asked == "forward":
+    if directions == "forward":
         return "forward"
-    raise BadRequest(f"directions {asked!r} is not one of forward, both")
+    raise BadRequest(f"directions {directions!r} is not one of forward, both")
+
+
+class Encoder(Protocol):
+    """Turns gradients of training triples into arrays; see `kgtrace_indexer.index.codec`.
+
+    Gradients of the same triples come apart: each `Terms` holds other blocks of them, and is in memory alone.
+    """
+
+    def encode(self, terms: Terms) -> Any:
+        """Return the codes of one `Terms`, for `join`."""
+
+    def join(self, codes: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Return the arrays, one row for each triple."""
+
+    def left(self, terms: Terms) -> dict[str, np.ndarray]:
+        """Return the arrays that are quadratic in the gradients of embedding rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,104 +92,90 @@ class Featurizer:
     inverse_triples: bool
     """Whether the relation table holds 2r for r and 2r + 1 for r⁻¹."""
 
-    def training_terms(self, triples: np.ndarray) -> Terms:
-        """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
-        return self._terms(triples, self._training_directions)
-
     @property
     def concurrent(self) -> bool:
         """Whether several threads may compute gradients at once; automatic differentiation swaps parameters."""
-        models = [part for _, part in self.model.parts] if isinstance(self.model, Checkpoints) else [self.model]
-        return all(isinstance(model, ConvE) for model in models)
+        return all(isinstance(model, ConvE) for model in self._models)
 
-    def batch_size(self, asked: int | None) -> int:
-        """Return how many triples are computed together, apart: as asked, or what suits model and device."""
+    def batch_size(self, triples: int | None) -> int:
+        """Return how many triples are computed together, one checkpoint at a time.
+
+        `triples` is the number for a loss without negatives; None stands for one that suits the model and the device.
+        """
         suits = _BATCH_SIZES[self.model.device.type] if self.concurrent else _BATCH_SIZE
-        return self.block(asked or suits, apart=True)
+        return self.block(triples or suits, apart=True)
 
     def block(self, triples: int, *, apart: bool = False) -> int:
         """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives.
 
         `apart` says that checkpoints come one at a time, as of `training_terms_apart`.
         """
-        checkpoints = len(self.model.parts) if isinstance(self.model, Checkpoints) and not apart else 1
+        checkpoints = 1 if apart else len(self._models)
         instances = self.loss.negatives + 1 if isinstance(self.loss, Contrast) else 1
         return max(1, triples // (checkpoints * instances))
 
+    def training_terms(self, triples: np.ndarray) -> Terms:
+        """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
+        return self._terms(triples, self._training_directions)
+
     def training_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
-        """Yield the blocks of `training_terms`, those of one checkpoint at a time."""
-        if isinstance(self.model, Checkpoints):
-            for single in self.model.apart():
-                yield replace(self, model=single).training_terms(triples)
-        else:
-            yield self.training_terms(triples)
+        """Yield the blocks of `training_terms`, one checkpoint at a time."""
+        models = self.model.apart() if isinstance(self.model, Checkpoints) else [self.model]
+        for model in models:
+            yield replace(self, model=model).training_terms(triples)
 
     def self_influence_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
-        """Yield the gradients of training triples (n, 3) that self-influence is of, those of one checkpoint at a time.
+        """Yield the gradients of training triples (n, 3) for their self-influence, one checkpoint at a time.
 
-        They are under ``bce`` for ``removal``, with each checkpoint's own slopes.
+        An index under ``removal`` uses gradients under ``bce``, with each checkpoint's own slopes.
         """
         for terms in self.training_terms_apart(triples):
             yield terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
 
-    def codes(
-        self,
-        triples: np.ndarray,
-        code: Callable[[Iterable[Terms]], dict[str, np.ndarray]],
-        left: Callable[[Terms], dict[str, np.ndarray]] = lambda terms: {},
-    ) -> dict[str, np.ndarray]:
-        """Return what `code` makes of the gradients of training triples (n, 3), and what it cannot know of them.
+    def codes(self, triples: np.ndarray, codec: Encoder) -> dict[str, np.ndarray]:
+        """Encode the gradients of training triples (n, 3); under ``removal`` add arrays under ``bce``.
 
         Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
-        nothing of errors. `BCE_SELF_INFLUENCE` (n,), that of the same gradients under ``bce``, is then added, and
-        `BCE_SLOPE` (n, checkpoints · directions), the slopes of one checkpoint after those of another; and, with
-        ``_bce`` behind their names, the arrays that `left` makes of the gradients under ``bce``.
+        nothing of errors. So `BCE_SELF_INFLUENCE` (n,), the squared norms of the same gradients under ``bce``, is
+        added, and `BCE_SLOPE` (n, checkpoints · D), the slopes checkpoint by checkpoint; and the arrays
+        that `Encoder.left` makes of the gradients under ``bce``, with ``_bce`` behind their names.
         """
-        gradients = self.training_terms_apart(triples)
-        if self.loss is not removal:
-            return code(gradients)
+        codes: list[Any] = []
         norms: list[Tensor] = []
         slopes: list[Tensor] = []
-        outside: dict[str, np.ndarray] = {}
-
-        def noted(terms: Terms) -> Terms:
-            slope = bce_over_removal(terms.loss)
-            weighted = terms.weighted(slope)
-            norms.append(squared_norms(weighted).total)
-            slopes.append(slope.view(len(terms), -1))
-            outside.update({f"{name}{OF_BCE_SUFFIX}": array for name, array in left(weighted).items()})
-            return terms
-
-        return code(map(noted, gradients)) | {
-            **outside,
-            BCE_SELF_INFLUENCE: torch.stack(norms).sum(0).cpu().numpy(),
-            BCE_SLOPE: torch.cat(slopes, 1).cpu().numpy(),
-        }
+        under_bce: dict[str, np.ndarray] = {}
+        for terms in self.training_terms_apart(triples):
+            codes.append(codec.encode(terms))
+            if self.loss is removal:
+                slope = bce_over_removal(terms.loss)
+                weighted = terms.weighted(slope)
+                norms.append(squared_norms(weighted).total)
+                slopes.append(slope.view(len(terms), -1))
+                under_bce |= {f"{name}{OF_BCE_SUFFIX}": array for name, array in codec.left(weighted).items()}
+        if self.loss is removal:
+            under_bce[BCE_SELF_INFLUENCE] = torch.stack(norms).sum(0).cpu().numpy()
+            under_bce[BCE_SLOPE] = torch.cat(slopes, 1).cpu().numpy()
+        return codec.join(codes) | under_bce
 
     def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.
 
-        For few test triples a model that can does it in forward mode: a pass for each, but no gradients.
+        For few test triples a `ForwardModel` does it in forward mode: a pass for each, but no gradients.
         """
-        if (
-            isinstance(self.loss, OneToAll)
-            or not isinstance(self.model, ForwardModel)
-            or len(tests) > _FORWARD_MODE_TESTS
-        ):
+        model, few = self.model, len(tests) <= _FORWARD_MODE_TESTS
+        if isinstance(self.loss, OneToAll) or not isinstance(model, ForwardModel) or not few:
             return inner(self.training_terms(triples), tests).cpu()
-        instances, count = self._loss_terms(triples, self._training_directions)
-        source, relation, target = self._columns(instances)
-        forward = partial(self.model.influences, source, relation, target, loss=self.loss, selection=self.selection)
+        *ids, per_triple = self._loss_terms(triples, self._training_directions)
         singles = [tests] if len(tests) == 1 else [tests.triple(i) for i in range(len(tests))]
-        found = torch.stack([forward(test=test) for test in singles], 1)
-        return found.view(len(triples), count, len(tests)).sum(1).cpu()
+        columns = [model.influences(*ids, loss=self.loss, selection=self.selection, test=test) for test in singles]
+        return torch.stack(columns, 1).view(len(triples), per_triple, len(tests)).sum(1).cpu()
 
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
         """Return the gradients of test triples (n, 3) in the direction explained alone.
 
-        A model without inverse relations has one score, s(h, r, t), for both: so has a loss of it alone, or of it and
-        negatives of either side, and so its gradient. A loss of all tails' scores is none of heads:
-        `MissingInverseRelations` is then raised for ``head``.
+        A model without inverse relations has one score for both directions, s(h, r, t), and one gradient under every
+        loss that looks at the triple alone, or at negatives of either side. A loss of all tails' scores says nothing of
+        other heads: `MissingInverseRelations` is then raised for ``head``.
         """
         if direction == "head" and not self.inverse_triples and isinstance(self.loss, OneToAll):
             raise MissingInverseRelations(
@@ -185,41 +186,43 @@ class Featurizer:
 
     def candidate_scores(self, triples: np.ndarray, direction: Direction) -> Tensor:
         """Return the scores of all entities in place of the tail (or the head), (n, E)."""
-        source, relation, target = self._columns(self._instances(triples, [direction]))
+        source, relation, target = self._columns(self._instances(triples, direction))
         if direction == "head" and not self.inverse_triples:
             return head_scores(self.model, relation, target)
         return self.model.tail_scores(source, relation)
+
+    @property
+    def _models(self) -> list[ScoringModel]:
+        """The models whose gradients count: of each checkpoint, or the model itself."""
+        return [model for _, model in self.model.weighted] if isinstance(self.model, Checkpoints) else [self.model]
 
     @property
     def _training_directions(self) -> list[Direction]:
         return ["tail", "head"] if self.directions == "both" else ["tail"]
 
     def _terms(self, triples: np.ndarray, directions: list[Direction]) -> Terms:
-        instances, count = self._loss_terms(triples, directions)
-        source, relation, target = self._columns(instances)
+        *ids, per_triple = self._loss_terms(triples, directions)
         if isinstance(self.loss, OneToAll):
-            return one_to_all(self.model).one_to_all_terms(
-                source, relation, target, directions=count, loss=self.loss, selection=self.selection
-            )
-        return self.model.terms(source, relation, target, directions=count, loss=self.loss, selection=self.selection)
+            terms = one_to_all(self.model).one_to_all_terms
+            return terms(*ids, per_triple=per_triple, loss=self.loss, selection=self.selection)
+        return self.model.terms(*ids, per_triple=per_triple, loss=self.loss, selection=self.selection)
 
-    def _loss_terms(self, triples: np.ndarray, directions: list[Direction]) -> tuple[np.ndarray, int]:
-        """Return all loss terms of triples (n, 3), negatives included, (n · count, 3), and the count."""
-        instances, count = self._instances(triples, directions), len(directions)
-        if isinstance(self.loss, Contrast):
-            return self.loss.with_negatives(instances), count * (self.loss.negatives + 1)
-        return instances, count
+    def _loss_terms(self, triples: np.ndarray, directions: list[Direction]) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Return sources, relation rows and targets of all loss terms, negatives included, (n · D,) each, and D."""
+        instances = np.stack([self._instances(triples, direction) for direction in directions], 1).reshape(-1, 3)
+        if not isinstance(self.loss, Contrast):
+            return *self._columns(instances), len(directions)
+        return *self._columns(self.loss.with_negatives(instances)), len(directions) * (self.loss.negatives + 1)
 
-    def _instances(self, triples: np.ndarray, directions: list[Direction]) -> np.ndarray:
-        """Return (source, relation row, target) of each triple and direction, (n · directions, 3).
+    def _instances(self, triples: np.ndarray, direction: Direction) -> np.ndarray:
+        """Return (source, relation row, target) of each triple in a direction, (n, 3).
 
-        Without inverse relations they are (h, r, t), whichever side is explained.
+        Without inverse relations they are (h, r, t) in both.
         """
         ids = np.asarray(triples, np.int64)
-        rows: dict[Direction, np.ndarray] = {"tail": ids, "head": ids}
-        if self.inverse_triples:
-            rows = {"tail": ids * [1, 2, 1], "head": ids[:, ::-1] * [1, 2, 1] + [0, 1, 0]}
-        return np.stack([rows[direction] for direction in directions], 1).reshape(-1, 3)
+        if not self.inverse_triples:
+            return ids
+        return ids * [1, 2, 1] if direction == "tail" else ids[:, ::-1] * [1, 2, 1] + [0, 1, 0]
 
     def _columns(self, instances: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         source, relation, target = torch.as_tensor(instances, device=self.model.device).unbind(1)
@@ -233,7 +236,7 @@ def featurizer_for(
 
     `training` holds all training triples (n, 3): ``bce-kvsall`` labels their tails.
 
-    Raises `UnsupportedModel` for a loss that the model's score does not allow, `BadRequest` for one that is not known.
+    Raises `UnsupportedModel` for a loss that the model's score does not allow, `BadRequest` for an unknown one.
     """
 
     def known() -> KnownTails:
@@ -253,7 +256,7 @@ def featurizer_for(
         trained_with=model.loss,
         known=known,
     )
-    found = Featurizer(
+    featurizer = Featurizer(
         model=scoring,
         loss=loss,
         selection=scoring.select(config["layers"]),
@@ -262,5 +265,5 @@ def featurizer_for(
     )
     if isinstance(loss, OneToAll):
         with torch.inference_mode():
-            found.training_terms(np.zeros((1, 3), np.int64))  # tells whether the model can
-    return found
+            featurizer.training_terms(np.zeros((1, 3), np.int64))  # raises if the model's score does not allow it
+    return featurizer

@@ -1,4 +1,4 @@
-"""What kgtrace needs of a model, and which models have it."""
+"""The protocols of models that kgtrace can explain, and the registry that puts a model file on a device."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.layers import Selection
+from kgtrace_indexer.gradients.layers import NO_PARAMETERS, Selection
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.inputs.model_file import ModelFile
@@ -18,8 +18,6 @@ from kgtrace_store.errors import BadRequest, UnsupportedModel
 
 _HEADS = 2048
 """Heads scored at a time, of models that score them one by one: a forward pass each, as in a full scan."""
-
-_NO_PARAMETERS = Selection(frozenset(), head_use=False)
 
 
 class ScoringModel(Protocol):
@@ -34,17 +32,10 @@ class ScoringModel(Protocol):
         """Where tensors passed in must be, and results are."""
 
     def select(self, layers: Sequence[str]) -> Selection:
-        """Resolve ``--layers``; raise `BadRequest` for what this model does not have."""
+        """Resolve ``--layers``; raise `BadRequest` for layers that this model lacks."""
 
     def terms(
-        self,
-        head: Tensor,
-        relation: Tensor,
-        tail: Tensor,
-        *,
-        directions: int,
-        loss: Loss,
-        selection: Selection,
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: Loss, selection: Selection
     ) -> Terms:
         """Return the gradients of m loss terms ℓ(score(h, r, t)).
 
@@ -54,7 +45,7 @@ class ScoringModel(Protocol):
         ----------
         head, relation, tail
             (m,) int64 each; `relation` holds rows of the relation table.
-        directions
+        per_triple
             How many consecutive loss terms make up a triple: to be passed on to `Terms`.
         loss
             Maps scores (m,) to losses and slopes dℓ/ds, (m,) each. The loss terms of a triple must be passed to it
@@ -74,20 +65,13 @@ class OneToAllModel(Protocol):
     """A `ScoringModel` that also gives gradients of losses of all tails' scores."""
 
     def one_to_all_terms(
-        self,
-        head: Tensor,
-        relation: Tensor,
-        tail: Tensor,
-        *,
-        directions: int,
-        loss: OneToAll,
-        selection: Selection,
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: OneToAll, selection: Selection
     ) -> Terms:
         """Return the gradients of m loss terms ℓ(score(h, r, ·)), as `ScoringModel.terms` does of ℓ(score(h, r, t)).
 
-        Where the score is linear in the tail's row, s_e = ⟨x(h, r), row_e⟩, slopes u over all entities give the
-        tail's table the gradient u ⊗ x, a `Spread`, and all other parameters the gradient that the score has at the
-        row u · table. Raises `UnsupportedModel` where it is not.
+        The score must be linear in the tail's row, s_e = ⟨x(h, r), row_e⟩. The tail's table then has the gradient
+        u ⊗ x, a `Spread` with slopes u, and all other parameters have the gradient of the score at the pseudo-row
+        Σ u_e row_e: eq. (7) of ``docs/how-it-works.md``. Raises `UnsupportedModel` for other scores.
         """
 
 
@@ -96,14 +80,7 @@ class ForwardModel(Protocol):
     """A `ScoringModel` that also gives inner products of gradients in forward mode, without the gradients."""
 
     def influences(
-        self,
-        head: Tensor,
-        relation: Tensor,
-        tail: Tensor,
-        *,
-        loss: Loss,
-        selection: Selection,
-        test: Terms,
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, loss: Loss, selection: Selection, test: Terms
     ) -> Tensor:
         """Return ⟨∇ℓ, g'⟩ of loss terms, as `ScoringModel.terms` has them, and one test triple's gradient g', (m,).
 
@@ -122,8 +99,8 @@ class HeadScoringModel(Protocol):
 def head_scores(model: ScoringModel, relation: Tensor, tail: Tensor) -> Tensor:
     """Return the scores of all entities as head, (m, E), for relation rows (m,) and tails (m,), of any model.
 
-    They are the scores that the model's gradients are of, so they are those of its triples: where a model has no
-    inverse relations, no other rows of its tables predict heads.
+    They are the scores s(e, r, t) of single triples, whose gradients `terms` gives: a model without inverse relations
+    has no other rows that predict heads.
     """
     if isinstance(model, HeadScoringModel):
         return model.head_scores(relation, tail)
@@ -132,10 +109,8 @@ def head_scores(model: ScoringModel, relation: Tensor, tail: Tensor) -> Tensor:
     scores = []
     for some in pairs.split(_HEADS):
         which, head = some // entities, some % entities
-        terms = model.terms(
-            head, relation[which], tail[which], directions=1, loss=score_itself, selection=_NO_PARAMETERS
-        )
-        scores.append(terms.loss)
+        ids = head, relation[which], tail[which]
+        scores.append(model.terms(*ids, per_triple=1, loss=score_itself, selection=NO_PARAMETERS).loss)
     return torch.cat(scores).view(len(tail), entities)
 
 
@@ -152,6 +127,14 @@ def one_to_all(model: ScoringModel) -> OneToAllModel:
 ModelFactory = Callable[[ModelFile, torch.device], ScoringModel]
 """Puts a model on a device."""
 
+_CHECKED = 4
+"""Triples on which a registered model is checked."""
+
+_CONTRACT = (
+    "with heads and relations (m, 1, ...) and tails (1, n, ...) a score must be (m, n): count dimensions from the "
+    "last, dim=-1"
+)
+
 ENTRY_POINTS = "kgtrace.models"
 """Group of entry points that installed packages offer factories under, named after their interactions."""
 
@@ -159,10 +142,10 @@ _REGISTERED: dict[str, ModelFactory] = {}
 
 
 def register_model(interaction: str, factory: ModelFactory) -> None:
-    """Let `factory` compute all model files whose `interaction` is so named, before any model of kgtrace's own.
+    """Let `factory` compute all model files of this `interaction`, even if kgtrace has a model of the same name.
 
     The process that builds, and every process that opens the index, registers the same factory. An installed package
-    needs no call: its entry points in `ENTRY_POINTS` are found by name.
+    needs no call: its entry points in `ENTRY_POINTS` are looked up by name.
     """
     _REGISTERED[interaction] = factory
 
@@ -171,7 +154,7 @@ def scoring_model(model: ModelFile, device: torch.device) -> ScoringModel:
     """Put a model on a device; raise `UnsupportedModel` for one that kgtrace cannot explain.
 
     ConvE has a closed form of its own; all other models, and a ConvE with normalizers or untrained parameters, go
-    through automatic differentiation. Registered models are checked: their scores of all tails must be those of single
+    through automatic differentiation. Registered models are checked: `tail_scores` must agree with the scores of single
     triples.
     """
     if model.interaction in _REGISTERED:
@@ -190,17 +173,17 @@ def scoring_model(model: ModelFile, device: torch.device) -> ScoringModel:
     return pykeen_model(model, device)
 
 
-def _checked(made: ScoringModel, model: ModelFile) -> ScoringModel:
+def _checked(scoring: ScoringModel, model: ModelFile) -> ScoringModel:
     """Return a registered model; raise `UnsupportedModel` if `tail_scores` and `terms` disagree on a few triples."""
     count = min(_CHECKED, model.num_entities)
     rows = model.num_relations * (2 if model.inverse_triples else 1)
-    ids = torch.arange(count, device=made.device)
+    ids = torch.arange(count, device=scoring.device)
     head, relation, tail = ids, ids % rows, model.num_entities - 1 - ids  # (count,) each
+    everything = scoring.select(["all"])
     with torch.inference_mode():
-        terms = made.terms(head, relation, tail, directions=1, loss=score_itself, selection=made.select(["all"]))
-        single = terms.loss  # (count,)
+        single = scoring.terms(head, relation, tail, per_triple=1, loss=score_itself, selection=everything).loss
         try:
-            every = made.tail_scores(head, relation)  # (count, E)
+            every = scoring.tail_scores(head, relation)  # (count, E)
         except (RuntimeError, IndexError, ValueError) as e:
             reason = " ".join(str(e).split())
             raise UnsupportedModel(f"{model.interaction} cannot score all tails: {reason}; {_CONTRACT}") from e
@@ -218,16 +201,7 @@ def _checked(made: ScoringModel, model: ModelFile) -> ScoringModel:
             f"{model.interaction} scores triple ({head[i]}, {relation[i]}, {tail[i]}) {float(single[i]):.6g} by "
             f"itself, but {float(picked[i]):.6g} among all tails; {_CONTRACT}"
         )
-    return made
-
-
-_CHECKED = 4
-"""Triples on which a registered model is checked."""
-
-_CONTRACT = (
-    "with heads and relations (m, 1, ...) and tails (1, n, ...) a score must be (m, n): count dimensions from the "
-    "last, dim=-1"
-)
+    return scoring
 
 
 def _needs_autograd(attributes: Mapping[str, Any]) -> bool:
@@ -239,5 +213,5 @@ def pick_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise BadRequest(f"device {name!r} is not one of auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadRequest("device cuda was asked for, but torch sees no CUDA device; use --device cpu")
+        raise BadRequest("device is cuda, but torch sees no CUDA device; use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -19,7 +19,7 @@ _ENTITIES, _RELATIONS = "entity_representations", "relation_representations"
 
 
 class _Score(nn.Module):
-    """An interaction that takes lists of representations, and whose parameters are named as in the model."""
+    """An interaction that takes lists of representations. Its parameters are named as in the model."""
 
     def __init__(self, interaction: nn.Module) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class _Score(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """A PyKEEN model taken apart into what the score reads and the score itself."""
+class PykeenScore:
+    """A PyKEEN model as a score, and the tables that it reads."""
 
     tables: Mapping[str, Tensor]
     """Embedding tables (rows, width) by parameter name."""
@@ -41,13 +41,13 @@ class Parts:
     relation: Sequence[Reading]
     tail: Sequence[Reading]
     score: nn.Module
-    """Called as ``score(h, r, t)`` with what was read of each."""
+    """Called as ``score(h, r, t)`` with a list of representations for each."""
     interaction: nn.Module
-    """What `score` wraps."""
+    """The PyKEEN module that `score` wraps."""
 
 
-def parts(model: ModelFile, device: torch.device | str = "cpu") -> Parts:
-    """Rebuild a PyKEEN model's score on a device, and say what it reads.
+def pykeen_score(model: ModelFile, device: torch.device | str = "cpu") -> PykeenScore:
+    """Rebuild a PyKEEN model's score on a device.
 
     Raises
     ------
@@ -64,10 +64,8 @@ def parts(model: ModelFile, device: torch.device | str = "cpu") -> Parts:
             "pass the whole saved model (trained_model.pkl) rather than its state dict"
         )
     interaction = rebuild(model)
-    head, tail = (
-        _chosen(model, entities, indices) for indices in (interaction._head_indices, interaction._tail_indices)
-    )
-    return Parts(
+    head, tail = (_chosen(model, entities, chosen) for chosen in (interaction._head_indices, interaction._tail_indices))
+    return PykeenScore(
         tables={reading.table: model.tensors[reading.table].to(device) for reading in [*entities, *relations]},
         head=head,
         relation=[relations[i] for i in relation_slots(model.modules[ROOT], len(relations), model.source)],
@@ -78,17 +76,18 @@ def parts(model: ModelFile, device: torch.device | str = "cpu") -> Parts:
 
 
 def pykeen_model(model: ModelFile, device: torch.device | str = "cpu") -> AutogradModel:
-    """Return a PyKEEN model on a device. Raises as :func:`parts` does."""
-    made = parts(model, device)
-    factors = rank_one_parameters(model, made.interaction)
-    parameters = dict(made.score.named_parameters())
+    """Return a PyKEEN model on a device. Raises as `pykeen_score` does."""
+    rebuilt = pykeen_score(model, device)
+    factors = rank_one_parameters(model, rebuilt.interaction)
+    parameters = dict(rebuilt.score.named_parameters())
+    frozen = {f"{path}.{name}" for path, recorded in model.modules.items() for name in recorded.get("frozen", ())}
     return AutogradModel(
-        made.tables,
-        head=made.head,
-        relation=made.relation,
-        tail=made.tail,
-        score=made.score,
-        frozen=_frozen(model),
+        rebuilt.tables,
+        head=rebuilt.head,
+        relation=rebuilt.relation,
+        tail=rebuilt.tail,
+        score=rebuilt.score,
+        frozen=frozenset(frozen),
         factors=factors,
         scratch=sum(parameters[name][0].numel() for name in factors),
     )
@@ -96,12 +95,12 @@ def pykeen_model(model: ModelFile, device: torch.device | str = "cpu") -> Autogr
 
 def _chosen(model: ModelFile, entities: list[Reading], indices: Sequence[int] | None) -> list[Reading]:
     """Return the entity representations that the head, or the tail, reads."""
-    wanted = range(len(entities)) if indices is None else indices
-    if max(wanted) >= len(entities):
+    chosen = range(len(entities)) if indices is None else indices
+    if max(chosen) >= len(entities):
         raise UnsupportedModel(
             f"{model.source} has {len(entities)} entity representations, too few for {model.interaction}"
         )
-    return [entities[i] for i in wanted]
+    return [entities[i] for i in chosen]
 
 
 _NORMALIZERS: Mapping[str, tuple[str, frozenset[str]]] = {
@@ -111,7 +110,7 @@ _NORMALIZERS: Mapping[str, tuple[str, frozenset[str]]] = {
     "pykeen.utils.complex_normalize": ("pykeen.utils", frozenset()),
     "pykeen.utils.clamp_norm": ("pykeen.utils", frozenset({"maxnorm", "p", "dim"})),
 }
-"""Normalizers by the name recorded: where they are, and the arguments they may have."""
+"""Normalizers by the name recorded: module, and permitted arguments."""
 
 
 def _normalizer(recorded: Any, path: str) -> Callable[[Tensor], Tensor] | None:
@@ -134,8 +133,8 @@ def _normalizer(recorded: Any, path: str) -> Callable[[Tensor], Tensor] | None:
 
 def _readings(model: ModelFile, kind: str) -> list[Reading]:
     """Return the representations of entities or relations. Raises `UnsupportedModel` for all but plain tables."""
-    found: list[Reading] = []
-    while (path := f"{kind}.{len(found)}") in model.modules:
+    readings: list[Reading] = []
+    while (path := f"{kind}.{len(readings)}") in model.modules:
         attributes = model.modules[path]
         if attributes.get("class") != "Embedding":
             raise UnsupportedModel(
@@ -152,8 +151,8 @@ def _readings(model: ModelFile, kind: str) -> list[Reading]:
         if torch.Size(stored).numel() != width:
             raise UnsupportedModel(f"{path} is recorded with shape {stored}, but {table} has rows of {width}")
         normalizer = _normalizer(attributes.get("normalizer"), path)
-        found.append(Reading(table, partial(_form, stored, is_complex, normalizer)))
-    return found
+        readings.append(Reading(table, partial(_form, stored, is_complex, normalizer)))
+    return readings
 
 
 def _form(
@@ -164,10 +163,3 @@ def _form(
     if is_complex:
         x = torch.view_as_complex(x)
     return x if normalizer is None else normalizer(x)
-
-
-def _frozen(model: ModelFile) -> frozenset[str]:
-    """Return the parameters that were not trained."""
-    return frozenset(
-        f"{path}.{name}" for path, attributes in model.modules.items() for name in attributes.get("frozen", ())
-    )

@@ -1,8 +1,8 @@
 """PyKEEN's interactions, rebuilt from inert data.
 
 A model file names the interaction's class and records its attributes. The class is looked up in a fixed table, made
-with those attributes and given the file's parameters; nothing the file names is imported. Rebuilt and recorded modules
-are then compared, so that a variant this module does not know is refused rather than explained wrongly.
+with those attributes and given the file's parameters; nothing that the file names is imported. Rebuilt and recorded
+modules are then compared, so that an unknown variant is refused rather than explained wrongly.
 """
 
 import importlib
@@ -24,7 +24,7 @@ ROOT = "interaction"
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What the file says about one module and those below it."""
+    """A module of the model, as the file records it, and its submodules."""
 
     model: ModelFile
     path: str
@@ -110,7 +110,7 @@ def _conve(recorded: _Recorded) -> dict[str, Any]:
     names = ("embedding_dim", "input_channels", "output_channels", "kernel_height", "kernel_width")
     return {
         **{name: shape[name] for name in names},
-        "embedding_height": shape["image_height"],  # the width follows; PyKEEN refuses to be told both
+        "embedding_height": shape["image_height"],  # the width follows; PyKEEN refuses to take both
         "apply_batch_normalization": any(name.endswith(".running_mean") for name in recorded.model.tensors),
     }
 
@@ -164,8 +164,7 @@ def _multilinear_tucker(recorded: _Recorded) -> dict[str, Any]:
     return dict(zip(("head_dim", "relation_dim", "tail_dim"), recorded.shape("core_tensor"), strict=True))
 
 
-def _multilinear_tucker_factors(interaction: Any) -> dict[str, RankOne]:
-    return {"core_tensor": RankOne(lambda tails: tails[0], lambda heads, relations: _outer(heads[0], relations[0]))}
+_MULTILINEAR_CORE = RankOne(lambda tails: tails[0], lambda heads, relations: _outer(heads[0], relations[0]))
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
@@ -203,20 +202,12 @@ def _crosse(recorded: _Recorded) -> dict[str, Any]:
     }
 
 
-def _ntn(recorded: _Recorded) -> dict[str, Any]:
-    return {"activation": _activation(recorded.child("activation"))}
-
-
-def _clamped(recorded: _Recorded) -> dict[str, Any]:
-    return {"base": _interaction(recorded.child("base"))}
-
-
 _NORM = ("p", "power_norm")
 INTERACTIONS = {
     "AutoSF": _Known(arguments=_autosf),
     "BoxE": _Known((*_NORM, "tanh_map")),
     "CP": _Known(),
-    "Clamped": _Known(("clamp_score",), _clamped),
+    "Clamped": _Known(("clamp_score",), lambda recorded: {"base": _interaction(recorded.child("base"))}),
     "ComplEx": _Known(),
     "ConvE": _Known(arguments=_conve),
     "ConvKB": _Known(("embedding_dim", "num_filters")),
@@ -228,9 +219,9 @@ INTERACTIONS = {
     "HolE": _Known(),
     "KG2E": _Known(arguments=_kg2e),
     "LineaRE": _Known(_NORM),
-    "MultiLinearTucker": _Known(arguments=_multilinear_tucker, factors=_multilinear_tucker_factors),
+    "MultiLinearTucker": _Known(arguments=_multilinear_tucker, factors=lambda _: {"core_tensor": _MULTILINEAR_CORE}),
     "MuRE": _Known(_NORM),
-    "NTN": _Known(arguments=_ntn),
+    "NTN": _Known(arguments=lambda recorded: {"activation": _activation(recorded.child("activation"))}),
     "PairRE": _Known(_NORM),
     "ProjE": _Known(arguments=_proje),
     "QuatE": _Known(),
@@ -257,14 +248,10 @@ def rebuild(model: ModelFile) -> Any:
     Raises
     ------
     UnsupportedModel
-        It is not known, or not what the file describes.
+        It is unknown, or differs from the file's description.
     MissingExtra
         PyKEEN is not installed.
     """
-    if model.interaction not in INTERACTIONS:
-        raise UnsupportedModel(
-            f"interaction {model.interaction} is not supported; supported: {', '.join(sorted(INTERACTIONS))}"
-        )
     recorded = _Recorded(model, ROOT)
     if recorded.name != model.interaction:
         raise UnsupportedModel(
@@ -286,7 +273,9 @@ def _interaction(recorded: _Recorded) -> Any:
     """Make an interaction with the arguments that the file implies."""
     name = recorded.name
     if name not in INTERACTIONS:
-        raise UnsupportedModel(f"interaction {name} ({recorded.path}) is not supported")
+        raise UnsupportedModel(
+            f"interaction {name} ({recorded.path}) is not supported; supported: {', '.join(sorted(INTERACTIONS))}"
+        )
     known = INTERACTIONS[name]
     arguments = {key: recorded.attribute(key) for key in known.attributes}
     made = getattr(_pykeen_interactions(name), f"{name}Interaction")
@@ -331,26 +320,26 @@ def _load(interaction: nn.Module, model: ModelFile) -> None:
     prefix = f"{ROOT}."
     state = {n.removeprefix(prefix): tensor for n, tensor in model.tensors.items() if n.startswith(prefix)}
     expected = {name: tuple(tensor.shape) for name, tensor in interaction.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if expected != found:
-        name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != stored:
+        name = min(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
         raise UnsupportedModel(
             f"{model.source} is no {model.interaction} of PyKEEN's: {prefix}{name} is "
-            f"{found.get(name, 'absent')}, expected {expected.get(name, 'no such tensor')}"
+            f"{stored.get(name, 'absent')}, expected {expected.get(name, 'no such tensor')}"
         )
     interaction.load_state_dict(state)
 
 
 def _compare(interaction: nn.Module, model: ModelFile) -> None:
-    """Take over what constructors do not set, such as a batch norm's eps, and refuse modules of another class."""
+    """Copy attributes that constructors do not set, such as a batch norm's eps; refuse modules of another class."""
     made = {f"{ROOT}.{path}" if path else ROOT: module for path, module in interaction.named_modules()}
     recorded = {path for path in model.modules if path == ROOT or path.startswith(f"{ROOT}.")}
     for path in sorted(made.keys() | recorded):
-        expected, found = type(made.get(path)).__name__, model.modules.get(path, {}).get("class")
-        if expected != found:
+        expected, named = type(made.get(path)).__name__, model.modules.get(path, {}).get("class")
+        if expected != named:
             raise UnsupportedModel(
                 f"{model.source} is no {model.interaction} of PyKEEN's: {path} is "
-                f"{'absent' if found is None else f'a {found}'}, expected {'none' if path not in made else expected}"
+                f"{'absent' if named is None else f'a {named}'}, expected {'none' if path not in made else expected}"
             )
         for name, value in model.modules[path].items():
             own = vars(made[path])

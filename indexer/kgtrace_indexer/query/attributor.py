@@ -23,7 +23,7 @@ from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet, touching
 from kgtrace_indexer.inputs.model_file import read_model
 from kgtrace_indexer.inputs.triples import out_of_range
-from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
+from kgtrace_indexer.models.featurizer import OF_BCE, Featurizer, featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
 from kgtrace_indexer.names import Damping, Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import GroupSums
@@ -361,7 +361,8 @@ class Attributor:
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
-            return self._featurizer.codes(self.training.triples[rows], self._codec.checked)
+            codes = self._featurizer.codes(self.training.triples[rows], self._codec)
+        return {name: codes[name] for name in (*self._codec.checked, *OF_BCE) if name in codes}
 
     def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""

@@ -8,10 +8,22 @@ share an embedding row with the query come from posting lists. Each stage looks 
 3. *factor bound*: estimate ± slack from stored factors, almost tight;
 4. *exact influence*: recomputed with the model.
 
-The k-th best lower bound is a threshold that only rises. When nothing outside the answer has an upper bound above the
-k-th best exact influence, the answer is the exact top-k, and is certified. After a first round over the posting lists
-and the index's best hits, one range search at the threshold finds everything that could still matter: every query ends
-after two rounds, the second of which is at worst one scan of the stored codes.
+As pseudo-code, with lower and upper bounds by eq. (12) to (14) of ``docs/how-it-works.md``::
+
+    round(triples):
+        sort the triples by index bound, and keep the best max_candidates
+        for each block whose index bound is above the threshold:
+            bounds[block] = estimate ± slack
+        while a triple without an exact influence has an upper bound ≥ threshold:
+            bounds[the likeliest of these] = their exact influences
+
+    threshold = k-th largest lower bound, which only rises
+    round(posting lists + the index's best hits)
+    if the index's other hits may exceed the threshold:
+        round(range search of the index at the threshold)
+    answer = the k largest exact influences; certified if eq. (15) holds
+
+Every query ends after two rounds, the second of which is at worst one scan of the stored codes.
 
 Threshold algorithms: Fagin, Lotem and Naor (2003). Exact maximum inner product search by bounds: Ram and Gray (2012).
 """

@@ -68,7 +68,7 @@ class Total:
                 found += (use.grad * table[use.index.clamp_max(len(table) - 1)]).sum(1)
             if (spread := terms.spread.get(name)) is not None:
                 found += (spread.u.along(table[:-1]) * spread.x[spread.u.group]).sum(1)
-        return found.view(len(terms), terms.directions).sum(1)
+        return found.view(len(terms), terms.per_triple).sum(1)
 
     def changed_rows(self, change: Callable[[Terms], Terms], blocks: Callable[[Tensor], Iterator[Tensor]]) -> "Total":
         """Return the gradient of the tables' rows alone, each as `change` makes it of a gradient that reads that row.

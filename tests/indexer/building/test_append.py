@@ -8,6 +8,7 @@ import pytest
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, build as build_index, open_index
 from kgtrace_indexer.building import checks, parts
 from kgtrace_indexer.building.append import append
+from kgtrace_indexer.index.codec import Codec
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_store import IndexRoot, Vocabulary
 from kgtrace_store.arrays import open_arrays
@@ -138,7 +139,11 @@ def test_what_an_older_generation_lacks_stays_away(umls: Umls, tmp_path: Path, m
     model, vocabulary, table = umls
     old = TripleTable(table.ids[:OLD], table.train_index[:OLD], 0)
     with monkeypatch.context() as before:
-        before.setattr(Featurizer, "codes", lambda self, triples, code, *_: code(self.training_terms_apart(triples)))
+
+        def plain(featurizer: Featurizer, triples: np.ndarray, codec: Codec) -> dict[str, np.ndarray]:
+            return codec.join([codec.encode(terms) for terms in featurizer.training_terms_apart(triples)])
+
+        before.setattr(Featurizer, "codes", plain)
         build(tmp_path, model, vocabulary, old, SMALL)
     append(tmp_path, write(tmp_path / "new.tsv", vocabulary, table.ids[OLD : OLD + NEW]))
     grown = open_index(tmp_path, device="cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_index
-from kgtrace_indexer.models.conve import BIAS
+from kgtrace_indexer.models.conve_network import BIAS
 from kgtrace_store import Vocabulary
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]

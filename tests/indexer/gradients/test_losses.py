@@ -148,11 +148,11 @@ def test_known_tails_include_inverse_directions() -> None:
     ("name", "options", "message"),
     [
         ("hinge", {}, "unknown loss 'hinge'; known: bce, removal, bce-1vsall"),
-        ("bce", {"label_smoothing": 0.1}, "label smoothing is of losses over all tails, .*; loss bce has none"),
+        ("bce", {"label_smoothing": 0.1}, "label smoothing is for losses over all tails, .*; loss bce has none"),
         ("nssa", {"label_smoothing": 0.1}, "loss nssa has none"),
         ("ce-1vsall", {"label_smoothing": 1.0}, "label smoothing is 1.0, must be at least 0 and below 1"),
         ("ce-1vsall", {"label_smoothing": float("nan")}, "label smoothing is nan"),
-        ("bce", {"negatives": 2}, "negatives are of losses that compare with some, margin, .*; loss bce has none"),
+        ("bce", {"negatives": 2}, "negatives are for losses that draw them, margin, .*; loss bce has none"),
         ("margin", {"negatives": 0}, "negatives is 0, must be at least 1"),
     ],
 )

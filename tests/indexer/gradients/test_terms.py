@@ -9,7 +9,8 @@ import torch
 
 from kgtrace_indexer import ModelFile, read_model, read_training_folder
 from kgtrace_indexer.gradients.terms import inner, squared_norms
-from kgtrace_indexer.models.conve import BIAS, ENTITY, ConvE
+from kgtrace_indexer.models.conve import ConvE
+from kgtrace_indexer.models.conve_network import BIAS, ENTITY
 from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
 from tests.indexer.oracle import gradient, pykeen_model
 

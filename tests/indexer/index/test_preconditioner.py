@@ -12,7 +12,7 @@ import torch
 from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, build, open_index
 from kgtrace_indexer.index import bases as projection
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
-from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION
+from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest
 from tests.indexer.oracle import Dense

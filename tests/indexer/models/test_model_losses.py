@@ -322,7 +322,7 @@ def test_random_projections_take_in_all_tails(save: Save) -> None:
         for table, spread in terms.spread.items():
             x, u = spread.x[spread.u.group], spread.u.entries(torch.arange(14))
             rows[table] += [Rows(torch.full((len(x),), e), u[:, e, None] * x) for e in range(14)]
-        dense = Terms(terms.directions, terms.loss, terms.kron, terms.flat, rows)
+        dense = Terms(terms.per_triple, terms.loss, terms.kron, terms.flat, rows)
         projection = RandomProjection("gaussian", 16, seed=0)
         torch.testing.assert_close(projection.project(terms), projection.project(dense), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(inner(terms, terms), inner(dense, dense), rtol=1e-4, atol=1e-6)

@@ -577,7 +577,7 @@ def test_pykeen_is_needed_and_missed(save: Save, monkeypatch: pytest.MonkeyPatch
 
 
 class Score(nn.Module):
-    """What a network does with the rows it has looked up."""
+    """The score of the rows that a network has looked up."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -609,7 +609,7 @@ class ByHand:
         return select_layers(layers, [["entity.weight"], ["relation.weight"]])
 
     def terms(
-        self, head: Tensor, relation: Tensor, tail: Tensor, *, directions: int, loss: Loss, selection: Selection
+        self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: Loss, selection: Selection
     ) -> Terms:
         h, r, t = self.entity[head], self.relation[relation], self.entity[tail]
         value, slope = loss((h * r * t).sum(1))
@@ -617,7 +617,7 @@ class ByHand:
         if selection.head_use:
             uses["entity.weight"].append(Rows(head, slope[:, None] * r * t))
         uses["relation.weight"] = [Rows(relation, slope[:, None] * h * t)]
-        return Terms(directions, value, {}, {}, {table: uses[table] for table in uses if table in selection})
+        return Terms(per_triple, value, {}, {}, {table: uses[table] for table in uses if table in selection})
 
     def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
         return (self.entity[head] * self.relation[relation]) @ self.entity.T

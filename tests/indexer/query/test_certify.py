@@ -25,7 +25,8 @@ from kgtrace_indexer.index.files import Files, Shard, shards_of
 from kgtrace_indexer.index.preconditioner import Preconditioner
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION, ConvE
+from kgtrace_indexer.models.conve import ConvE
+from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.query.cascade import Ask, Cascade
 from kgtrace_indexer.query.certify import Found, value
@@ -66,7 +67,7 @@ def random_model(rng: np.random.Generator, entities: int, relations: int, scale:
 def double(terms: Terms) -> Terms:
     """Return the same gradients in float64."""
     return Terms(
-        terms.directions,
+        terms.per_triple,
         terms.loss.double(),
         {name: Kron(block.u.double(), block.v.double(), block.group) for name, block in terms.kron.items()},
         {name: grad.double() for name, grad in terms.flat.items()},
@@ -148,8 +149,8 @@ class Case:
         """The largest Σ‖g‖ Σ‖g'‖ over loss terms, to which errors of influences are relative: the terms may cancel."""
 
         def largest(terms: Terms) -> torch.Tensor:
-            norms = squared_norms(replace(double(terms), directions=1)).total.clamp_min(0).sqrt()
-            return norms.view(-1, terms.directions).sum(1).max()
+            norms = squared_norms(replace(double(terms), per_triple=1)).total.clamp_min(0).sqrt()
+            return norms.view(-1, terms.per_triple).sum(1).max()
 
         test = [largest(self.test_terms(i)) for i in range(len(self.queries))]
         return float(largest(self.featurizer.training_terms(self.table.ids)) * max(test))
@@ -321,7 +322,7 @@ def test_equal_influences_are_decided_in_few_steps() -> None:
     case = Case(seed=0, triples=300, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
     terms = case.test_terms(0)
     nothing = Terms(
-        terms.directions,
+        terms.per_triple,
         0 * terms.loss,
         {name: Kron(0 * block.u, block.v, block.group) for name, block in terms.kron.items()},
         {name: 0 * grad for name, grad in terms.flat.items()},
