@@ -84,15 +84,11 @@ def build(args: argparse.Namespace) -> int:
     _check_gate_report(args)
     _check_trained(args)
     workers = _workers(args)
-    from kgtrace_indexer.building import torchrun_workers
     from kgtrace_indexer.building.build import build as build_index
 
     config = _configuration(args, layers=tuple(args.layers))
     vocabulary, triples = _training_data(args)
     model = _with_checkpoints(args, vocabulary)
-    if (rank := torchrun_workers.rank()) is not None and rank > 0:
-        torchrun_workers.assist(model)
-        return 0
     with Progress("triples") as progress:
         report = build_index(
             args.index,
@@ -114,13 +110,6 @@ def build(args: argparse.Namespace) -> int:
 
 def _workers(args: argparse.Namespace) -> "Workers | None":
     """Return who computes the gradients: None for this process alone."""
-    from kgtrace_indexer.building import torchrun_workers
-
-    several = torchrun_workers.rank() is not None
-    if several and (args.ray is not None or args.workers is not None):
-        raise WrongCall("torchrun starts the workers: leave --workers and --ray out")
-    if several:
-        return torchrun_workers.TorchrunWorkers()
     if args.ray is not None:
         from kgtrace_indexer.building.ray_workers import RayWorkers
 
