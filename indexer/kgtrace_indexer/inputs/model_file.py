@@ -1,6 +1,6 @@
 """Trained models as inert data: read from what PyKEEN and PyTorch save, written as safetensors and JSON.
 
-Neither PyKEEN nor anything a pickle names is imported; see :mod:`kgtrace_indexer.inputs.pickles`.
+Neither PyKEEN nor anything a pickle names is imported; see :mod:`kgtrace_indexer.inputs.inert`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import safetensors.torch
 import torch
 
 from kgtrace_indexer.inputs import conve_shape
-from kgtrace_indexer.inputs.pickles import Global, Inert, StoredTensor, TorchArchive, open_archive, quote
+from kgtrace_indexer.inputs.inert import Global, Inert, StoredTensor, quote
 from kgtrace_indexer.inputs.pykeen_versions import current_form, current_names
+from kgtrace_indexer.inputs.torch_files import TorchArchive, open_archive
 from kgtrace_store import durable
 from kgtrace_store.errors import (
     BadRequest,

@@ -271,7 +271,9 @@ def check_against_folder(folder: Path, vocabulary: Vocabulary, table: TripleTabl
 
 def _sizes(folder: Path) -> tuple[int, int]:
     """Number of entities and of relations, without inverses, in a folder without id maps."""
-    from kgtrace_indexer.inputs.pickles import open_archive  # imports torch, which the rest of this module does without
+    from kgtrace_indexer.inputs.torch_files import (
+        open_archive,
+    )  # imports torch, which the rest of this module does without
 
     try:
         with open_archive(folder / BASE) as archive:
