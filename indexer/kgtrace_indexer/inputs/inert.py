@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from kgtrace_indexer.inputs.text_files import quote
+
 MAX_PICKLE_STEPS = 4 * 2**20
 """Most opcodes that are executed. A label takes three; an opcode can make an object of a hundred bytes, so this
 bounds a hostile file to a few hundred MB and seconds."""
@@ -46,7 +48,6 @@ _DTYPES = {
 """Element type by the name of the storage class in module ``torch``."""
 
 _INT64 = 2**63
-_LONGEST_QUOTE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +121,6 @@ def read_pickle(data: bytes) -> object:
     return _Machine(data).load()
 
 
-def quote(text: object) -> str:
-    """A foreign string for a message: one line, of bounded length."""
-    text = str(text)
-    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
-
-
 class _Memo(dict[int, Any]):
     def __missing__(self, index: int) -> Any:
         raise BadPickle(f"it recalls value {index}, which it never stored")
@@ -193,7 +188,7 @@ class _Machine(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Storage:
         """``("storage", class, key, location, numel)``, the only outside reference ``torch.save`` makes."""
         match pid:
-            case ("storage", Global() as kind, str(key), _, int(numel)) if _is_count(numel):
+            case ("storage", Global() as kind, str(key), _, int(numel)) if is_count(numel):
                 pass
             case _:
                 raise BadPickle("a reference to something that is not a storage")
@@ -332,11 +327,12 @@ def _tensor(storage: Storage, offset: Any, size: tuple[Any, ...], stride: tuple[
     """A view whose numbers are sane in themselves; whether the storage holds it is checked on loading."""
     if len(size) != len(stride) or len(size) > MAX_DIMENSIONS:
         raise BadPickle(f"a tensor of {len(size)} dimensions with {len(stride)} strides")
-    counts = all(_is_count(n) for n in (offset, *size, *stride))
+    counts = all(is_count(n) for n in (offset, *size, *stride))
     if not counts or math.prod(max(n, 1) for n in size) >= _INT64:
         raise BadPickle("a tensor whose offset, size or stride is negative or too large")
     return StoredTensor(storage, offset, size, stride)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is a size or a number of things that PyTorch can hold."""
     return type(value) is int and 0 <= value < _INT64

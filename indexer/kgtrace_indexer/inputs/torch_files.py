@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from kgtrace_indexer.inputs.inert import MAX_PICKLE_STEPS, BadPickle, Storage, StoredTensor, TooLong, quote, read_pickle
+from kgtrace_indexer.inputs.inert import MAX_PICKLE_STEPS, BadPickle, Storage, StoredTensor, TooLong, read_pickle
+from kgtrace_indexer.inputs.text_files import quote
 from kgtrace_store.errors import UnreadableModel
 
 MAX_PICKLE_BYTES = 64 * 2**20

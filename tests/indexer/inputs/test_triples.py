@@ -17,14 +17,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from kgtrace_indexer.inputs.triples import (
-    MAX_LINE_BYTES,
-    check_against_folder,
-    read_folder_vocabulary,
-    read_training_folder,
-    read_triples,
-    read_vocabulary,
-)
+from kgtrace_indexer.inputs.id_maps import read_vocabulary
+from kgtrace_indexer.inputs.text_files import MAX_LINE_BYTES
+from kgtrace_indexer.inputs.training_folder import check_against_folder, read_folder_vocabulary, read_training_folder
+from kgtrace_indexer.inputs.triples import read_triples
 from kgtrace_store.errors import (
     DuplicateId,
     EmptyInput,
