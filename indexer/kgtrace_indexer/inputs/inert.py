@@ -155,7 +155,7 @@ class _Machine(pickle._Unpickler):
                     raise BadPickle(f"opcode {name} at byte {self._file.tell() - 1}")
                 _HANDLERS[opcode](self)
             else:
-                raise TooLong
+                raise TooLong(f"more than the {MAX_PICKLE_STEPS} steps allowed")
         except IndexError as e:
             raise BadPickle("it takes a value from an empty stack") from e
         except (ValueError, struct.error, pickle.UnpicklingError) as e:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kgtrace_indexer.inputs.inert import MAX_PICKLE_STEPS, BadPickle, Storage, StoredTensor, TooLong, read_pickle
+from kgtrace_indexer.inputs.inert import BadPickle, Storage, StoredTensor, TooLong, read_pickle
 from kgtrace_indexer.inputs.text_files import quote
 from kgtrace_store.errors import UnreadableModel
 
@@ -170,10 +170,9 @@ def _root(path: Path, archive: zipfile.ZipFile, prefix: str) -> object:
         )
     try:
         return read_pickle(_stored(path, archive, entry))
-    except TooLong:
+    except TooLong as e:
         raise UnreadableModel(
-            f"{path} describes its objects in more than the {MAX_PICKLE_STEPS} steps allowed; "
-            "save the weights alone: torch.save(model.state_dict(), FILE)"
+            f"{path} describes its objects in {e}; save the weights alone: torch.save(model.state_dict(), FILE)"
         ) from None
     except BadPickle as e:
         raise UnreadableModel(f"{path} holds a pickle that torch.save does not write: {e}") from e

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,16 +177,50 @@ def test_the_command_line_takes_workers(umls_folder: Path, umls_index: Path, tmp
     assert_same(umls_index, tmp_path)
 
 
+class SharedCluster:
+    """Stands for what `ray.init` returns: the first call makes a cluster, which later ones find, and nobody ends."""
+
+    def __init__(self, ray: Any) -> None:
+        self.ray, self.start, self.users = ray, ray.init, 0
+
+    def init(self, **options: Any) -> "SharedCluster":
+        if not self.ray.is_initialized():
+            self.start(**options)
+        return self
+
+    def __enter__(self) -> None:
+        self.users += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.users -= 1
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kgtrace[scale]'")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(ray: Any) -> Iterator[SharedCluster]:
+    cluster = SharedCluster(ray)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", cluster.init)
+        yield cluster
+
+
 class TestRay:
     """A cluster of this machine alone."""
 
-    @pytest.fixture(autouse=True)
-    def _installed(self) -> Iterator[None]:
-        ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kgtrace[scale]'")
-        yield
-        assert not ray.is_initialized()
+    def test_a_cluster_that_is_not_there_is_named(self, ray: Any, few: Umls, tmp_path: Path) -> None:
+        """And not waited for."""
+        from kgtrace_indexer.building.ray_workers import RayWorkers
 
-    def test_actors_build_the_same_index(self, few: Umls, alone: Path, tmp_path: Path) -> None:
+        with pytest.raises(BadRequest, match="no Ray cluster answers at auto"):
+            build(tmp_path, *few, CONFIG, workers=RayWorkers("auto"))
+
+    def test_actors_build_the_same_index(self, cluster: SharedCluster, few: Umls, alone: Path, tmp_path: Path) -> None:
         """Also where they were killed: others take their parts up."""
         from kgtrace_indexer.building.ray_workers import RayWorkers
 
@@ -195,21 +230,16 @@ class TestRay:
         progress = Killing(actors)
         build(tmp_path, *few, CONFIG, workers=RayWorkers("local", 2), progress=progress)
         assert progress.killed
+        assert cluster.users == 0
         assert_same(alone, tmp_path)
 
-    def test_what_an_actor_raises_is_raised(self, few: Umls, tmp_path: Path) -> None:
+    def test_what_an_actor_raises_is_raised(self, cluster: SharedCluster, few: Umls, tmp_path: Path) -> None:
         """By its name."""
         from kgtrace_indexer.building.ray_workers import RayWorkers
 
         with pytest.raises(BadRequest, match="directions 'sideways'"):
             list(RayWorkers("local", 1).encode(wrong_task(few, tmp_path), [range(64)]))
-
-    def test_a_cluster_that_is_not_there_is_named(self, few: Umls, tmp_path: Path) -> None:
-        """And not waited for."""
-        from kgtrace_indexer.building.ray_workers import RayWorkers
-
-        with pytest.raises(BadRequest, match="no Ray cluster answers at auto"):
-            build(tmp_path, *few, CONFIG, workers=RayWorkers("auto"))
+        assert cluster.users == 0
 
 
 def _descendants(process: int) -> Iterator[int]:
