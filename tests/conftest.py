@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for every process of the tests, and before anything loads OpenMP
@@ -22,6 +22,27 @@ settings.register_profile("any-speed", settings(), deadline=None, suppress_healt
 settings.load_profile("any-speed")
 
 
+LONGEST = (
+    "tests/test_matrix.py",
+    "tests/indexer/index/test_self_influence.py",
+    "tests/end_to_end/test_examples.py",
+    "tests/indexer/building/test_workers.py",
+    "tests/end_to_end/test_real_models.py",
+    "tests/test_site.py",
+    "tests/end_to_end/test_night_crashes.py",
+    "tests/store/test_crashes.py",
+    "tests/indexer/inputs/test_pickles.py",
+)
+"""Files of tests that take half a minute or so, longest first."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: of those that are run last, one keeps a core busy and the others idle."""
+    ranks = {REPOSITORY / file: rank for rank, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 def pytest_collection_finish() -> None:
     """Leave modules and collected tests out of garbage collections: PyKEEN collects after each epoch, half a second."""
     gc.collect()
@@ -32,6 +53,14 @@ def pytest_collection_finish() -> None:
 def _one_thread() -> None:
     """Keep runs comparable between machines of many cores and of few, and quick where the cores are busy."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_not_waited_for() -> Iterator[None]:
+    """Leave out what forces files to disk, which only a loss of power shows; `tests.faults.Disk` loses it of itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which knows a descriptor from none
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from benchmarks.truth.retraining import FOLDER, outcome
 from benchmarks.truth.scores import Influences, influences
 from benchmarks.truth.training import Recipe, Sampled, train
 from kgtrace_indexer import read_model
-from kgtrace_indexer.inputs.model_file import with_checkpoints
+from kgtrace_indexer.inputs.model_reader import with_checkpoints
 
 _SMALL = Recipe(checkpoints=(25, 50, 75, 100))
 _COMPLEX = Recipe(model="ComplEx", rate=0.01, epochs=48, checkpoints=(12, 24, 36, 48))

@@ -16,17 +16,11 @@ if TYPE_CHECKING:
     )
     from kgtrace_indexer.building.append import append as append
     from kgtrace_indexer.building.build import BuildConfig as BuildConfig, BuildReport as BuildReport, build as build
-    from kgtrace_indexer.inputs.model_file import (
-        ModelFile as ModelFile,
-        read_model as read_model,
-        write_model as write_model,
-    )
-    from kgtrace_indexer.inputs.triples import (
-        TripleTable as TripleTable,
-        read_training_folder as read_training_folder,
-        read_triples as read_triples,
-        read_vocabulary as read_vocabulary,
-    )
+    from kgtrace_indexer.inputs.id_maps import read_vocabulary as read_vocabulary
+    from kgtrace_indexer.inputs.model_file import ModelFile as ModelFile, write_model as write_model
+    from kgtrace_indexer.inputs.model_reader import read_model as read_model
+    from kgtrace_indexer.inputs.training_folder import read_training_folder as read_training_folder
+    from kgtrace_indexer.inputs.triples import TripleTable as TripleTable, read_triples as read_triples
     from kgtrace_indexer.names import Direction as Direction, Group as Group, Order as Order, Ranking as Ranking
     from kgtrace_indexer.query.analyzer import TracInAnalyzer as TracInAnalyzer
     from kgtrace_indexer.query.attributor import Attributor as Attributor, open_index as open_index
@@ -45,8 +39,11 @@ __all__, __getattr__ = door(
         ],
         "kgtrace_indexer.building.append": ["append"],
         "kgtrace_indexer.building.build": ["BuildConfig", "BuildReport", "build"],
-        "kgtrace_indexer.inputs.model_file": ["ModelFile", "read_model", "write_model"],
-        "kgtrace_indexer.inputs.triples": ["TripleTable", "read_training_folder", "read_triples", "read_vocabulary"],
+        "kgtrace_indexer.inputs.model_file": ["ModelFile", "write_model"],
+        "kgtrace_indexer.inputs.model_reader": ["read_model"],
+        "kgtrace_indexer.inputs.id_maps": ["read_vocabulary"],
+        "kgtrace_indexer.inputs.training_folder": ["read_training_folder"],
+        "kgtrace_indexer.inputs.triples": ["TripleTable", "read_triples"],
         "kgtrace_indexer.names": ["Direction", "Group", "Order", "Ranking"],
         "kgtrace_indexer.query.analyzer": ["TracInAnalyzer"],
         "kgtrace_indexer.query.attributor": ["Attributor", "open_index"],

@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from kgtrace_indexer.answers import Answer as Answer, Attribution as Attribution, Restriction as Restriction
     from kgtrace_indexer.building.append import append as append
     from kgtrace_indexer.building.build import BuildConfig as BuildConfig, build as build
-    from kgtrace_indexer.inputs.model_file import read_model as read_model, write_model as write_model
-    from kgtrace_indexer.inputs.triples import (
-        read_training_folder as read_training_folder,
-        read_triples as read_triples,
-        read_vocabulary as read_vocabulary,
-    )
+    from kgtrace_indexer.inputs.id_maps import read_vocabulary as read_vocabulary
+    from kgtrace_indexer.inputs.model_file import write_model as write_model
+    from kgtrace_indexer.inputs.model_reader import read_model as read_model
+    from kgtrace_indexer.inputs.training_folder import read_training_folder as read_training_folder
+    from kgtrace_indexer.inputs.triples import read_triples as read_triples
     from kgtrace_indexer.query.analyzer import TracInAnalyzer as TracInAnalyzer
     from kgtrace_indexer.query.attributor import Attributor as Attributor, open_index as open_index
     from kgtrace_server.client import AsyncClient as AsyncClient, Client as Client, LocalClient as LocalClient
@@ -34,8 +33,11 @@ __all__, _public = door(
         "kgtrace_indexer.answers": ["Answer", "Attribution", "Restriction"],
         "kgtrace_indexer.building.append": ["append"],
         "kgtrace_indexer.building.build": ["BuildConfig", "build"],
-        "kgtrace_indexer.inputs.model_file": ["read_model", "write_model"],
-        "kgtrace_indexer.inputs.triples": ["read_training_folder", "read_triples", "read_vocabulary"],
+        "kgtrace_indexer.inputs.model_file": ["write_model"],
+        "kgtrace_indexer.inputs.model_reader": ["read_model"],
+        "kgtrace_indexer.inputs.id_maps": ["read_vocabulary"],
+        "kgtrace_indexer.inputs.training_folder": ["read_training_folder"],
+        "kgtrace_indexer.inputs.triples": ["read_triples"],
         "kgtrace_indexer.query.analyzer": ["TracInAnalyzer"],
         "kgtrace_indexer.query.attributor": ["Attributor", "open_index"],
         "kgtrace_server.client": ["AsyncClient", "Client", "LocalClient"],

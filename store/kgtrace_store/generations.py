@@ -128,9 +128,7 @@ class IndexRoot:
         durable.make_folder(self.path)
         with locks.builder(self.path / layout.BUILD_LOCK):
             folder = self._staging / fingerprint[: layout.STAGING_KEY_LENGTH]
-            if fresh:
-                durable.remove_tree(folder)
-            yield open_staging(folder, self._generations, fingerprint)
+            yield open_staging(folder, self._generations, fingerprint, fresh=fresh)
 
     def publish(self, generation: str, *, expected: str | EllipsisType | None = ...) -> None:
         """Make a generation the live one, after comparing its checksums.

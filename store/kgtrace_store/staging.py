@@ -11,16 +11,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kgtrace_store import durable, layout
-from kgtrace_store.errors import CorruptGeneration, ResumeRefused, StorageFailed
+from kgtrace_store.errors import CorruptGeneration, StorageFailed
 from kgtrace_store.generation import Generation, list_tree
+from kgtrace_store.journal import Journal, claim, open_journal
 from kgtrace_store.manifest import FileRecord, Manifest
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 class Staging:
     """The folder of one build. :func:`open_staging` makes one, under the builder's lock."""
 
-    def __init__(self, folder: Path, generations: Path, fingerprint: str, journal: dict[str, FileRecord]) -> None:
+    def __init__(self, folder: Path, generations: Path, fingerprint: str, journal: Journal) -> None:
         self.path = folder / layout.STAGED
         """Everything in this folder becomes the generation."""
         self.fingerprint = fingerprint
@@ -43,7 +45,7 @@ class Staging:
     def parts(self) -> list[str]:
         """Names of the finished parts, those of earlier attempts included, in the order they were
         finished."""
-        return list(self._journal)
+        return [step["part"] for step in self._journal.steps]
 
     def part_path(self, name: str) -> Path:
         """Where a part lies, or is to be written."""
@@ -63,9 +65,7 @@ class Staging:
 
         Raises :class:`CorruptGeneration` when it is not there and :class:`StorageFailed`.
         """
-        record = FileRecord.of(self.part_path(name))
-        durable.append(self._folder / layout.JOURNAL, _journal_line(name, record))
-        self._journal[name] = record
+        self._journal.add({"part": name, **asdict(FileRecord.of(self.part_path(name)))})
 
     def draft(
         self, *, configuration: Mapping[str, Any], counts: Mapping[str, int], provenance: Mapping[str, Any]
@@ -116,27 +116,24 @@ class Staging:
         return generation
 
 
-def open_staging(folder: Path, generations: Path, fingerprint: str) -> Staging:
+def open_staging(folder: Path, generations: Path, fingerprint: str, *, fresh: bool) -> Staging:
     """Begin a build in ``folder``, or go on with the one in it: parts whose checksums match are kept.
 
-    Raises :class:`ResumeRefused` when another build is in it and :class:`StorageFailed`.
+    ``fresh`` discards what is in it. Raises :class:`ResumeRefused` when another build is in it and
+    :class:`StorageFailed`.
     """
-    wanted = {"schema_version": layout.SCHEMA_VERSION, "fingerprint": fingerprint}
-    record = folder / layout.STAGING_RECORD
-    if record.exists():
-        found = _read_json(record.read_bytes())
-        if found != wanted:
-            raise ResumeRefused(
-                f"{folder} holds a build of {found}, this build is {wanted}: start afresh to discard it"
-            )
-    else:  # killed before anything was finished
-        durable.remove_tree(folder)
-        durable.make_folder(folder)
-        durable.replace_file(record, json.dumps(wanted).encode() + b"\n")
+    job = {"schema_version": layout.SCHEMA_VERSION, "fingerprint": fingerprint}
+    claim(folder, layout.STAGING_RECORD, job, other="another build", fresh=fresh)
     durable.remove_tree(folder / layout.STAGED)
     durable.make_folder(folder / layout.STAGED)
-    durable.make_folder(folder / layout.PARTS)
-    return Staging(folder, generations, fingerprint, _recover_journal(folder))
+    parts = folder / layout.PARTS
+    durable.make_folder(parts)
+    journal = open_journal(folder, valid=partial(_is_whole, parts))
+    staging = Staging(folder, generations, fingerprint, journal)
+    for leftover in parts.iterdir():
+        if leftover.name not in staging.parts():
+            durable.remove_file(leftover)
+    return staging
 
 
 def generation_ids(generations: Path) -> list[str]:
@@ -146,38 +143,13 @@ def generation_ids(generations: Path) -> list[str]:
     return sorted(p.name for p in generations.iterdir() if layout.GENERATION_ID.fullmatch(p.name))
 
 
-def _recover_journal(folder: Path) -> dict[str, FileRecord]:
-    """The parts that are what the journal says; the journal and the folder are left with exactly these."""
-    path = folder / layout.JOURNAL
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    parts = folder / layout.PARTS
-    journal: dict[str, FileRecord] = {}
-    for line in lines:
-        match _read_json(line):
-            case {"part": str(name), "bytes": int(size), "sha256": str(digest)}:
-                record = FileRecord(size, digest)
-                with contextlib.suppress(CorruptGeneration):  # missing
-                    if FileRecord.of(parts / name) == record:
-                        journal[name] = record
-            case _:  # torn while it was written
-                pass
-    for leftover in parts.iterdir():
-        if leftover.name not in journal:
-            durable.remove_file(leftover)
-    durable.replace_file(path, b"".join(_journal_line(name, record) for name, record in journal.items()))
-    return journal
-
-
-def _journal_line(name: str, record: FileRecord) -> bytes:
-    return json.dumps({"part": name, "bytes": record.bytes, "sha256": record.sha256}).encode() + b"\n"
-
-
-def _read_json(data: bytes) -> Any:
-    """None for anything that is not JSON."""
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None
+def _is_whole(parts: Path, step: Any) -> bool:
+    """Whether a part is what the journal says of it."""
+    match step:
+        case {"part": str(name), "bytes": int(size), "sha256": str(digest)}:
+            with contextlib.suppress(CorruptGeneration):  # missing
+                return FileRecord.of(parts / name) == FileRecord(size, digest)
+    return False
 
 
 def _next_id(generations: Path, fingerprint: str, now: datetime) -> str:

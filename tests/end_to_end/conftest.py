@@ -15,6 +15,7 @@ from kgtrace_indexer.building import parts
 from kgtrace_indexer.threads import limit_threads
 from kgtrace_store import IndexRoot, Vocabulary, layout
 from kgtrace_store.manifest import FileRecord
+from tests.faults import interrupted
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 Answer = tuple[str, list[int], list[float]]
@@ -39,7 +40,8 @@ class Night:
             build(self.begun, *tiny, self.old)
         self.before = self.answer(self.begun)
         undisturbed = shutil.copytree(self.begun, folder / "undisturbed")
-        self.build(undisturbed)
+        with interrupted(-1, "never") as self.operations:
+            self.build(undisturbed)
         self.after = self.answer(undisturbed)
         self.files = files(undisturbed)
         assert self.before != self.after

@@ -23,11 +23,9 @@ def sample(steps: Iterable[int]) -> list[int]:
     return sorted(random.Random(0).sample(list(steps), SAMPLED))
 
 
-def operations(night: Night, folder: Path) -> range:
+def operations(night: Night) -> range:
     """Number the file operations of a build and its publication, and what comes after the last of them."""
-    with interrupted(-1, "never") as done:
-        night.build(shutil.copytree(night.begun, folder / "counted"))
-    return range(len(done) + 1)
+    return range(len(night.operations) + 1)
 
 
 def writes(night: Night, folder: Path) -> range:
@@ -79,12 +77,12 @@ def fail(night: Night, folder: Path, code: int, steps: Iterable[int]) -> list[An
 
 def test_a_build_killed_at_some_steps(night: Night, tmp_path: Path) -> None:
     """A build that dies between or in the middle of file operations is made up for, bit for bit."""
-    assert kill(night, tmp_path, "half", sample(operations(night, tmp_path)))
+    assert kill(night, tmp_path, "half", sample(operations(night)))
 
 
 def test_power_cuts_at_some_steps(night: Night, tmp_path: Path) -> None:
     """The same when everything is lost that was not forced to disk."""
-    assert cut_power(night, tmp_path, "everything", sample(operations(night, tmp_path)))
+    assert cut_power(night, tmp_path, "everything", sample(operations(night)))
 
 
 def test_failures_at_some_steps(night: Night, tmp_path: Path) -> None:
@@ -95,9 +93,8 @@ def test_failures_at_some_steps(night: Night, tmp_path: Path) -> None:
 def test_a_build_resumed_with_other_threads(night: Night, tmp_path: Path) -> None:
     """Sums in another order make for other last bits in the parts that were not finished; the answers are the same."""
     root = shutil.copytree(night.begun, tmp_path / "root")
-    with interrupted(-1, "never") as done:
-        night.build(shutil.copytree(night.begun, tmp_path / "counted"))
-    _directions, _first, second, *_ = (at for at, name in enumerate(done) if name == "append")  # to the journal
+    appends = (at for at, name in enumerate(night.operations) if name == "append")  # to the journal
+    _directions, _first, second, *_ = appends
     with interrupted(second, "before"), suppress(Killed):
         night.build(root)
     night.build(root, threads=2)
@@ -119,14 +116,14 @@ def at_all(run: Callable[[range], list[Answer]], steps: range, night: Night) -> 
 @pytest.mark.parametrize("how", ["before", "after", "half", "fail"])
 def test_a_build_killed_at_every_step(night: Night, tmp_path: Path, how: str) -> None:
     """As above, at every file operation of build and publication."""
-    at_all(lambda steps: kill(night, tmp_path, how, steps), operations(night, tmp_path), night)
+    at_all(lambda steps: kill(night, tmp_path, how, steps), operations(night), night)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", get_args(Lost))
 def test_power_cuts_at_every_step(night: Night, tmp_path: Path, lost: Lost) -> None:
     """As above, at every file operation, and whichever part of what was not forced to disk is lost."""
-    at_all(lambda steps: cut_power(night, tmp_path, lost, steps), operations(night, tmp_path), night)
+    at_all(lambda steps: cut_power(night, tmp_path, lost, steps), operations(night), night)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The slow truth: gradients from PyTorch's autograd on the original PyKEEN module, one triple at a time."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,16 @@ def gradient(
     )
 
 
+_TABLES = (ENTITY, BIAS, RELATION)
+_model = cache(pykeen_model)
+
+
+@cache
+def _rows(folder: Path, triple: tuple[int, ...], direction: str, loss: Loss) -> Tensor:
+    """Return the gradient of one direction's ℓ(−s) by all embedding rows; several tests ask for the same ones."""
+    return gradient(_model(folder), np.array(triple), [direction], _TABLES, loss=loss)
+
+
 class Dense:
     """P of the preconditioned score as a matrix for each embedding row of ConvE, whose bias is one more number."""
 
@@ -67,14 +78,17 @@ class Dense:
 
         With `bases`, a row's F is its own in their directions, and its mean on what these leave out.
         """
-        self.model = pykeen_model(folder)
-        self.rate, self.bases = rate, bases
-        self.shapes = {name: p.shape for name, p in self.model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
+        self.folder, self.rate, self.bases = folder, rate, bases
+        self.shapes = {name: p.shape for name, p in _model(folder).named_parameters() if name in _TABLES}
         self.training = self.rows(triples, directions, loss)
 
     def rows(self, triples: np.ndarray, directions: Iterable[str], loss: Loss = softplus) -> dict[str, torch.Tensor]:
         """Return gradients (n, rows, d) of each table, in float64."""
-        grads = torch.stack([gradient(self.model, triple, directions, self.shapes, loss=loss) for triple in triples])
+        one_by_one = [
+            [_rows(self.folder, tuple(triple), direction, loss) for direction in directions]
+            for triple in triples.tolist()
+        ]
+        grads = torch.stack([torch.stack(terms).sum(0) for terms in one_by_one])
         parts = (self.rate**0.5 * grads.double()).split([shape.numel() for shape in self.shapes.values()], 1)
         found = {
             name: part.view(len(triples), *self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)

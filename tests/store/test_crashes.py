@@ -82,10 +82,11 @@ def test_any_step_may_be_the_last(tmp_path: Path, how: str) -> None:
     """Whatever file operation a build ends at, readers see old or new, whole, and the next build succeeds."""
     total = count_operations(tmp_path / "counted")
     assert total > 40
+    begun = IndexRoot(tmp_path / "begun")
+    build(begun, OLD)
     seen = set()
     for at in range(total):
-        root = IndexRoot(tmp_path / f"{how}{at}")
-        build(root, OLD)
+        root = IndexRoot(shutil.copytree(begun.path, tmp_path / f"{how}{at}"))
         try:
             with interrupted(at, how):
                 build(root, NEW)

@@ -21,7 +21,7 @@ from kgtrace_indexer.building.parts import Progress, encode, parts_of, require_s
 from kgtrace_indexer.index.codec import read_codec
 from kgtrace_indexer.index.files import Files, shards_of
 from kgtrace_indexer.index.training_set import in_order
-from kgtrace_indexer.inputs.model_file import read_model
+from kgtrace_indexer.inputs.model_reader import read_model
 from kgtrace_indexer.inputs.sampling import sample_table
 from kgtrace_indexer.inputs.triples import TripleTable, read_triples
 from kgtrace_indexer.models.featurizer import featurizer_for

@@ -32,8 +32,8 @@ from kgtrace_indexer.index.codec import DTYPES, PCA, PROJECTIONS, Codec, Princip
 from kgtrace_indexer.index.files import shards_of
 from kgtrace_indexer.index.preconditioner import SCORES, check_damping, check_rows
 from kgtrace_indexer.inputs.model_file import ModelFile, write_model
-from kgtrace_indexer.inputs.pickles import quote
 from kgtrace_indexer.inputs.sampling import check_sampling, sample_table
+from kgtrace_indexer.inputs.text_files import quote
 from kgtrace_indexer.inputs.triples import TripleTable, out_of_range
 from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.models.protocol import pick_device

@@ -11,7 +11,7 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
-from kgtrace_indexer.building.workers import Encoder, Task, count_lost, use_gpu
+from kgtrace_indexer.building.workers import Encoder, Task, count_lost
 from kgtrace_store.errors import KgtraceError
 
 
@@ -83,7 +83,8 @@ def _serve(connection: "Connection[str | KgtraceError, range]", task: Task, numb
     """Encode parts for as long as somebody asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; who asks then ends us
     torch.set_num_threads(threads)
-    use_gpu(number)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
     encoder: Encoder | None = None
     with suppress(EOFError, BrokenPipeError):
         while True:

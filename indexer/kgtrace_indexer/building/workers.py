@@ -1,4 +1,4 @@
-"""Parts of a build, encoded by other processes: on this machine, by Ray, or by torchrun.
+"""Parts of a build, encoded by other processes: on this machine, or by Ray.
 
 The builder chooses directions, says which parts are missing, and enters finished ones in its journal; workers encode a
 part at a time, and write it into a folder that all of them see. A worker knows nothing of other parts, so whatever
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from kgtrace_indexer.building.lanes import Lanes
 from kgtrace_indexer.building.parts import Progress, encode, encode_part, part_name
@@ -124,9 +123,3 @@ def count_lost(lost: Counter[range], part: range, more: str) -> None:
     lost[part] += 1
     if lost[part] == ATTEMPTS:
         raise WorkerLost(f"{ATTEMPTS} workers died over training triples {part.start} to {part.stop}{more}")
-
-
-def use_gpu(number: int) -> None:
-    """Let ``cuda`` mean one of this machine's GPUs, if there are any: workers of other numbers have others."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())

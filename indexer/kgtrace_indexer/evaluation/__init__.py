@@ -7,7 +7,7 @@
 """
 
 from kgtrace_indexer.evaluation.configurations import Configuration
-from kgtrace_indexer.evaluation.journal import Accuracy
+from kgtrace_indexer.evaluation.findings import Accuracy
 from kgtrace_indexer.evaluation.run import Evaluation, Measured, MeasuredIndex, evaluate
 
 __all__ = ["Accuracy", "Configuration", "Evaluation", "Measured", "MeasuredIndex", "evaluate"]

@@ -1,7 +1,7 @@
 """Scans of the training triples by which configurations are judged.
 
 Configurations with the same layers share a scan, and those among them with the same kind of projection a projection.
-Influences lie in files, one row for each test triple, until the configurations they belong to are in the journal.
+Influences lie in files, one row for each test triple, until the accuracies of their configurations are noted.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ from numpy.lib.format import open_memmap
 
 from kgtrace_indexer.building.parts import Progress
 from kgtrace_indexer.evaluation.configurations import Configuration
-from kgtrace_indexer.evaluation.journal import Accuracy, Journal
+from kgtrace_indexer.evaluation.findings import Accuracy, Findings
 from kgtrace_indexer.evaluation.measures import average_ranks, overlap, pearson, top
 from kgtrace_indexer.evaluation.problem import Problem
 from kgtrace_indexer.gradients.layers import Selection
@@ -40,11 +40,11 @@ def estimate_of(configuration: Configuration) -> Estimate:
 
 
 def judge(
-    configurations: Sequence[Configuration], problem: Problem, folder: Path, journal: Journal, progress: Progress
+    configurations: Sequence[Configuration], problem: Problem, folder: Path, findings: Findings, progress: Progress
 ) -> np.ndarray:
-    """Enter the accuracy of all configurations in the journal; return the exact influences, (b, n) float32.
+    """Enter the accuracy of all configurations in the findings; return the exact influences, (b, n) float32.
 
-    The journal stands for the scans of an earlier attempt, and a file in `folder` for the exact influences.
+    The findings stand for the scans of an earlier attempt, and a file in `folder` for the exact influences.
 
     Raises `NonFinite` for influences that are not, naming the training triple, and `StorageFailed`.
     """
@@ -53,7 +53,7 @@ def judge(
     whole = problem.featurizer.selection
     by_layers: dict[Selection, list[Configuration]] = {whole: []}  # first, for all others are compared with it
     for configuration in configurations:
-        if configuration not in journal.accuracy:
+        if configuration not in findings.accuracy:
             by_layers.setdefault(problem.featurizer_of(configuration).selection, []).append(configuration)
     for selection, same in by_layers.items():
         layers = same[0].shown_layers if same else "all"
@@ -70,7 +70,7 @@ def judge(
             found[None] = exact
         assert exact is not None
         for configuration, accuracy in _accuracies(same, found, exact, problem).items():
-            journal.add_accuracy(configuration, accuracy)
+            findings.add_accuracy(configuration, accuracy)
         for estimate in estimates:
             durable.remove_file(folder / _file(estimate))
     assert exact is not None

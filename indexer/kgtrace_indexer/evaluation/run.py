@@ -9,7 +9,7 @@ from kgtrace_indexer.building.build import BuildConfig, build, check_input
 from kgtrace_indexer.building.parts import Progress
 from kgtrace_indexer.evaluation.accuracy import judge
 from kgtrace_indexer.evaluation.configurations import Configuration, configurations
-from kgtrace_indexer.evaluation.journal import Accuracy, Built, open_journal
+from kgtrace_indexer.evaluation.findings import Accuracy, Built, open_findings
 from kgtrace_indexer.evaluation.measures import overlap
 from kgtrace_indexer.evaluation.plain_loop import PlainLoop
 from kgtrace_indexer.evaluation.problem import Problem
@@ -123,13 +123,13 @@ def evaluate(
     problem = Problem.of(model, table, test, config, top_k, order)
     loop = _plain_loop(model, problem)
     compared = configurations(problem.featurizer.model, list(model.tensors))
-    with open_journal(folder, problem.fingerprint(model, config, compared), fresh=fresh) as journal:
-        exact = judge(compared, problem, folder, journal, progress)
-        if journal.built is None:
+    with open_findings(folder, problem.fingerprint(model, config, compared), fresh=fresh) as findings:
+        exact = judge(compared, problem, folder, findings, progress)
+        if findings.built is None:
             durable.remove_tree(folder / _INDEX)  # a build that goes on would seem quicker than it is
             report = build(folder / _INDEX, model, vocabulary, table, config, progress=progress)
-            journal.add_built(Built(sum(report.seconds.values()), report.bytes))
-        assert journal.built is not None
+            findings.add_built(Built(sum(report.seconds.values()), report.bytes))
+        assert findings.built is not None
         attributor = open_index(folder / _INDEX, device=config.device)
         seconds = query_seconds(compared, problem, attributor, loop, progress)
         shared, certified = _ask(attributor, problem, exact)
@@ -139,13 +139,13 @@ def evaluate(
             directions=problem.featurizer.directions,
             loop_seconds_a_query=seconds.loop,
             configurations=[
-                Measured(c, len(problem.rows(c)), journal.accuracy[c], seconds.configurations[c]) for c in compared
+                Measured(c, len(problem.rows(c)), findings.accuracy[c], seconds.configurations[c]) for c in compared
             ],
             index=MeasuredIndex(
                 overlap=shared,
                 certified=certified,
-                build_seconds=journal.built.seconds,
-                bytes=journal.built.bytes,
+                build_seconds=findings.built.seconds,
+                bytes=findings.built.bytes,
                 seconds_a_query=float(np.median(seconds.index)),
                 slowest_seconds=max(seconds.index),
             ),

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms, inner, squared_norms
 from kgtrace_indexer.index.training_set import in_order
-from kgtrace_indexer.inputs.model_file import ModelFile, read_model
+from kgtrace_indexer.inputs.model_file import ModelFile
+from kgtrace_indexer.inputs.model_reader import read_model
 from kgtrace_indexer.inputs.pykeen_versions import METADATA, VERSION
 from kgtrace_indexer.inputs.sampling import sample_table
 from kgtrace_indexer.inputs.triples import TripleTable, out_of_range

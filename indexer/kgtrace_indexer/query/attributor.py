@@ -21,7 +21,7 @@ from kgtrace_indexer.index.preconditioner import SCORES, Preconditioner, check_d
 from kgtrace_indexer.index.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet, touching
-from kgtrace_indexer.inputs.model_file import read_model
+from kgtrace_indexer.inputs.model_reader import read_model
 from kgtrace_indexer.inputs.triples import out_of_range
 from kgtrace_indexer.models.featurizer import OF_BCE, Featurizer, featurizer_for
 from kgtrace_indexer.models.protocol import pick_device

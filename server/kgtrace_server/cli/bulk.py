@@ -21,6 +21,7 @@ from kgtrace_server.cli import render
 from kgtrace_server.service import Question, Service
 from kgtrace_store import durable, locks
 from kgtrace_store.errors import BuilderRunning, ResumeRefused
+from kgtrace_store.journal import LOCK, claim
 
 if TYPE_CHECKING:
     from kgtrace_server.wire import Influences
@@ -163,14 +164,8 @@ def _open_journal(output: Path, facts: Mapping[str, Any], *, fresh: bool) -> Ite
     """Open, under a lock, the journal beside an output file: an empty one, or one of the same question."""
     journal = _Journal(output.with_name(output.name + ".partial"))
     durable.make_folder(journal.folder)
-    with _sole_writer(output, journal.folder / "lock"):
-        question = journal.folder / _QUESTION
-        if fresh or not question.exists():
-            for path in sorted(journal.folder.iterdir()):
-                if path.name != "lock":
-                    durable.remove_file(path)
-            durable.replace_file(question, render.json_text(facts).encode())
-        _require_same(question, facts)
+    with _sole_writer(output, journal.folder / LOCK):
+        claim(journal.folder, _QUESTION, facts, other="another answer", fresh=fresh)
         yield journal
 
 
@@ -181,22 +176,3 @@ def _sole_writer(output: Path, lock: Path) -> Iterator[None]:
             yield
     except BuilderRunning as e:
         raise BuilderRunning(f"another process is writing {output}: wait for it, or choose another output") from e
-
-
-def _require_same(question: Path, facts: Mapping[str, Any]) -> None:
-    try:
-        found = json.loads(question.read_bytes())
-        differing = [name for name in facts if found[name] != facts[name]]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ResumeRefused(f"{question} cannot be read: begin anew with --fresh") from e
-    if differing:
-        changes = ", ".join(f"{name} was {_short(found[name])}, is {_short(facts[name])}" for name in differing)
-        raise ResumeRefused(
-            f"{question.parent} holds the beginning of another answer ({changes}): "
-            "ask as before to finish that, or discard it with --fresh"
-        )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:39] + "…"

@@ -84,15 +84,11 @@ def build(args: argparse.Namespace) -> int:
     _check_gate_report(args)
     _check_trained(args)
     workers = _workers(args)
-    from kgtrace_indexer.building import torchrun_workers
     from kgtrace_indexer.building.build import build as build_index
 
     config = _configuration(args, layers=tuple(args.layers))
     vocabulary, triples = _training_data(args)
     model = _with_checkpoints(args, vocabulary)
-    if (rank := torchrun_workers.rank()) is not None and rank > 0:
-        torchrun_workers.assist(model)
-        return 0
     with Progress("triples") as progress:
         report = build_index(
             args.index,
@@ -114,13 +110,6 @@ def build(args: argparse.Namespace) -> int:
 
 def _workers(args: argparse.Namespace) -> "Workers | None":
     """Return who computes the gradients: None for this process alone."""
-    from kgtrace_indexer.building import torchrun_workers
-
-    several = torchrun_workers.rank() is not None
-    if several and (args.ray is not None or args.workers is not None):
-        raise WrongCall("torchrun starts the workers: leave --workers and --ray out")
-    if several:
-        return torchrun_workers.TorchrunWorkers()
     if args.ray is not None:
         from kgtrace_indexer.building.ray_workers import RayWorkers
 
@@ -581,7 +570,7 @@ def _configuration(args: argparse.Namespace, **more: Any) -> "BuildConfig":
 
 def _with_checkpoints(args: argparse.Namespace, vocabulary: "Vocabulary") -> "ModelFile":
     """Read the model, and the checkpoints whose influences are summed."""
-    from kgtrace_indexer.inputs.model_file import with_checkpoints
+    from kgtrace_indexer.inputs.model_reader import with_checkpoints
 
     return with_checkpoints(_read_model(args, len(vocabulary.relations)), args.checkpoints, args.learning_rates)
 
@@ -609,7 +598,7 @@ def _say_table(args: argparse.Namespace, facts: Mapping[str, Any], rows: Sequenc
 
 
 def _read_model(args: argparse.Namespace, num_relations: int | None) -> "ModelFile":
-    from kgtrace_indexer.inputs.model_file import read_model
+    from kgtrace_indexer.inputs.model_reader import read_model
 
     return read_model(
         args.model,
@@ -620,7 +609,7 @@ def _read_model(args: argparse.Namespace, num_relations: int | None) -> "ModelFi
 
 
 def _count_relations(relation_to_id: Path) -> int:
-    from kgtrace_indexer.inputs.triples import read_vocabulary
+    from kgtrace_indexer.inputs.id_maps import read_vocabulary
 
     # Both maps have one format, and only the number of relations is wanted.
     return len(read_vocabulary(relation_to_id, relation_to_id).relations)
@@ -636,7 +625,7 @@ def _lacks_labels(carried: Path) -> bool:
     """Whether there are training triples without labels beside a model."""
     if not carried.is_dir():
         return False
-    from kgtrace_indexer.inputs.triples import has_labels
+    from kgtrace_indexer.inputs.training_folder import has_labels
 
     return not has_labels(carried)
 
@@ -664,14 +653,10 @@ def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]"
 
     Raises `VocabularyMismatch` where the former contradict the latter.
     """
-    from kgtrace_indexer.inputs.model_file import check_place
-    from kgtrace_indexer.inputs.triples import (
-        NUMERIC_TRIPLES,
-        check_against_folder,
-        read_folder_vocabulary,
-        read_triples,
-        read_vocabulary,
-    )
+    from kgtrace_indexer.inputs.id_maps import read_vocabulary
+    from kgtrace_indexer.inputs.model_reader import check_place
+    from kgtrace_indexer.inputs.training_folder import NUMERIC_TRIPLES, check_against_folder, read_folder_vocabulary
+    from kgtrace_indexer.inputs.triples import read_triples
 
     carried = _carried(args)
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():

@@ -1,31 +1,27 @@
 """Builds that several processes share, against one that did all by itself, bit for bit."""
 
-import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build
-from kgtrace_indexer.building import parts, torchrun_workers
+from kgtrace_indexer.building import parts
 from kgtrace_indexer.building.local_workers import LocalWorkers
 from kgtrace_indexer.building.workers import ATTEMPTS, Task, Workers
 from kgtrace_server.cli import parser as cli
 from kgtrace_store import IndexRoot, Vocabulary, layout
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import BadRequest, MissingExtra, NonFinite, WorkerLost
-from tests.conftest import REPOSITORY
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 TRIPLES, PART = 300, 64
@@ -181,16 +177,50 @@ def test_the_command_line_takes_workers(umls_folder: Path, umls_index: Path, tmp
     assert_same(umls_index, tmp_path)
 
 
+class SharedCluster:
+    """Stands for what `ray.init` returns: the first call makes a cluster, which later ones find, and nobody ends."""
+
+    def __init__(self, ray: Any) -> None:
+        self.ray, self.start, self.users = ray, ray.init, 0
+
+    def init(self, **options: Any) -> "SharedCluster":
+        if not self.ray.is_initialized():
+            self.start(**options)
+        return self
+
+    def __enter__(self) -> None:
+        self.users += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.users -= 1
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kgtrace[scale]'")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(ray: Any) -> Iterator[SharedCluster]:
+    cluster = SharedCluster(ray)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", cluster.init)
+        yield cluster
+
+
 class TestRay:
     """A cluster of this machine alone."""
 
-    @pytest.fixture(autouse=True)
-    def _installed(self) -> Iterator[None]:
-        ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kgtrace[scale]'")
-        yield
-        assert not ray.is_initialized()
+    def test_a_cluster_that_is_not_there_is_named(self, ray: Any, few: Umls, tmp_path: Path) -> None:
+        """And not waited for."""
+        from kgtrace_indexer.building.ray_workers import RayWorkers
 
-    def test_actors_build_the_same_index(self, few: Umls, alone: Path, tmp_path: Path) -> None:
+        with pytest.raises(BadRequest, match="no Ray cluster answers at auto"):
+            build(tmp_path, *few, CONFIG, workers=RayWorkers("auto"))
+
+    def test_actors_build_the_same_index(self, cluster: SharedCluster, few: Umls, alone: Path, tmp_path: Path) -> None:
         """Also where they were killed: others take their parts up."""
         from kgtrace_indexer.building.ray_workers import RayWorkers
 
@@ -200,21 +230,16 @@ class TestRay:
         progress = Killing(actors)
         build(tmp_path, *few, CONFIG, workers=RayWorkers("local", 2), progress=progress)
         assert progress.killed
+        assert cluster.users == 0
         assert_same(alone, tmp_path)
 
-    def test_what_an_actor_raises_is_raised(self, few: Umls, tmp_path: Path) -> None:
+    def test_what_an_actor_raises_is_raised(self, cluster: SharedCluster, few: Umls, tmp_path: Path) -> None:
         """By its name."""
         from kgtrace_indexer.building.ray_workers import RayWorkers
 
         with pytest.raises(BadRequest, match="directions 'sideways'"):
             list(RayWorkers("local", 1).encode(wrong_task(few, tmp_path), [range(64)]))
-
-    def test_a_cluster_that_is_not_there_is_named(self, few: Umls, tmp_path: Path) -> None:
-        """And not waited for."""
-        from kgtrace_indexer.building.ray_workers import RayWorkers
-
-        with pytest.raises(BadRequest, match="no Ray cluster answers at auto"):
-            build(tmp_path, *few, CONFIG, workers=RayWorkers("auto"))
+        assert cluster.users == 0
 
 
 def _descendants(process: int) -> Iterator[int]:
@@ -239,42 +264,3 @@ def test_ray_is_needed_and_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"kgtrace\[scale\]"):
         RayWorkers("auto")
-
-
-@pytest.mark.parametrize("deadly", ["", "1"])
-def test_torchrun_builds_the_same_index(umls_folder: Path, umls_index: Path, tmp_path: Path, deadly: str) -> None:
-    """On two ranks; and where one is killed over its first part, the next attempt goes on."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    command += ["-m", "tests.torchrun_rank", "build", "--model", str(umls_folder), "--index", str(tmp_path)]
-    environment = {**os.environ, "KGTRACE_TEST_DEADLY": deadly, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--dim", "16", "--landmarks", "512"],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert ("exitcode: -9" in done.stderr) == bool(deadly)
-    assert_same(umls_index, tmp_path)
-
-
-def test_what_another_rank_raises_is_raised(few: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its name, by rank 0."""
-    store, task = HashStore(), wrong_task(few, tmp_path)
-    monkeypatch.setattr(torchrun_workers, "_store", lambda: store)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    said = {"configuration": task.configuration, "folder": str(tmp_path), "batch_size": 8, "device": "cpu"}
-    store.set("task", json.dumps({**said, "parts": [[0, 64]]}))
-    torchrun_workers.assist(few[0])  # takes the only part, and reports
-    with pytest.raises(BadRequest, match="directions 'sideways'"):
-        list(torchrun_workers.TorchrunWorkers().encode(task, [range(64)]))
-
-
-def test_torchrun_starts_the_workers_itself(
-    umls_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """More of them are refused."""
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    run = partial(cli.main, ["build", "--model", str(umls_folder), "--index", str(tmp_path), "--workers", "2"])
-    with pytest.raises(SystemExit, match="2"):
-        run()
-    assert "torchrun starts the workers" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from kgtrace_indexer.building import checks, files
 from kgtrace_indexer.building.append import append
 from kgtrace_indexer.index import bases as projection, self_influence
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
-from kgtrace_indexer.inputs.model_file import with_checkpoints
+from kgtrace_indexer.inputs.model_reader import with_checkpoints
 from kgtrace_indexer.models.conve_network import ENTITY, RELATION
 from kgtrace_server.cli.demo import train_umls
 from kgtrace_store import Vocabulary, layout

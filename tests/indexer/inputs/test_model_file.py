@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from kgtrace_indexer.inputs.conve_shape import infer_shape
-from kgtrace_indexer.inputs.model_file import ModelFile, read_checkpoint, read_model, write_model
+from kgtrace_indexer.inputs.model_file import ModelFile, write_model
+from kgtrace_indexer.inputs.model_reader import read_checkpoint, read_model
 from kgtrace_store.errors import (
     NonFinite,
     SchemaTooNew,
@@ -165,7 +166,7 @@ def test_losses_keep_their_scalars(tmp_path: Path) -> None:
 def test_reading_never_imports_pykeen(saved: Path) -> None:
     """A model is read in a process that has not loaded PyKEEN, and does not load it."""
     code = (
-        "import sys; from pathlib import Path; from kgtrace_indexer.inputs.model_file import read_model; "
+        "import sys; from pathlib import Path; from kgtrace_indexer.inputs.model_reader import read_model; "
         f"read_model(Path({str(saved)!r})); sys.exit('pykeen' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from kgtrace_indexer.inputs import pickles
-from kgtrace_indexer.inputs.pickles import Global, Inert, StoredTensor, open_archive
+from kgtrace_indexer.inputs import inert, torch_files
+from kgtrace_indexer.inputs.inert import Global, Inert, StoredTensor
+from kgtrace_indexer.inputs.torch_files import TorchArchive, open_archive
 from kgtrace_store.errors import UnreadableModel
 
 DTYPES = [
@@ -106,7 +107,7 @@ def refusal(path: Path) -> str | None:
     return None
 
 
-def _loaded(archive: pickles.TorchArchive, value: Any) -> Any:
+def _loaded(archive: TorchArchive, value: Any) -> Any:
     if isinstance(value, StoredTensor):
         return archive.load(value)
     if isinstance(value, dict):
@@ -360,17 +361,19 @@ def test_cycles_are_read(tmp_path: Path) -> None:
 
 def test_an_oversized_description_is_refused_unread(tmp_path: Path) -> None:
     """A data.pkl above the limit is refused by its size, with a way out."""
-    data = dumps(bytes(pickles.MAX_PICKLE_BYTES), protocol=4)
+    data = dumps(bytes(torch_files.MAX_PICKLE_BYTES), protocol=4)
     with pytest.raises(UnreadableModel, match=r"more than the 67108864 allowed; save the weights alone"):
         read_all(write_archive(tmp_path / "x.pt", data))
 
 
-def test_a_description_of_too_many_steps_is_refused(tmp_path: Path) -> None:
+def test_a_description_of_too_many_steps_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a file of small size can make is bounded by its opcodes: the last one that is allowed is executed."""
-    body = b"\x80\x02" + (pickle.NONE + pickle.POP) * (pickles.MAX_PICKLE_STEPS // 2 - 2)
+    assert inert.MAX_PICKLE_STEPS == 4 * 2**20
+    monkeypatch.setattr(inert, "MAX_PICKLE_STEPS", 1003)
+    body = b"\x80\x02" + (pickle.NONE + pickle.POP) * 500
     assert read_all(write_archive(tmp_path / "x.pt", body + pickle.NONE + b".")) is None
-    longer = write_archive(tmp_path / "y.pt", body + pickle.NONE + (pickle.POP + pickle.NONE) * 2 + b".")
-    with pytest.raises(UnreadableModel, match=r"in more than the 4194304 steps allowed; save the weights alone"):
+    longer = write_archive(tmp_path / "y.pt", body + pickle.NONE * 2 + b".")
+    with pytest.raises(UnreadableModel, match=r"in more than the 1003 steps allowed; save the weights alone"):
         read_all(longer)
 
 

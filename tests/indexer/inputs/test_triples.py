@@ -17,14 +17,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from kgtrace_indexer.inputs.triples import (
-    MAX_LINE_BYTES,
-    check_against_folder,
-    read_folder_vocabulary,
-    read_training_folder,
-    read_triples,
-    read_vocabulary,
-)
+from kgtrace_indexer.inputs.id_maps import read_vocabulary
+from kgtrace_indexer.inputs.text_files import MAX_LINE_BYTES
+from kgtrace_indexer.inputs.training_folder import check_against_folder, read_folder_vocabulary, read_training_folder
+from kgtrace_indexer.inputs.triples import read_triples
 from kgtrace_store.errors import (
     DuplicateId,
     EmptyInput,
@@ -588,18 +584,15 @@ def test_labels_and_numbers_of_one_data_set_are_the_same_triples(model: str, dat
 @needs_shared
 def test_a_large_file_is_read_in_little_memory() -> None:
     """Of the text of 272,115 triples no more than a line is ever held beside what is made of it."""
-    vocabulary, _ = read_training_folder(SHARED / "models" / "conve-fb15k-237" / "training_triples")
-    path = SHARED / "data" / "FB15k-237" / "train.txt"
-    table = read_triples(path, vocabulary)
-    assert len(table.ids) == 272_115
+    vocabulary = read_folder_vocabulary(SHARED / "models" / "conve-fb15k-237" / "training_triples")
     tracemalloc.start()
     try:
-        read_triples(path, vocabulary)
-        assert (
-            tracemalloc.get_traced_memory()[1] < 2 * (table.ids.nbytes + table.train_index.nbytes) + 4 * MAX_LINE_BYTES
-        )
+        table = read_triples(SHARED / "data" / "FB15k-237" / "train.txt", vocabulary)
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    assert len(table.ids) == 272_115
+    assert peak < 2 * (table.ids.nbytes + table.train_index.nbytes) + 4 * MAX_LINE_BYTES
 
 
 @needs_shared

@@ -12,7 +12,7 @@ from kgtrace_indexer import BuildConfig, TripleTable, build, open_index, read_mo
 from kgtrace_indexer.building.build import check_input
 from kgtrace_indexer.gradients.losses import bce
 from kgtrace_indexer.gradients.terms import inner, squared_norms
-from kgtrace_indexer.inputs.model_file import read_checkpoint, with_checkpoints
+from kgtrace_indexer.inputs.model_reader import read_checkpoint, with_checkpoints
 from kgtrace_indexer.models.checkpoints import Checkpoints, parameter_of
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.models.protocol import scoring_model

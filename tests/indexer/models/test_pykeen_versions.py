@@ -14,7 +14,7 @@ import torch
 
 from kgtrace_indexer import ModelFile, TracInAnalyzer, read_model, read_training_folder, write_model
 from kgtrace_indexer.gradients.terms import inner
-from kgtrace_indexer.inputs.model_file import read_checkpoint
+from kgtrace_indexer.inputs.model_reader import read_checkpoint
 from kgtrace_indexer.inputs.pykeen_versions import current_form
 from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.models.pykeen import pykeen_model

@@ -1,0 +1,177 @@
+"""Lines and fields of text files, read as streams.
+
+Files may be compressed with gzip, bzip2 or xz, or be the only file of a zip archive (told by content, not by name);
+they may start with a byte-order mark, end lines with CRLF and hold blank lines.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from kgtrace_store.errors import UnreadableInput
+
+MAX_LINE_BYTES = 1 << 20
+"""A longer line means that the file is not text; reading it whole could take all memory."""
+
+INTEGER = re.compile(r"-?[0-9]{1,18}")
+"""An id, if in range."""
+
+_BUFFER_BYTES = 1 << 20
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\r?\Z)')
+"""A field in the quotes of CSV: it may hold anything, and quotes twice."""
+_LONGEST_QUOTE = 100
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of every line that is not blank.
+
+    Raises :class:`UnreadableInput`, naming the line.
+    """
+    return without_ends(text_lines(path))
+
+
+def without_ends(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, without CR at their ends."""
+    return ((number, text.rstrip("\r")) for number, text in lines if not is_blank(text))
+
+
+def is_blank(text: str) -> bool:
+    return not text.rstrip("\r").strip(" ")
+
+
+def csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    """Number of the first line, and fields, of every row of a file with the quotes of CSV; CR at the end is kept.
+
+    A field in quotes may go on over several lines. Quotes that CSV would not write are taken as they are.
+    """
+    lines = iter(lines)
+    waiting: deque[tuple[int, str]] = deque()
+    while line := waiting.popleft() if waiting else next(lines, None):
+        number, text = line
+        if is_blank(text):
+            continue
+        fields = csv_fields(text)
+        if fields is None and text.count('"') % 2:
+            taken: list[str] = []
+            room, ended = MAX_LINE_BYTES, False
+            while room > 0 and not ended and (line := waiting.popleft() if waiting else next(lines, None)):
+                taken.append(line[1])
+                room, ended = room - len(line[1]) - 1, line[1].count('"') % 2 == 1
+            fields = csv_fields("\n".join([text, *taken]))
+            if fields is None:
+                waiting.extendleft((number + len(taken) - i, text) for i, text in enumerate(reversed(taken)))
+        yield number, text.split("\t") if fields is None else fields
+
+
+def csv_fields(text: str) -> list[str] | None:
+    """The fields of a row with the quotes of CSV undone; None if a quote opens a field and none ends it."""
+    if '"' not in text:
+        return text.split("\t")
+    fields = []
+    at = 0
+    while True:
+        quoted = _QUOTED.match(text, at)
+        if quoted is None and text.startswith('"', at):
+            return None
+        start = at if quoted is None else quoted.end()
+        end = text.find("\t", start)
+        end = len(text) if end < 0 else end
+        fields.append(text[start:end] if quoted is None else quoted[1].replace('""', '"') + text[start:end])
+        if end == len(text):
+            return fields
+        at = end + 1
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of every line, up to its LF.
+
+    Raises :class:`UnreadableInput`, naming the line.
+    """
+    number = 0
+    kind = None
+    try:
+        with ExitStack() as stack:
+            raw = stack.enter_context(io.BufferedReader(io.FileIO(path), _BUFFER_BYTES))
+            kind = _compression(raw.peek(10)[:10])
+            f = raw if kind is None else stack.enter_context(_decompressed(path, raw, kind))
+            while line := f.readline(MAX_LINE_BYTES):
+                number += 1
+                if number == 1:
+                    _check_encoding(path, line)
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if len(line) >= MAX_LINE_BYTES:
+                    why = "its lines end in CR alone: end them with LF" if b"\r" in line else "not a text file?"
+                    raise UnreadableInput(f"{path} line {number} is longer than {MAX_LINE_BYTES} bytes: {why}")
+                yield number, line.removesuffix(b"\n").decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise UnreadableInput(
+            f"{path} line {number} is not UTF-8: {e.reason} at byte {e.start}; convert the file"
+        ) from e
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as e:
+        raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after line {number}: {e}") from e
+    except OSError as e:
+        if kind is not None and e.errno is None:  # not the system's, but what gzip and bz2 say of their data
+            raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after line {number}: {e}") from e
+        raise UnreadableInput(f"cannot read {path}: {e.strerror}") from e
+
+
+def _compression(head: bytes) -> str | None:
+    """What a file that begins so is compressed with, if with anything that is read here."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"BZh") and head[4:] in (b"1AY&SY", b"\x17rE8P\x90"):  # the first block, or the end of none
+        return "bzip2"
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return "xz"
+    return "zip" if head.startswith(b"PK\x03\x04") else None
+
+
+def _decompressed(path: Path, raw: io.BufferedReader[Any], kind: str) -> IO[bytes]:
+    """The content of a compressed file; of a zip archive, that of its only file."""
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if kind == "bzip2":
+        return bz2.BZ2File(raw)
+    if kind == "xz":
+        return lzma.LZMAFile(raw)
+    archive = zipfile.ZipFile(raw)
+    files = [entry for entry in archive.infolist() if not entry.is_dir() and not entry.filename.startswith("__MACOSX/")]
+    if len(files) != 1:
+        raise UnreadableInput(
+            f"{path} is a zip archive of {len(files)} files, not of one: unpack it and name one of them"
+        )
+    try:
+        return archive.open(files[0])
+    except (RuntimeError, NotImplementedError) as e:  # encrypted, or compressed in a way that Python does not know
+        raise UnreadableInput(f"{path} cannot be unpacked here: {e}; unpack it first") from e
+
+
+def _check_encoding(path: Path, line: bytes) -> None:
+    """Raise `UnreadableInput` for a file that is text in another encoding, or compressed in another way."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnreadableInput(f"{path} line 1 is not UTF-8: it is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
+    if line.startswith(b"\x28\xb5\x2f\xfd"):
+        raise UnreadableInput(f"{path} is compressed with Zstandard, which is not read here: decompress it first")
+
+
+def line_ends(line: str) -> str:
+    """Say in a message what is wrong with a line that holds CR."""
+    return "; its lines end in CR alone: end them with LF" if "\r" in line else ""
+
+
+def quote(text: object) -> str:
+    """A foreign string for a message: one line, of bounded length."""
+    text = str(text)
+    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
