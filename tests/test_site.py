@@ -99,7 +99,7 @@ def test_references_are_those_of_the_code(site: Path, pages: dict[Path, Links]) 
     assert set(verbs) <= pages[command_line].anchors
     text = command_line.read_text()
     shown = [action for action in actions(parser()) if action.help != argparse.SUPPRESS]
-        flags = {flag for action in shown for flag in action.option_strings if flag.startswith("--")}
+    flags = {flag for action in shown for flag in action.option_strings if flag.startswith("--")}
     assert {flag for flag in flags if flag not in text} == set()
     assert "/srv/somewhere" not in text
     settings = (site / "reference" / "settings" / "index.html").read_text()
