@@ -9,19 +9,9 @@ import httpx
 
 from kgtrace_indexer.names import Group
 from kgtrace_server.problems import error_of
-from kgtrace_server.schema.answers import (
-    Aggregate,
-    Answer,
-    Entities,
-    IndexInfo,
-    Influences,
-    Predictions,
-    Relations,
-    SelfInfluences,
-    from_json,
-)
+from kgtrace_server.schema.answers import Aggregate, Answer, Influences, Predictions, SelfInfluences, from_json
 from kgtrace_server.schema.fields import as_json
-from kgtrace_server.schema.operation import Generations, Switched
+from kgtrace_server.schema.operation import Entities, Generations, IndexInfo, Relations, Switched
 from kgtrace_server.schema.questions import Triple, Triples
 from kgtrace_store import errors
 

@@ -24,17 +24,9 @@ from kgtrace_indexer.names import Group
 from kgtrace_server import calls, catalogue
 from kgtrace_server.calls import Call, Retries as Retries, ServiceError as ServiceError
 from kgtrace_server.problems import cannot_switch
-from kgtrace_server.schema.answers import (
-    Aggregate,
-    Answer,
-    IndexInfo,
-    Influences,
-    Named,
-    Predictions,
-    SelfInfluences,
-)
+from kgtrace_server.schema.answers import Aggregate, Answer, Influences, Named, Predictions, SelfInfluences
 from kgtrace_server.schema.fields import Ref
-from kgtrace_server.schema.operation import GenerationInfo, Switched
+from kgtrace_server.schema.operation import GenerationInfo, IndexInfo, Switched
 from kgtrace_server.schema.questions import (
     AggregateRequest,
     InfluenceOptions,

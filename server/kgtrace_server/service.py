@@ -13,10 +13,8 @@ from kgtrace_indexer.names import Group
 from kgtrace_server.schema.answers import (
     Aggregate,
     Answer,
-    Entities,
     Explanation,
     GroupInfluence,
-    IndexInfo,
     Influence,
     Influences,
     InfluenceSum,
@@ -24,12 +22,12 @@ from kgtrace_server.schema.answers import (
     NamedTriple,
     Prediction,
     Predictions,
-    Relations,
     Seconds,
     SelfInfluence,
     SelfInfluences,
 )
 from kgtrace_server.schema.fields import FIELDS, Condition, Filter, Ref
+from kgtrace_server.schema.operation import Entities, IndexInfo, Relations
 from kgtrace_server.schema.questions import (
     AggregateRequest,
     InfluenceRequest,

@@ -113,6 +113,45 @@ def _precondition(text: str) -> str:
 
 # Arguments.
 
+_SHARED: Mapping[str, Mapping[str, Any]] = {
+    "--batch-size": {"type": _batch_size, "metavar": "N|auto", "help": "triples computed together (default: auto)"},
+    "--device": {
+        "choices": DEVICES,
+        "default": "auto",
+        "help": "where gradients are computed (default: %(default)s)",
+    },
+    "--directions": {"choices": choices(Directions), "help": "of the training side (default: as trained)"},
+    "--embedding-dim": {"type": integer(1), "metavar": "D", "help": "numbers in an entity's row"},
+    "--entity-to-id": {"type": Path, "metavar": "FILE", "help": "lines of label⇥id or id⇥label"},
+    "--fresh": {"action": "store_true", "help": "discard what an interrupted run left beside --output"},
+    "--ids": {"action": "store_true"},
+    "--interaction": {"metavar": "NAME", "help": "as PyKEEN calls it: ConvE"},
+    "--json": {"action": "store_true", "help": "print JSON"},
+    "--max-test-triples": {"type": integer(1), "metavar": "N", "help": "only the first N of --test"},
+    "--order": {"choices": ORDERS, "default": ORDERS[0], "help": "default: %(default)s"},
+    "--output": {"type": Path, "metavar": "FILE"},
+    "--relation-to-id": {"type": Path, "metavar": "FILE", "help": "the same for relations"},
+    "--seed": {"type": integer(0), "default": 0, "metavar": "N"},
+    "--skip-unknown": {"action": "store_true", "help": "count and skip lines with unknown labels"},
+    "--stratify-by": {"choices": STRATA, "help": "draw that share from the triples of each, and at least one"},
+    "--test": {"type": Path, "metavar": "FILE", "help": "test triples: lines of head⇥relation⇥tail"},
+    "--test-indices": {"type": integer(0), "nargs": "+", "metavar": "I", "help": "rows of --test, from 0"},
+    "--top-k": {
+        "type": integer(1),
+        "default": 10,
+        "metavar": "K",
+        "help": "training triples to name (default: %(default)s)",
+    },
+    "--train": {"type": Path, "metavar": "FILE", "help": "lines of head⇥relation⇥tail"},
+}
+"""Arguments of several verbs, as `argparse` takes them."""
+
+
+def add(to: Container, *flags: str, **changes: Any) -> None:
+    """Add shared arguments, with changes."""
+    for flag in flags:
+        to.add_argument(flag, **{**_SHARED[flag], **changes})
+
 
 def common(default: object) -> argparse.ArgumentParser:
     """``--debug``, before the verb and after it; the one after it must not undo the one before."""
@@ -134,54 +173,20 @@ def index(to: Container) -> None:
     )
 
 
-def device(to: Container) -> None:
-    """``--device``."""
-    to.add_argument(
-        "--device", choices=DEVICES, default="auto", help="where gradients are computed (default: %(default)s)"
-    )
+def generation(to: Container) -> None:
+    """How a generation is built, and where."""
+    index(to)
+    add(to, "--device", "--batch-size")
+    engine(to)
+    to.add_argument("--no-publish", dest="publish", action="store_false", help="build, but do not make it live")
+    add(to, "--fresh", help="discard what an interrupted build left")
+    to.add_argument("--gate-report", type=Path, metavar="FILE", help="also write the verdict of the checks there")
+    add(to, "--json")
 
 
 def engine(to: Container) -> None:
     """Which engine searches."""
     add_flags(to, ENGINE_SETTINGS)
-
-
-def batch(to: Container) -> None:
-    """``--batch-size``."""
-    to.add_argument(
-        "--batch-size", type=_batch_size, metavar="N|auto", help="triples computed together (default: auto)"
-    )
-
-
-def json(to: Container) -> None:
-    """``--json``."""
-    to.add_argument("--json", action="store_true", help="print JSON")
-
-
-def fresh(to: Container, run: str = "run left beside --output") -> None:
-    """``--fresh``."""
-    to.add_argument("--fresh", action="store_true", help=f"discard what an interrupted {run}")
-
-
-def seed(to: Container, of: str) -> None:
-    """``--seed``."""
-    to.add_argument("--seed", type=integer(0), default=0, metavar="N", help=f"{of} (default: %(default)s)")
-
-
-def top_k(to: Container, purpose: str = "name") -> None:
-    """``--top-k``."""
-    to.add_argument(
-        "--top-k",
-        type=integer(1),
-        default=10,
-        metavar="K",
-        help=f"training triples to {purpose} (default: %(default)s)",
-    )
-
-
-def order(to: Container, orders: tuple[str, ...] = ORDERS) -> None:
-    """``--order``, of which the first is the default."""
-    to.add_argument("--order", choices=orders, default=orders[0], help="default: %(default)s")
 
 
 def score(to: Container, meaning: str) -> None:
@@ -191,22 +196,9 @@ def score(to: Container, meaning: str) -> None:
     either.add_argument("--precondition", dest="score", type=_precondition, help=argparse.SUPPRESS)
 
 
-def explained(to: Container, *, required: bool = False) -> None:
-    """``--test``."""
-    to.add_argument(
-        "--test",
-        type=Path,
-        required=required,
-        metavar="FILE",
-        help="test triples: lines of head⇥relation⇥tail",
-    )
-
-
-def explained_rows(to: Container) -> None:
+def test_rows(to: Container) -> None:
     """Which triples of ``--test`` are explained."""
-    some = to.add_mutually_exclusive_group()
-    some.add_argument("--test-indices", type=integer(0), nargs="+", metavar="I", help="rows of --test, from 0")
-    some.add_argument("--max-test-triples", type=integer(1), metavar="N", help="only the first N of --test")
+    add(to.add_mutually_exclusive_group(), "--test-indices", "--max-test-triples")
 
 
 def filters(to: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
@@ -237,36 +229,22 @@ def model(to: argparse.ArgumentParser, flag: str = "--model") -> None:
 
 def state_dict(to: argparse.ArgumentParser) -> None:
     """The facts that a bare state dict lacks."""
-    group = to.add_argument_group("facts that a bare state dict does not tell")
-    group.add_argument("--interaction", metavar="NAME", help="as PyKEEN calls it: ConvE")
-    group.add_argument("--embedding-dim", type=integer(1), metavar="D", help="numbers in an entity's row")
-
-
-def id_maps(to: Container) -> None:
-    """The ids of labels."""
-    to.add_argument("--entity-to-id", type=Path, metavar="FILE", help="lines of label⇥id or id⇥label")
-    to.add_argument("--relation-to-id", type=Path, metavar="FILE", help="the same for relations")
+    add(to.add_argument_group("facts that a bare state dict does not tell"), "--interaction", "--embedding-dim")
 
 
 def trained(to: argparse.ArgumentParser, ids_in: str) -> None:
     """A model, and its training triples."""
     model(to)
     data = to.add_argument_group("training data, where the model's folder does not carry it")
-    data.add_argument("--train", type=Path, metavar="FILE", help="lines of head⇥relation⇥tail")
-    id_maps(data)
+    add(data, "--train", "--entity-to-id", "--relation-to-id")
     data.add_argument("--names", type=Path, metavar="FILE", help="lines of label⇥name, for people to read")
-    data.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
+    add(data, "--skip-unknown")
     ids(data, ids_in)
 
 
 def ids(to: Container, files: str) -> None:
     """``--ids``."""
-    to.add_argument("--ids", action="store_true", help=f"the lines of {files} hold ids, not labels")
-
-
-def directions(to: Container) -> None:
-    """``--directions``."""
-    to.add_argument("--directions", choices=choices(Directions), help="of the training side (default: as trained)")
+    add(to, "--ids", help=f"the lines of {files} hold ids, not labels")
 
 
 def gradients(to: Container, loss: str) -> None:
@@ -307,16 +285,4 @@ def gradients(to: Container, loss: str) -> None:
         metavar="X",
         help="weight of each checkpoint, or one for all (default: 1)",
     )
-    directions(to)
-
-
-def generation(to: Container) -> None:
-    """How a generation is built, and where."""
-    index(to)
-    device(to)
-    batch(to)
-    engine(to)
-    to.add_argument("--no-publish", dest="publish", action="store_false", help="build, but do not make it live")
-    fresh(to, "build left")
-    to.add_argument("--gate-report", type=Path, metavar="FILE", help="also write the verdict of the checks there")
-    json(to)
+    add(to, "--directions")

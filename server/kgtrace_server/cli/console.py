@@ -3,7 +3,7 @@
 import argparse
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kgtrace_server.cli import render
@@ -17,11 +17,6 @@ A = TypeVar("A", Aggregate, SelfInfluences)
 def say(args: argparse.Namespace, facts: Mapping[str, Any], text: str) -> None:
     """Print a result: its facts as JSON on request, else a text."""
     sys.stdout.write(render.json_text(facts) if args.json else text)
-
-
-def say_table(args: argparse.Namespace, facts: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> None:
-    """Print a result: its facts as JSON on request, else a table."""
-    say(args, facts, render.table(rows))
 
 
 def say_answer(

@@ -60,12 +60,12 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run, parser=added, command_line=root)
         return added
 
-    build.add(verb)
-    query.add(verb)
-    tracin.add(verb)
-    self_influence.add(verb)
-    evaluate.add(verb)
-    operate.add(verb)
+    build.register(verb)
+    query.register(verb)
+    tracin.register(verb)
+    self_influence.register(verb)
+    evaluate.register(verb)
+    operate.register(verb)
     return root
 
 

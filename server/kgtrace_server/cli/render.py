@@ -17,6 +17,7 @@ from kgtrace_server.schema.answers import (
     Named,
     NamedTriple,
     SelfInfluences,
+    Table,
     to_json,
 )
 from kgtrace_store.errors import BadRequest
@@ -81,13 +82,12 @@ def aggregate(answer: Aggregate) -> str:
     return text + table(rows, right=(0, 1, 2, 3, 4, 5))
 
 
-def write_rows(sink: BinaryIO, ending: str, answer: Aggregate | SelfInfluences) -> None:
+def write_rows(sink: BinaryIO, ending: str, answer: Table) -> None:
     """Write an answer. ``ending`` is one of `FORMATS`."""
     if ending == ".json":
         sink.write(to_json(answer, indent=2) + b"\n")
         return
-    columns = answer.columns if isinstance(answer, Aggregate) else answer.COLUMNS
-    _write_table(sink, ending, columns, [answer.rows()])
+    _write_table(sink, ending, answer.columns, [answer.rows()])
 
 
 def write_influences(

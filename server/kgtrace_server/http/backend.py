@@ -11,8 +11,7 @@ from kgtrace_server import catalogue
 from kgtrace_server.http.reload import Reload, Reloader
 from kgtrace_server.http.worker import Worker
 from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
-from kgtrace_server.schema.answers import IndexInfo
-from kgtrace_server.schema.operation import Generations, Ready, ReloadInfo, Switched
+from kgtrace_server.schema.operation import Generations, IndexInfo, Ready, ReloadInfo, Switched
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest
 from kgtrace_store.generations import IndexRoot

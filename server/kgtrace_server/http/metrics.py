@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from kgtrace_server.http.logs import Line
     from kgtrace_server.http.worker import Batch, Worker
-    from kgtrace_server.schema.answers import IndexInfo, Influences
+    from kgtrace_server.schema.answers import Influences
+    from kgtrace_server.schema.operation import IndexInfo
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from http import HTTPStatus
-from typing import Any, Union
+from typing import Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import TypeAdapter
 
 from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
-from kgtrace_server.schema.answers import Answer
-from kgtrace_server.schema.operation import Problem
+from kgtrace_server.schema import answers, operation
 
 _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
     400: (None, "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"),
@@ -45,13 +44,26 @@ class Documented(FastAPI):
 def _answer_schemas() -> dict[str, Any]:
     """Return the schemas of all answers and their parts, by name."""
     # As parts of one schema, because each schema reads the source of its classes anew, for their docstrings.
-    kinds: Any = Union[tuple(Answer.__subclasses__())]  # noqa: UP007 (made of a tuple)
-    schema = TypeAdapter(kinds).json_schema(mode="serialization", ref_template=_SCHEMA.format(model="{model}"))
+    either: TypeAdapter[answers.Answer] = TypeAdapter(
+        answers.Influences
+        | answers.SelfInfluences
+        | answers.Predictions
+        | answers.Aggregate
+        | operation.IndexInfo
+        | operation.Entities
+        | operation.Relations
+        | operation.Generations
+        | operation.Switched
+        | operation.Status
+        | operation.Ready
+        | operation.Problem
+    )
+    schema = either.json_schema(mode="serialization", ref_template=_SCHEMA.format(model="{model}"))
     schemas: dict[str, Any] = schema["$defs"]
     return schemas
 
 
-def answers(example: Answer, *statuses: int) -> dict[str, Any]:
+def answered(example: answers.Answer, *statuses: int) -> dict[str, Any]:
     """Document the type of a route's answers, of which ``example`` is one, and the statuses of its problems."""
     schema = {"$ref": _SCHEMA.format(model=type(example).__name__)}
     success = {
@@ -81,7 +93,7 @@ def _problem(status: int) -> dict[str, Any]:
         "status": status,
         "detail": detail,
     }
-    schema = {"$ref": _SCHEMA.format(model=Problem.__name__)}
+    schema = {"$ref": _SCHEMA.format(model=operation.Problem.__name__)}
     return {"description": phrase, "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
 
 

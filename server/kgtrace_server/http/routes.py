@@ -12,7 +12,7 @@ from kgtrace_server.http.backend import Backend
 from kgtrace_server.http.bodies import StrictRoute
 from kgtrace_server.http.metrics import CONTENT_TYPE, Metrics
 from kgtrace_server.http.middleware import CLIENT_GONE
-from kgtrace_server.http.openapi import answers
+from kgtrace_server.http.openapi import answered
 from kgtrace_server.http.worker import Task
 from kgtrace_server.schema import examples
 from kgtrace_server.schema.answers import Answer, Influences, to_json
@@ -68,11 +68,11 @@ def probes() -> APIRouter:
     """Return the routes that watch the process."""
     router = APIRouter(tags=["probes"])
 
-    @router.get("/livez", summary="Is the process alive?", **answers(examples.STATUS))
+    @router.get("/livez", summary="Is the process alive?", **answered(examples.STATUS))
     async def livez() -> Response:
         return _json(examples.STATUS)
 
-    @router.get("/readyz", summary="Can it answer?", **answers(examples.READY, 503))
+    @router.get("/readyz", summary="Can it answer?", **answered(examples.READY, 503))
     async def readyz(backend: _Backend) -> Response:
         return _json(backend.ready())
 
@@ -96,7 +96,7 @@ def questions() -> APIRouter:
     @router.post(
         "/influences",
         summary="Explain test triples",
-        **answers(examples.INFLUENCES, *_POSTED, *_QUEUED),
+        **answered(examples.INFLUENCES, *_POSTED, *_QUEUED),
     )
     async def post_influences(request: Request, body: InfluenceRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
@@ -104,7 +104,7 @@ def questions() -> APIRouter:
     @router.get(
         "/influences",
         summary="Explain one test triple",
-        **answers(examples.INFLUENCES, *_READ, *_QUEUED),
+        **answered(examples.INFLUENCES, *_READ, *_QUEUED),
     )
     async def get_influences(request: Request, query: Annotated[InfluenceQuery, Query()], service: _Ready) -> Response:
         triple = service.refs_from_text(query.head, query.relation, query.tail)
@@ -114,7 +114,7 @@ def questions() -> APIRouter:
     @router.post(
         "/predictions",
         summary="Predict tails or heads",
-        **answers(examples.PREDICTIONS, *_POSTED, *_QUEUED),
+        **answered(examples.PREDICTIONS, *_POSTED, *_QUEUED),
     )
     async def post_predictions(request: Request, body: PredictionRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
@@ -122,7 +122,7 @@ def questions() -> APIRouter:
     @router.get(
         "/predictions",
         summary="Predict tails or heads",
-        **answers(examples.PREDICTIONS, *_READ, *_QUEUED),
+        **answered(examples.PREDICTIONS, *_READ, *_QUEUED),
     )
     async def get_predictions(
         request: Request, query: Annotated[PredictionQuery, Query()], service: _Ready
@@ -138,7 +138,7 @@ def questions() -> APIRouter:
     @router.post(
         "/aggregate",
         summary="Sum influence by relation, head or tail",
-        **answers(examples.AGGREGATE, *_POSTED, *_QUEUED),
+        **answered(examples.AGGREGATE, *_POSTED, *_QUEUED),
     )
     async def post_aggregate(request: Request, body: AggregateRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
@@ -146,7 +146,7 @@ def questions() -> APIRouter:
     @router.get(
         "/aggregate",
         summary="Sum influence by relation, head or tail",
-        **answers(examples.AGGREGATE, *_READ, *_QUEUED),
+        **answered(examples.AGGREGATE, *_READ, *_QUEUED),
     )
     async def get_aggregate(request: Request, query: Annotated[AggregateQuery, Query()], service: _Ready) -> Response:
         triple = service.refs_from_text(query.head, query.relation, query.tail)
@@ -156,7 +156,7 @@ def questions() -> APIRouter:
     @router.post(
         "/self-influence",
         summary="Rank training triples by self-influence",
-        **answers(examples.SELF_INFLUENCES, *_POSTED),
+        **answered(examples.SELF_INFLUENCES, *_POSTED),
     )
     def post_self_influence(body: SelfInfluenceRequest, service: _Ready) -> Response:
         return _json(service.self_influences(body))
@@ -164,7 +164,7 @@ def questions() -> APIRouter:
     @router.get(
         "/self-influence",
         summary="Rank training triples by self-influence",
-        **answers(examples.SELF_INFLUENCES, *_READ),
+        **answered(examples.SELF_INFLUENCES, *_READ),
     )
     def get_self_influence(query: Annotated[SelfInfluenceQuery, Query()], service: _Ready) -> Response:
         refs = {
@@ -175,19 +175,19 @@ def questions() -> APIRouter:
         must = {field: named for field, named in refs.items() if named}
         return _json(service.self_influences(SelfInfluenceRequest.of(must=must, **query.options(*FIELDS))))
 
-    @router.get("/index", summary="What is served", **answers(examples.INDEX, 401, 503))
+    @router.get("/index", summary="What is served", **answered(examples.INDEX, 401, 503))
     def index(service: _Ready) -> Response:
         return _json(service.index_info())
 
-    @router.get("/entities", summary="Find entities by label or name", **answers(examples.ENTITIES, 401, 422, 503))
+    @router.get("/entities", summary="Find entities by label or name", **answered(examples.ENTITIES, 401, 422, 503))
     def entities(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.entities(query))
 
-    @router.get("/relations", summary="Find relations by label or name", **answers(examples.RELATIONS, 401, 422, 503))
+    @router.get("/relations", summary="Find relations by label or name", **answered(examples.RELATIONS, 401, 422, 503))
     def relations(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.relations(query))
 
-    @router.get("/generations", summary="What is on disk", **answers(examples.GENERATIONS, 401, 409))
+    @router.get("/generations", summary="What is on disk", **answered(examples.GENERATIONS, 401, 409))
     def generations(backend: _Backend) -> Response:
         return _json(backend.generations())
 
@@ -201,7 +201,7 @@ def admin() -> APIRouter:
     @router.post(
         "/publish",
         summary="Make a generation live",
-        **answers(examples.SWITCHED, 400, 401, 403, 409, 413, 415, 422, 504),
+        **answered(examples.SWITCHED, 400, 401, 403, 409, 413, 415, 422, 504),
     )
     def publish(body: PublishRequest, backend: _Backend) -> Response:
         return _json(backend.publish(body.generation))
@@ -209,7 +209,7 @@ def admin() -> APIRouter:
     @router.post(
         "/rollback",
         summary="Make the generation before the live one live",
-        **answers(examples.SWITCHED, 401, 403, 409, 413, 504),
+        **answered(examples.SWITCHED, 401, 403, 409, 413, 504),
     )
     def rollback(backend: _Backend) -> Response:
         return _json(backend.rollback())

@@ -6,7 +6,7 @@ that an older one lacks have defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -53,6 +53,31 @@ def to_json(answer: Answer, indent: int | None = None) -> bytes:
 def from_json(kind: type[A], content: bytes) -> A:
     """Read an answer. Raises `ValueError` for JSON that is none."""
     return adapter(kind).validate_json(content)
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Answer):
+    """An answer that has rows."""
+
+    COLUMNS: ClassVar[Columns] = {}
+    """Of tabular output, as in the files of the command line."""
+
+    @property
+    def columns(self) -> Columns:
+        """Of tabular output."""
+        return self.COLUMNS
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Return the rows, by column."""
+        raise NotImplementedError
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the rows, in `columns`. Raises `MissingExtra` without pandas."""
+        try:
+            import pandas as pd
+        except ImportError as e:
+            raise MissingExtra("data frames need pandas: pip install 'kgtrace[dataframe]'") from e
+        return pd.DataFrame(list(self.rows()), columns=list(self.columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +165,7 @@ class Seconds(Answer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Influences(Answer):
+class Influences(Table):
     """One explanation for each test triple."""
 
     COLUMNS: ClassVar[Columns] = {
@@ -163,16 +188,10 @@ class Influences(Answer):
     """One for each test triple, in the order of the request."""
     seconds: Seconds
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return one row for each influence, in the columns of ``kgtrace query --output FILE.csv``.
-
-        Raises `MissingExtra` without pandas.
-        """
-        return _frame(self.rows(range(len(self.results))), self.COLUMNS)
-
-    def rows(self, test_indices: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """Return the rows; ``test_indices`` tells which test triple each result is about."""
-        for test_index, result in zip(test_indices, self.results, strict=True):
+    def rows(self, test_indices: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
+        """Return the rows; ``test_indices`` tells which test triple each result is about, by default counted from 0."""
+        indices = range(len(self.results)) if test_indices is None else test_indices
+        for test_index, result in zip(indices, self.results, strict=True):
             for position, influence in enumerate(result.influences, 1):
                 yield {
                     "test_index": test_index,
@@ -199,7 +218,7 @@ class SelfInfluence(Answer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelfInfluences(Answer):
+class SelfInfluences(Table):
     """Training triples in the order of their self-influence; equal ones in that of their rows."""
 
     COLUMNS: ClassVar[Columns] = {
@@ -219,15 +238,8 @@ class SelfInfluences(Answer):
     from older services, which do not say it."""
     self_influences: tuple[SelfInfluence, ...]
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return one row for each training triple, in the columns of ``kgtrace self-influence --output FILE.csv``.
-
-        Raises `MissingExtra` without pandas.
-        """
-        return _frame(self.rows(), self.COLUMNS)
-
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Return the rows."""
+        """Return one row for each training triple."""
         for position, member in enumerate(self.self_influences, 1):
             yield {
                 "position": position,
@@ -254,7 +266,7 @@ class Prediction(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions(Answer):
+class Predictions(Table):
     """The model's best completions."""
 
     COLUMNS: ClassVar[Columns] = {
@@ -273,12 +285,8 @@ class Predictions(Answer):
     predictions: tuple[Prediction, ...]
     """Best first."""
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return one row for each prediction. Raises `MissingExtra` without pandas."""
-        return _frame(self.rows(), self.COLUMNS)
-
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Return the rows."""
+        """Return one row for each prediction."""
         for position, prediction in enumerate(self.predictions, 1):
             yield {
                 "position": position,
@@ -331,7 +339,7 @@ class GroupInfluence(Answer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Aggregate(Answer):
+class Aggregate(Table):
     """Influence on test triples, summed by training relation, head or tail, or of each training triple."""
 
     COLUMNS: ClassVar[Columns] = {
@@ -367,17 +375,13 @@ class Aggregate(Answer):
     """Over all groups, those that are not named included."""
     groups: tuple[GroupInfluence, ...]
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return one row for each group, in `columns`. Raises `MissingExtra` without pandas."""
-        return _frame(self.rows(), self.columns)
-
     @property
     def columns(self) -> Columns:
         """Of tabular output."""
         return self.TRIPLE_COLUMNS if self.by == "triple" else self.COLUMNS
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Return the rows."""
+        """Return one row for each group."""
         for position, member in enumerate(self.groups, 1):
             sums = asdict(member.influence)
             if isinstance(member.group, NamedTriple):
@@ -386,52 +390,3 @@ class Aggregate(Answer):
             else:
                 names = member.group.columns("group")
             yield {"position": position, **names, **sums}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexInfo(Answer):
-    """What is being served."""
-
-    generation: str
-    """The generation of the index that answered."""
-    built_at: str
-    """RFC 3339, UTC."""
-    age_seconds: float
-    fingerprint: str
-    """Equal fingerprints mean equal model, triples and configuration."""
-    model: str | None
-    """The model's interaction function."""
-    loss: str | None
-    layers: list[str] | None
-    projection: dict[str, Any]
-    """How gradients are kept in the index: `pca` certifies answers, `gaussian` and `sparse` do not, `none` scans."""
-    sample_rate: float = 1.0
-    """Share of the training triples that is indexed: no others can be named, and `certified` is about these."""
-    counts: dict[str, int]
-    """Triples, entities, relations."""
-    configuration: dict[str, Any]
-    """Everything the index was built with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entities(Answer):
-    """Entities that match a search."""
-
-    generation: str
-    entities: tuple[Named, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Relations(Answer):
-    """Relations that match a search."""
-
-    generation: str
-    relations: tuple[Named, ...]
-
-
-def _frame(rows: Iterable[Mapping[str, Any]], columns: Columns) -> pd.DataFrame:
-    try:
-        import pandas as pd
-    except ImportError as e:
-        raise MissingExtra("data frames need pandas: pip install 'kgtrace[dataframe]'") from e
-    return pd.DataFrame(list(rows), columns=list(columns))

@@ -2,10 +2,8 @@
 
 from kgtrace_server.schema.answers import (
     Aggregate,
-    Entities,
     Explanation,
     GroupInfluence,
-    IndexInfo,
     Influence,
     Influences,
     InfluenceSum,
@@ -13,12 +11,22 @@ from kgtrace_server.schema.answers import (
     NamedTriple,
     Prediction,
     Predictions,
-    Relations,
     Seconds,
     SelfInfluence,
     SelfInfluences,
 )
-from kgtrace_server.schema.operation import Agreement, GenerationInfo, Generations, Ready, ReloadInfo, Status, Switched
+from kgtrace_server.schema.operation import (
+    Agreement,
+    Entities,
+    GenerationInfo,
+    Generations,
+    IndexInfo,
+    Ready,
+    Relations,
+    ReloadInfo,
+    Status,
+    Switched,
+)
 
 _GENERATION = "20261123T020000Z-1a2b3c"
 _ASPIRIN = Named(3, "Q18216", "aspirin")

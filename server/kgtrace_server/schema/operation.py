@@ -1,4 +1,4 @@
-"""What the service answers about itself: the generations on disk, how loading went, and its problems."""
+"""What the service answers about itself: its index, the generations on disk, how loading went, and its problems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,48 @@ from typing import Any, ClassVar
 
 from typing_extensions import TypedDict
 
-from kgtrace_server.schema.answers import Answer
+from kgtrace_server.schema.answers import Answer, Named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexInfo(Answer):
+    """What is being served."""
+
+    generation: str
+    """The generation of the index that answered."""
+    built_at: str
+    """RFC 3339, UTC."""
+    age_seconds: float
+    fingerprint: str
+    """Equal fingerprints mean equal model, triples and configuration."""
+    model: str | None
+    """The model's interaction function."""
+    loss: str | None
+    layers: list[str] | None
+    projection: dict[str, Any]
+    """How gradients are kept in the index: `pca` certifies answers, `gaussian` and `sparse` do not, `none` scans."""
+    sample_rate: float = 1.0
+    """Share of the training triples that is indexed: no others can be named, and `certified` is about these."""
+    counts: dict[str, int]
+    """Triples, entities, relations."""
+    configuration: dict[str, Any]
+    """Everything the index was built with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entities(Answer):
+    """Entities that match a search."""
+
+    generation: str
+    entities: tuple[Named, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relations(Answer):
+    """Relations that match a search."""
+
+    generation: str
+    relations: tuple[Named, ...]
 
 
 class Agreement(TypedDict):

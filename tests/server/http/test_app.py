@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kgtrace_server.http.app import create_app
-from kgtrace_server.schema.answers import IndexInfo, Influences
+from kgtrace_server.schema.answers import Influences
+from kgtrace_server.schema.operation import IndexInfo
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
 from kgtrace_store.errors import BadRequest, CorruptGeneration, NonFinite

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kgtrace_indexer.names import Projection
 from kgtrace_server.cli import arguments, inputs, render
-from kgtrace_server.cli.arguments import PRECONDITIONS, STRATA, Verb, WrongCall, integer
+from kgtrace_server.cli.arguments import PRECONDITIONS, Verb, WrongCall, add, integer
 from kgtrace_server.cli.console import say, warn
 from kgtrace_server.cli.progress import Progress
 from kgtrace_server.settings import ENGINE_SETTINGS, Settings, variable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NOTHING_TO_STRATIFY = "--stratify-by says how a sample is drawn: give --sample-rate P below 1, too"
 
 
-def add(verb: Verb) -> None:
+def register(verb: Verb) -> None:
     """Add the verbs."""
     _build_arguments(verb("build", build, "index the training triples of a model and publish the index"))
     _append_arguments(verb("append", append, "extend the live index by new training triples of the same model"))
@@ -64,9 +64,7 @@ def _build_arguments(to: argparse.ArgumentParser) -> None:
         metavar="P",
         help="index this share of the training triples; others cannot be named (default: all)",
     )
-    what.add_argument(
-        "--stratify-by", choices=STRATA, help="draw that share from the triples of each, and at least one"
-    )
+    add(what, "--stratify-by")
     arguments.score(
         what,
         "of queries that do not ask for another: tracin is plain TracIn, preconditioned turns down what all gradients "
@@ -79,7 +77,7 @@ def _build_arguments(to: argparse.ArgumentParser) -> None:
         metavar="X|auto",
         help="of the preconditioned score; auto is 3 (default: auto)",
     )
-    arguments.seed(what, "of all random choices")
+    add(what, "--seed", help="of all random choices (default: %(default)s)")
     what.add_argument(
         "--shard-size",
         type=integer(1),
@@ -106,14 +104,8 @@ def _build_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def _append_arguments(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--train",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="lines of head⇥relation⇥tail; those that are indexed already are skipped",
-    )
-    to.add_argument("--skip-unknown", action="store_true", help="count and skip lines with unknown labels")
+    add(to, "--train", required=True, help="lines of head⇥relation⇥tail; those that are indexed already are skipped")
+    add(to, "--skip-unknown")
     arguments.ids(to, "--train")
     arguments.generation(to)
 
@@ -122,8 +114,8 @@ def _convert_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("model", type=Path, metavar="MODEL", help="PyKEEN folder, or file (.pkl, .pt)")
     to.add_argument("out", type=Path, metavar="OUT", help="folder for model.safetensors and model.json")
     arguments.state_dict(to)
-    to.add_argument("--relation-to-id", type=Path, metavar="FILE", help="tells how many relations a state dict is of")
-    arguments.json(to)
+    add(to, "--relation-to-id", help="tells how many relations a state dict is of")
+    add(to, "--json")
 
 
 def build(args: argparse.Namespace) -> int:

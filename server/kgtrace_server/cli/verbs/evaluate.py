@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kgtrace_server.cli import arguments, inputs, render
-from kgtrace_server.cli.arguments import WrongCall, integer
+from kgtrace_server.cli.arguments import Verb, WrongCall, add
 from kgtrace_server.cli.console import say
 from kgtrace_server.cli.progress import Progress
 
@@ -18,35 +18,24 @@ if TYPE_CHECKING:
     from kgtrace_store.vocabulary import Vocabulary
 
 
-def add(verb: arguments.Verb) -> None:
+def register(verb: Verb) -> None:
     """Add the verb."""
     to = verb("evaluate", evaluate, "measure accuracy and speed of configurations on your own model")
     arguments.trained(to, ids_in="--train and --test")
     question = to.add_argument_group("what is asked")
-    arguments.explained(question, required=True)
-    question.add_argument(
-        "--max-test-triples",
-        type=integer(1),
-        default=50,
-        metavar="N",
-        help="how many of them are drawn at random (default: %(default)s)",
-    )
-    arguments.top_k(question, "find")
-    arguments.order(question)
+    add(question, "--test", required=True)
+    drawn = "how many of them are drawn at random (default: %(default)s)"
+    add(question, "--max-test-triples", default=50, help=drawn)
+    add(question, "--top-k", help="training triples to find (default: %(default)s)")
+    add(question, "--order")
     arguments.gradients(question, "bce")
     how = to.add_argument_group("how")
-    arguments.seed(how, "of test triples, samples, projections and the index")
-    arguments.device(how)
-    arguments.batch(how)
-    how.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.json",
-        help="what was measured; an interrupted run goes on where it stopped",
-    )
+    add(how, "--seed", help="of test triples, samples, projections and the index (default: %(default)s)")
+    add(how, "--device", "--batch-size")
+    written = "what was measured; an interrupted run goes on where it stopped"
+    add(how, "--output", metavar="FILE.json", help=written)
     how.add_argument("--plots", type=Path, metavar="DIR", help="write pictures there, as PNG and SVG")
-    arguments.fresh(how)
-    arguments.json(how)
+    add(how, "--fresh", "--json")
 
 
 def evaluate(args: argparse.Namespace) -> int:

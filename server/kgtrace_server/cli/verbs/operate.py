@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kgtrace_server import catalogue
-from kgtrace_server.cli import arguments
-from kgtrace_server.cli.arguments import WrongCall
-from kgtrace_server.cli.console import say, say_table
+from kgtrace_server.cli import arguments, render
+from kgtrace_server.cli.arguments import Verb, WrongCall, add
+from kgtrace_server.cli.console import say
 from kgtrace_server.cli.verbs.build import engine_settings
 from kgtrace_server.settings import Settings, add_flags
 from kgtrace_store.errors import BadRequest
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 SHELLS = ("bash", "zsh", "fish")
 
 
-def add(verb: arguments.Verb) -> None:
+def register(verb: Verb) -> None:
     """Add the verbs."""
     add_flags(verb("serve", serve, "run the HTTP service"))
     checking = verb("verify", verify, "check a generation: checksums, counts, values, exactness on a sample")
     checking.add_argument("generation", nargs="?", metavar="ID", help="default: the live one")
     arguments.index(checking)
-    arguments.device(checking)
-    arguments.json(checking)
+    add(checking, "--device", "--json")
     listing = verb("list", list_generations, "list the generations of an index root; * marks the live one")
     publishing = verb("publish", publish, "make a generation live")
     publishing.add_argument("generation", metavar="ID", help="as `kgtrace list` shows it")
@@ -39,7 +38,7 @@ def add(verb: arguments.Verb) -> None:
     arguments.engine(pruning)
     for over_generations in (listing, publishing, rolling_back, pruning):
         arguments.index(over_generations)
-        arguments.json(over_generations)
+        add(over_generations, "--json")
     showing = verb("demo", demo, "train a small model, index it, serve it and ask it")
     showing.add_argument("--once", action="store_true", help="stop after the first answer")
     completing = verb("completion", completion, "print what lets a shell complete verbs, flags and file names")
@@ -81,7 +80,7 @@ def verify(args: argparse.Namespace) -> int:
         "ok": sound,
         "checks": [asdict(check) for check in checks],
     }
-    say_table(args, facts, rows)
+    say(args, facts, render.table(rows))
     return 0 if sound else 1
 
 
@@ -107,7 +106,7 @@ def list_generations(args: argparse.Namespace) -> int:
         else:
             shown = (f"unreadable: {info.problem}", "", "", "")
         rows.append(("*" if info.live else "", info.id, *shown))
-    say_table(args, {"live": root.current(), "generations": generations}, rows)
+    say(args, {"live": root.current(), "generations": generations}, render.table(rows))
     return 0
 
 

@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kgtrace_indexer.names import Group
 from kgtrace_server.cli import arguments, inputs, render
-from kgtrace_server.cli.arguments import DIRECTIONS, Verb, WrongCall, integer
+from kgtrace_server.cli.arguments import DIRECTIONS, Verb, WrongCall, add, integer
 from kgtrace_server.cli.console import say, say_answer
 from kgtrace_server.cli.progress import Progress
 from kgtrace_server.cli.verbs.build import engine_settings
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from kgtrace_server.service import Service
 
 
-def add(verb: Verb) -> None:
+def register(verb: Verb) -> None:
     """Add the verb."""
     query_ = verb("query", query, "name the training triples that influenced test triples")
     arguments.index(query_)
@@ -31,14 +30,11 @@ def add(verb: Verb) -> None:
         metavar=("HEAD", "RELATION", "TAIL"),
         help="test triple: labels, or ids where no label is made of digits; may be repeated",
     )
-    arguments.explained(which)
-    arguments.explained_rows(query_)
-    query_.add_argument(
-        "--skip-unknown", action="store_true", help="count and skip lines of --test with unknown labels"
-    )
+    add(which, "--test")
+    arguments.test_rows(query_)
+    add(query_, "--skip-unknown", help="count and skip lines of --test with unknown labels")
     arguments.ids(query_, "--test")
-    arguments.top_k(query_)
-    arguments.order(query_)
+    add(query_, "--top-k", "--order")
     query_.add_argument(
         "--direction", choices=DIRECTIONS, default=DIRECTIONS[0], help="what to explain (default: %(default)s)"
     )
@@ -64,17 +60,15 @@ def add(verb: Verb) -> None:
         metavar="N",
         help="so near to the test triple: with 1 those that touch its head or tail, with 2 what touches these, ...",
     )
-    arguments.device(query_)
+    add(query_, "--device")
     arguments.engine(query_)
-    query_.add_argument(
+    add(
+        query_,
         "--output",
-        type=Path,
-        metavar="FILE",
         help=".json: as POST /v1/influences answers; .csv, .parquet: one row per influence; "
         "an interrupted run goes on where it stopped; with --aggregate as POST /v1/aggregate answers, one row per sum",
     )
-    arguments.fresh(query_)
-    arguments.json(query_)
+    add(query_, "--fresh", "--json")
 
 
 def query(args: argparse.Namespace) -> int:

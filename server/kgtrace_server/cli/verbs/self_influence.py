@@ -1,32 +1,32 @@
 """``kgtrace self-influence``: training triples by their own gradients, from an index."""
 
 import argparse
-from pathlib import Path
+from typing import get_args
 
 from kgtrace_indexer.names import Ranking
 from kgtrace_server.cli import arguments, inputs, render
+from kgtrace_server.cli.arguments import Verb, add
 from kgtrace_server.cli.console import say_answer
 
 
-def add(verb: arguments.Verb) -> None:
+def register(verb: Verb) -> None:
     """Add the verb."""
     ranking = verb("self-influence", self_influence, "rank training triples by their own gradients")
     arguments.index(ranking)
-    arguments.top_k(ranking)
-    arguments.order(ranking, arguments.choices(Ranking))
+    add(ranking, "--top-k")
+    add(ranking, "--order", choices=get_args(Ranking), default=get_args(Ranking)[0])
     arguments.score(
         ranking,
         "tracin is the squared norm, preconditioned the preconditioned score (default: what the index was built with)",
     )
     arguments.filters(ranking)
-    arguments.device(ranking)
-    ranking.add_argument(
+    add(ranking, "--device")
+    add(
+        ranking,
         "--output",
-        type=Path,
-        metavar="FILE",
         help=".json: as GET /v1/self-influence answers; .csv, .parquet: one row per training triple",
     )
-    arguments.json(ranking)
+    add(ranking, "--json")
 
 
 def self_influence(args: argparse.Namespace) -> int:

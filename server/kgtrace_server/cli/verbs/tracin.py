@@ -2,17 +2,16 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from kgtrace_indexer.names import PRESETS, Kind, Preset
 from kgtrace_server.cli import arguments, inputs, render
-from kgtrace_server.cli.arguments import STRATA, WrongCall, integer
+from kgtrace_server.cli.arguments import STRATA, Verb, WrongCall, add, integer
 from kgtrace_server.cli.progress import Progress
 from kgtrace_server.cli.verbs.build import NOTHING_TO_STRATIFY
 
 
-def add(verb: arguments.Verb) -> None:
+def register(verb: Verb) -> None:
     """Add the verb."""
     to = verb("tracin", tracin, "compute influences at once, without an index")
     to.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -23,17 +22,10 @@ def add(verb: arguments.Verb) -> None:
         "--output-channels", type=integer(1), metavar="C", help="of a ConvE; checked against the model's own"
     )
     data = to.add_argument_group("triples")
-    data.add_argument(
-        "--train", type=Path, metavar="FILE", help="lines of head⇥relation⇥tail (default: the model's own)"
-    )
-    arguments.id_maps(data)
-    arguments.explained(data)
-    arguments.explained_rows(data)
-    data.add_argument(
-        "--skip-unknown",
-        action="store_true",
-        help="skip lines of --train with unknown labels; those of --test always are",
-    )
+    add(data, "--train", help="lines of head⇥relation⇥tail (default: the model's own)")
+    add(data, "--entity-to-id", "--relation-to-id", "--test")
+    arguments.test_rows(data)
+    add(data, "--skip-unknown", help="skip lines of --train with unknown labels; those of --test always are")
     arguments.ids(data, "--train and --test")
     what = to.add_argument_group("what is computed")
     what.add_argument(
@@ -42,7 +34,7 @@ def add(verb: arguments.Verb) -> None:
         default="test",
         help="influences on test triples, as a list or with a summary, or self-influences (default: %(default)s)",
     )
-    arguments.top_k(what)
+    add(what, "--top-k")
     what.add_argument(
         "--learning-rate",
         type=arguments.positive,
@@ -50,7 +42,7 @@ def add(verb: arguments.Verb) -> None:
         metavar="X",
         help="factor of all influences (default: 1)",
     )
-    arguments.directions(what)
+    add(what, "--directions")
     cost = to.add_argument_group("for how much work; what is given explicitly goes before the preset")
     cost.add_argument("--preset", choices=tuple(PRESETS), default="baseline", help="see below (default: %(default)s)")
     boolean = argparse.BooleanOptionalAction
@@ -67,15 +59,11 @@ def add(verb: arguments.Verb) -> None:
     cost.add_argument(
         "--sample-rate", type=arguments.rate, metavar="P", help="look at this share of the training triples"
     )
-    cost.add_argument(
-        "--stratify-by", choices=(*STRATA, "none"), help="draw that share from the triples of each, and at least one"
-    )
+    add(cost, "--stratify-by", choices=(*STRATA, "none"))
     how = to.add_argument_group("how")
-    arguments.seed(how, "of sample and projection")
-    how.add_argument("--output", type=Path, metavar="FILE.json", help="write JSON there, whole or not at all")
-    arguments.device(how)
-    arguments.batch(how)
-    arguments.json(how)
+    add(how, "--seed", help="of sample and projection (default: %(default)s)")
+    add(how, "--output", metavar="FILE.json", help="write JSON there, whole or not at all")
+    add(how, "--device", "--batch-size", "--json")
 
 
 def _described(preset: Preset) -> str:
