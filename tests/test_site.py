@@ -1,5 +1,6 @@
 """The site of the documentation: made from the code, whole, and in need of nothing from elsewhere."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -97,7 +98,8 @@ def test_references_are_those_of_the_code(site: Path, pages: dict[Path, Links]) 
     verbs = next(action.choices for action in actions(parser()) if isinstance(action.choices, dict))
     assert set(verbs) <= pages[command_line].anchors
     text = command_line.read_text()
-    flags = {flag for action in actions(parser()) for flag in action.option_strings if flag.startswith("--")}
+    shown = [action for action in actions(parser()) if action.help != argparse.SUPPRESS]
+    flags = {flag for action in shown for flag in action.option_strings if flag.startswith("--")}
     assert {flag for flag in flags if flag not in text} == set()
     assert "/srv/somewhere" not in text
     settings = (site / "reference" / "settings" / "index.html").read_text()

@@ -16,7 +16,8 @@ def _section(name: str, verb: argparse.ArgumentParser) -> Iterator[str]:
     if isinstance(verb.epilog, str):
         yield f"```text\n{verb.epilog.strip()}\n```\n"
     for group in verb._action_groups:
-        actions = [action for action in group._group_actions if action.dest not in ("help", "debug")]
+        shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        actions = [action for action in shown if action.dest not in ("help", "debug")]
         if not actions:
             continue
         if group.title not in ("options", "positional arguments"):

@@ -1,48 +1,40 @@
-"""What an index root holds, as the command line and the service list it."""
+"""The generations that an index root holds, as the command line and the service list them."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kgtrace_server.schema.operation import Agreement, GenerationInfo
 from kgtrace_store import layout
 
 if TYPE_CHECKING:
-    from kgtrace_server.wire import Agreement, Generation
-    from kgtrace_store.generations import IndexRoot
-    from kgtrace_store.manifest import Manifest
-
-_UNREADABLE: Mapping[str, Any] = dict.fromkeys(("built_at", "model", "counts", "configuration", "bytes", "agreement"))
+    from kgtrace_store.generations import GenerationStatus, IndexRoot
 
 
-def generations(root: "IndexRoot") -> "list[Generation]":
+def generations(root: "IndexRoot") -> list[GenerationInfo]:
     """Describe every generation, oldest first. Raises `CorruptGeneration` for a foreign ``CURRENT``."""
-    return [
-        {
-            "id": status.id,
-            "live": status.live,
-            "problem": status.problem,
-            **_facts(root.path / layout.GENERATIONS / status.id, status.manifest),  # type: ignore[typeddict-item]
-        }
-        for status in root.generations()
-    ]
+    return [_described(status, root.path / layout.GENERATIONS / status.id) for status in root.generations()]
 
 
-def _facts(folder: Path, manifest: "Manifest | None") -> Mapping[str, Any]:
+def _described(status: "GenerationStatus", folder: Path) -> GenerationInfo:
+    manifest = status.manifest
     if manifest is None:
-        return _UNREADABLE
-    return {
-        "built_at": manifest.created_at,
-        "model": manifest.provenance.get("interaction"),
-        "counts": dict(manifest.counts),
-        "configuration": dict(manifest.configuration),
-        "bytes": sum(record.bytes for record in manifest.files.values()),
-        "agreement": _agreement(folder / layout.GATE),
-    }
+        return GenerationInfo(id=status.id, live=status.live, problem=status.problem)
+    return GenerationInfo(
+        id=status.id,
+        live=status.live,
+        problem=status.problem,
+        built_at=manifest.created_at,
+        model=manifest.provenance.get("interaction"),
+        counts=dict(manifest.counts),
+        configuration=dict(manifest.configuration),
+        bytes=sum(record.bytes for record in manifest.files.values()),
+        agreement=_agreement(folder / layout.GATE),
+    )
 
 
-def _agreement(gate: Path) -> "Agreement | None":
-    """Read what the gate found; None where there was nothing to agree with, or no verdict that can be read."""
+def _agreement(gate: Path) -> Agreement | None:
+    """Read the gate's verdict; None where there was nothing to agree with, or no verdict that can be read."""
     try:
         verdict = json.loads(gate.read_bytes())
     except (OSError, ValueError, RecursionError):

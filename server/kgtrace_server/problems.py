@@ -19,6 +19,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from kgtrace_server.schema.fields import wrong_fields
 from kgtrace_store import errors
 from kgtrace_store.errors import (
     Abandoned,
@@ -46,12 +47,6 @@ _INVALID = "Invalid request"
 
 INVALID_REQUEST = TYPE_PREFIX + "invalid-request"
 """Type of the problem document of a request that does not have the documented shape."""
-
-_MOST_ERRORS = 5
-"""Wrong fields that one detail names: a request may hold hundreds of triples."""
-
-_LONGEST_FIELD = 200
-"""Characters of a field's name that a detail repeats."""
 
 
 class Refused(KgtraceError):
@@ -174,10 +169,8 @@ def problem(
 
 def invalid_request(errors: Sequence[Mapping[str, Any]]) -> Response:
     """Return the problem document of a request that does not have the documented shape, naming the fields."""
-    named = [f"{_field(error['loc'])}: {_message(error)}" for error in errors[:_MOST_ERRORS]]
-    if len(errors) > _MOST_ERRORS:
-        named.append(f"and {len(errors) - _MOST_ERRORS} more")
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(named), title=_INVALID)
+    # Each location begins with ``body`` or ``query``.
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, wrong_fields(errors, within=1), title=_INVALID)
 
 
 def _words(kind: type[KgtraceError]) -> str:
@@ -197,19 +190,3 @@ _KINDS: Mapping[str, type[KgtraceError]] = {
     if status_of(kind("")) != HTTPStatus.INTERNAL_SERVER_ERROR  # answered without its cause, as about:blank
 } | {INVALID_REQUEST: BadRequest}
 """The error that each type of a problem document stands for."""
-
-
-def _field(location: Sequence[str | int]) -> str:
-    """``("body", "triples", 0, "head")`` → ``triples[0].head``."""
-    path = ""
-    for step in location[1:]:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}"
-    path = path.removeprefix(".") or "the body"
-    return path if len(path) <= _LONGEST_FIELD else path[:_LONGEST_FIELD] + "…"
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "unknown field"
-    message = str(error["msg"])
-    return message[0].lower() + message[1:]

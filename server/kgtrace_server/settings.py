@@ -1,5 +1,7 @@
 """The service's settings, one table: flags, environment variables and the README are derived from it."""
 
+# ruff: noqa: RUF009 (each function call in the dataclass defines a field)
+
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -26,14 +28,24 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "text")
 
 
-def _about(meaning: str, parse: Callable[[str], Any], *, metavar: str, unset: str = "") -> dict[str, Any]:
-    """Describe a setting: ``parse`` raises `BadRequest`, ``unset`` says what an empty default means."""
-    return {"meaning": meaning, "parse": parse, "metavar": metavar, "unset": unset, "choices": None}
+def _setting(
+    default: Any,
+    meaning: str,
+    parse: Callable[[str], Any],
+    metavar: str,
+    *,
+    unset: str = "",
+    choices: Sequence[str] | None = None,
+    secret: bool = False,
+) -> Any:
+    """Define a setting: ``parse`` raises `BadRequest`, ``unset`` says what an empty default means."""
+    about = {"meaning": meaning, "parse": parse, "metavar": metavar, "unset": unset, "choices": choices}
+    return field(default=default, repr=not secret, metadata=about)
 
 
-def _one_of(choices: Sequence[str], meaning: str, *, metavar: str) -> dict[str, Any]:
-    """Describe a setting that has one of a few values."""
-    return {**_about(meaning, _choice(*choices), metavar=metavar), "choices": choices}
+def _one_of(choices: Sequence[str], default: str, meaning: str, metavar: str) -> Any:
+    """Define a setting that has one of a few values."""
+    return _setting(default, meaning, _choice(*choices), metavar, choices=choices)
 
 
 def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
@@ -83,115 +95,75 @@ def _origins(text: str) -> tuple[str, ...]:
 class Settings:
     """How the service runs. `resolve` reads flags and environment, `markdown_table` documents them."""
 
-    host: str = field(default="127.0.0.1", metadata=_about("Address to listen on.", str, metavar="ADDRESS"))
-    port: int = field(
-        default=8000,
-        metadata=_about("Port to listen on; 0 takes any free one.", _number(int, 0, 65535), metavar="PORT"),
+    host: str = _setting("127.0.0.1", "Address to listen on.", str, "ADDRESS")
+    port: int = _setting(8000, "Port to listen on; 0 takes any free one.", _number(int, 0, 65535), "PORT")
+    index: Path | None = _setting(
+        None, "Index root to serve: the folder that `kgtrace build` wrote.", Path, "ROOT", unset="required"
     )
-    index: Path | None = field(
-        default=None,
-        metadata=_about(
-            "Index root to serve: the folder that `kgtrace build` wrote.", Path, metavar="ROOT", unset="required"
-        ),
+    device: str = _one_of(DEVICES, "auto", "Where test gradients are computed: `auto`, `cpu` or `cuda`.", "DEVICE")
+    search: str = _one_of(
+        ENGINES, "faiss", "What searches: `faiss`, with the files of the index, or `milvus`, a server.", "ENGINE"
     )
-    device: str = field(
-        default="auto",
-        metadata=_one_of(DEVICES, "Where test gradients are computed: `auto`, `cpu` or `cuda`.", metavar="DEVICE"),
+    milvus_uri: str | None = _setting(
+        None,
+        "Where that is: `http://HOST:PORT`, with `/DATABASE` behind it where it is not the default one.",
+        str,
+        "URI",
+        unset="required by `milvus`",
     )
-    search: str = field(
-        default="faiss",
-        metadata=_one_of(
-            ENGINES, "What searches: `faiss`, with the files of the index, or `milvus`, a server.", metavar="ENGINE"
-        ),
+    milvus_token: str | None = _setting(
+        None,
+        "`USER:PASSWORD` or API key for it. Prefer the variable, as for keys.",
+        str,
+        "TOKEN",
+        unset="none",
+        secret=True,
     )
-    milvus_uri: str | None = field(
-        default=None,
-        metadata=_about(
-            "Where that is: `http://HOST:PORT`, with `/DATABASE` behind it where it is not the default one.",
-            str,
-            metavar="URI",
-            unset="required by `milvus`",
-        ),
+    threads: int | None = _setting(
+        None,
+        "CPU threads of a scan (`exact`, sums); a query computes on one.",
+        _number(int, 1, 4096),
+        "N",
+        unset="all that may be used",
     )
-    milvus_token: str | None = field(
-        default=None,
-        repr=False,
-        metadata=_about(
-            "`USER:PASSWORD` or API key for it. Prefer the variable, as for keys.", str, metavar="TOKEN", unset="none"
-        ),
+    queue_length: int = _setting(
+        64, "Requests that may wait for the computing thread; more get 429.", _number(int, 0, 100_000), "N"
     )
-    threads: int | None = field(
-        default=None,
-        metadata=_about(
-            "CPU threads of a scan (`exact`, sums); a query computes on one.",
-            _number(int, 1, 4096),
-            metavar="N",
-            unset="all that may be used",
-        ),
+    deadline: float = _setting(
+        30.0, "Seconds after which a request is answered 504.", _number(float, 0.001, 86_400), "SECONDS"
     )
-    queue_length: int = field(
-        default=64,
-        metadata=_about(
-            "Requests that may wait for the computing thread; more get 429.", _number(int, 0, 100_000), metavar="N"
-        ),
+    body_limit: int = _setting(
+        1_048_576, "Bytes of a request body; larger ones get 413.", _number(int, 1, 1 << 30), "BYTES"
     )
-    deadline: float = field(
-        default=30.0,
-        metadata=_about(
-            "Seconds after which a request is answered 504.", _number(float, 0.001, 86_400), metavar="SECONDS"
-        ),
+    read_key: str | None = _setting(
+        None,
+        "Key that requests under `/v1` must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Flags are "
+        "visible to other users of the machine: prefer the variable.",
+        _key,
+        "KEY",
+        unset="no key needed",
+        secret=True,
     )
-    body_limit: int = field(
-        default=1_048_576,
-        metadata=_about("Bytes of a request body; larger ones get 413.", _number(int, 1, 1 << 30), metavar="BYTES"),
+    read_key_file: Path | None = _setting(None, "File that holds the read key, instead.", Path, "FILE", unset="none")
+    admin_key: str | None = _setting(
+        None,
+        "Key that requests under `/v1/admin` must send, in the same way; it opens everything else, too.",
+        _key,
+        "KEY",
+        unset="nobody may",
+        secret=True,
     )
-    read_key: str | None = field(
-        default=None,
-        repr=False,
-        metadata=_about(
-            "Key that requests under `/v1` must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Flags are "
-            "visible to other users of the machine: prefer the variable.",
-            _key,
-            metavar="KEY",
-            unset="no key needed",
-        ),
+    admin_key_file: Path | None = _setting(None, "File that holds the admin key, instead.", Path, "FILE", unset="none")
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        "Origins whose pages may call the service from a browser, separated by commas; `*` for all.",
+        _origins,
+        "ORIGINS",
+        unset="none",
     )
-    read_key_file: Path | None = field(
-        default=None,
-        metadata=_about("File that holds the read key, instead.", Path, metavar="FILE", unset="none"),
-    )
-    admin_key: str | None = field(
-        default=None,
-        repr=False,
-        metadata=_about(
-            "Key that requests under `/v1/admin` must send, in the same way; it opens everything else, too.",
-            _key,
-            metavar="KEY",
-            unset="nobody may",
-        ),
-    )
-    admin_key_file: Path | None = field(
-        default=None,
-        metadata=_about("File that holds the admin key, instead.", Path, metavar="FILE", unset="none"),
-    )
-    cors_origins: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            "Origins whose pages may call the service from a browser, separated by commas; `*` for all.",
-            _origins,
-            metavar="ORIGINS",
-            unset="none",
-        ),
-    )
-    log_level: str = field(
-        default="info",
-        metadata=_one_of(LOG_LEVELS, "`debug`, `info`, `warning` or `error`.", metavar="LEVEL"),
-    )
-    log_format: str = field(
-        default="json",
-        metadata=_one_of(
-            LOG_FORMATS, "`json`: an object a line, one for each request; `text`: for people.", metavar="NAME"
-        ),
+    log_level: str = _one_of(LOG_LEVELS, "info", "`debug`, `info`, `warning` or `error`.", "LEVEL")
+    log_format: str = _one_of(
+        LOG_FORMATS, "json", "`json`: an object a line, one for each request; `text`: for people.", "NAME"
     )
 
     @classmethod

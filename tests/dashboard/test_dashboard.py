@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 
-from kgtrace_server import results
+from kgtrace_server.schema import answers
 from kgtrace_server.service import Service
 from kgtrace_store.vocabulary import Vocabulary
 from tests.server.conftest import ENTITIES, RELATIONS, FakeAttributor
@@ -126,10 +127,10 @@ def test_every_table_can_be_had_as_json_and_csv(browse: Browse, site: Site, trip
     """The link is the call behind the table; the file has the command line's columns and the API's numbers."""
     page = browse(site.url + "/")
     read: dict[str, Any] = {
-        "predictions": lambda answer: results.Predictions.read(answer).rows(),
-        "influences": lambda answer: results.Influences.read(answer).rows([0]),
-        "aggregate": lambda answer: results.Aggregate.read(answer).rows(),
-        "self-influence": lambda answer: results.SelfInfluences.read(answer).rows(),
+        "predictions": lambda text: answers.from_json(answers.Predictions, text).rows(),
+        "influences": lambda text: answers.from_json(answers.Influences, text).rows([0]),
+        "aggregate": lambda text: answers.from_json(answers.Aggregate, text).rows(),
+        "self-influence": lambda text: answers.from_json(answers.SelfInfluences, text).rows(),
     }
     seen = set()
     for view in (triple, {"view": "self-influence", "relation": triple["relation"]}):
@@ -139,7 +140,7 @@ def test_every_table_can_be_had_as_json_and_csv(browse: Browse, site: Site, trip
             call = urlsplit(str(links.get_by_role("link").get_attribute("href")))
             route = call.path.removeprefix("v1/")
             answer = site.get(route, **{name: value[0] for name, value in parse_qs(call.query).items()})
-            expected = list(read[route](answer))
+            expected = list(read[route](json.dumps(answer).encode()))
             got = rows(downloaded(page, links.get_by_role("button")))
             assert len(got) == len(expected) > 0
             for line, row in zip(got, expected, strict=True):

@@ -50,7 +50,7 @@ class Builder:
         ]
         self._night = night
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["kgtrace_server.cli.commands", "kgtrace_indexer"])
+        self._context.set_forkserver_preload(["kgtrace_server.cli.parser", "kgtrace_indexer"])
         self.seconds = 0.0
         """From the beginning of the last build that was published to its publication."""
         undisturbed = shutil.copytree(night.begun, folder / "undisturbed")

@@ -19,6 +19,7 @@ from kgtrace_indexer.names import Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import GroupSums
 from kgtrace_indexer.query.completions import complete
 from kgtrace_server.http.app import create_app
+from kgtrace_server.schema import answers
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations
@@ -193,6 +194,11 @@ class Client:
     def post_raw(self, path: str, content: Any, content_type: str | None = "application/json") -> httpx.Response:
         headers = {} if content_type is None else {"Content-Type": content_type}
         return self.send("POST", path, content=content, headers=headers)
+
+
+def assert_documented(kind: type[answers.Answer], content: Any) -> None:
+    """Check that JSON has the fields of an answer, and no others."""
+    assert json.loads(answers.to_json(answers.from_json(kind, json.dumps(content).encode()))) == content
 
 
 @pytest.fixture

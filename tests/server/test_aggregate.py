@@ -10,14 +10,17 @@ import httpx
 import numpy as np
 import pyarrow.parquet
 import pytest
-from pydantic import TypeAdapter
 
 from kgtrace_indexer import open_index
-from kgtrace_server import Client as HttpClient, LocalClient, wire
+from kgtrace_server import Client as HttpClient, LocalClient
 from kgtrace_server.cli import main
 from kgtrace_server.http.app import create_app
-from kgtrace_server.service import Grouping, Service
-from tests.server.conftest import GENERATION, Client, patient
+from kgtrace_server.schema import examples
+from kgtrace_server.schema.answers import Aggregate, to_json
+from kgtrace_server.schema.fields import FIELDS, MAX_TRIPLES
+from kgtrace_server.schema.questions import AggregateRequest
+from kgtrace_server.service import Service
+from tests.server.conftest import GENERATION, Client, assert_documented, patient
 
 Check = Callable[..., dict[str, Any]]
 PATH = "/v1/aggregate"
@@ -28,7 +31,7 @@ TRIPLE = ["aspirin", "treats", "headache"]
 def test_sums_are_answered_as_documented(client: Client, attributor: Any, by: str) -> None:
     """Each group's count and sums are those of its training triples, and all of them make up the total."""
     body = client.post(PATH, {"triple": TRIPLE, "by": by, "exact": True}).json()
-    TypeAdapter(wire.Aggregate).validate_python(body, strict=True)
+    assert_documented(Aggregate, body)
     assert (body["generation"], body["by"], body["exact"], body["certified"]) == (GENERATION, by, True, True)
     assert body["triple"]["head"]["label"] == "aspirin"
     column = attributor.triples[:, ("head", "relation", "tail").index(by)]
@@ -109,20 +112,20 @@ def test_estimates_of_a_real_index_hold_the_exact_sums(umls_index: Path, monkeyp
     """Each exact sum lies within the error of its estimate; an index without bounds always computes the exact ones."""
     attributor = open_index(umls_index, device="cpu")
     service = Service(attributor)
-    exact = service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100, exact=True))
-    estimated = service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100))
-    assert exact["exact"]
-    assert exact["certified"]
-    assert not estimated["exact"]
-    errors = {group["group"]["id"]: group for group in estimated["groups"]}
-    assert len(errors) == len(exact["groups"])
-    for group in exact["groups"]:
-        found = errors[group["group"]["id"]]
-        assert found["count"] == group["count"]
+    exact = service.aggregate(AggregateRequest.of(triples=[(3, 5, 9)], by="relation", top_k=100, exact=True))
+    estimated = service.aggregate(AggregateRequest.of(triples=[(3, 5, 9)], by="relation", top_k=100))
+    assert exact.exact
+    assert exact.certified
+    assert not estimated.exact
+    estimates = {group.group: group for group in estimated.groups}
+    assert len(estimates) == len(exact.groups)
+    for group in exact.groups:
+        estimate = estimates[group.group]
+        assert estimate.count == group.count
         for part in ("sum", "positive", "negative"):
-            assert abs(found[part] - group[part]) <= found["error"]
+            assert abs(getattr(estimate, part) - getattr(group, part)) <= estimate.error
     monkeypatch.setattr(attributor, "_retrieval", None)
-    assert service.aggregate(Grouping([(3, 5, 9)], "relation", top_k=100)) == exact
+    assert service.aggregate(AggregateRequest.of(triples=[(3, 5, 9)], by="relation", top_k=100)) == exact
 
 
 def test_one_triple_can_be_asked_about_in_the_address(client: Client) -> None:
@@ -152,7 +155,7 @@ SEVERAL = [TRIPLE, ["fever", "2", "7"], [0, 0, 3]]
 def test_influences_on_several_test_triples_are_summed(client: Client, attributor: Any, by: str) -> None:
     """Three test triples have three times the sums of one; by triple each group is a training triple with its row."""
     body = client.post(PATH, {"triples": SEVERAL, "by": by, "exact": True, "top_k": 4}).json()
-    TypeAdapter(wire.Aggregate).validate_python(body, strict=True)
+    assert_documented(Aggregate, body)
     assert (body["triple"], body["test_triples"]) == (None, 3)
     assert body["total"]["sum"] == pytest.approx(3 * attributor.influence.sum())
     one = client.post(PATH, {"triples": [TRIPLE], "by": by, "exact": True, "top_k": 4}).json()
@@ -163,7 +166,7 @@ def test_influences_on_several_test_triples_are_summed(client: Client, attributo
         assert many["sum"] == pytest.approx(3 * alone["sum"])
         if by == "triple":
             row = many["train_index"] - 100
-            assert [many["group"][field]["id"] for field in wire.FIELDS] == attributor.triples[row].tolist()
+            assert [many["group"][field]["id"] for field in FIELDS] == attributor.triples[row].tolist()
             assert alone["sum"] == pytest.approx(attributor.influence[row])
 
 
@@ -183,7 +186,7 @@ def test_clients_tell_one_triple_from_several(asked: Any, sent: dict[str, Any]) 
 
     def answer(request: httpx.Request) -> httpx.Response:
         bodies.append(json.loads(request.content))
-        return httpx.Response(200, json=wire.EXAMPLE_AGGREGATE)
+        return httpx.Response(200, content=to_json(examples.AGGREGATE))
 
     with HttpClient("http://kgtrace.test", transport=httpx.MockTransport(answer)) as client:
         assert client.aggregate(asked, "relation").test_triples == 1
@@ -197,7 +200,7 @@ def test_clients_and_files_hold_the_same_sums(
     """HTTP, the client in process and the command line agree; it takes a file of more test triples than a request."""
     attributor = open_index(umls_index, device="cpu")
     ids = np.asarray(attributor.training.triples[::18], np.int64)
-    assert len(ids) > wire.MAX_TRIPLES
+    assert len(ids) > MAX_TRIPLES
     few = ids[:5].tolist()
     over_http = Client(create_app(Service(attributor), patient()))
     answer = over_http.post(PATH, {"triples": few, "by": by, "top_k": 3, "score": "preconditioned"}).json()

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from kgtrace_server.cli import parser as cli
 from kgtrace_server.http.app import create_app
-from kgtrace_server.service import Question, Service
+from kgtrace_server.schema.questions import InfluenceRequest
+from kgtrace_server.service import Service
 from kgtrace_store.vocabulary import Vocabulary
 from tests.server.conftest import Client, FakeAttributor, patient
 
@@ -101,14 +103,14 @@ def test_labels_of_digits_are_found_everywhere(
 ) -> None:
     """Those that the vocabulary has are labels at every door, and integers in JSON stay ids."""
     service = Service(attributor_with(NUMBERED))  # type: ignore[arg-type]
-    expected = service.influences(Question([(2, 1, 4)]))["results"][0]["triple"]
-    assert [expected[field]["label"] for field in ("head", "relation", "tail")] == ["7", "51", "4"]
+    expected = service.influences(InfluenceRequest.of(triples=[(2, 1, 4)])).results[0].triple
+    assert [expected.head.label, expected.relation.label, expected.tail.label] == ["7", "51", "4"]
     client = Client(create_app(service, patient()))
     assert cli.main(["query", "--index", "x", "--triple", "7", "51", "4", "--json"]) == 0
     answers: list[Any] = [json.loads(capsys.readouterr().out)]
     answers.append(client.get("/v1/influences", params={"head": "7", "relation": "51", "tail": "4"}).json())
     bodies = [{"triples": [triple]} for triple in ([2, 1, 4], ["7", "51", "4"])]
     answers += [client.post("/v1/influences", body).json() for body in bodies]
-    assert [answer["results"][0]["triple"] for answer in answers] == [expected] * 4
+    assert [answer["results"][0]["triple"] for answer in answers] == [asdict(expected)] * 4
     assert client.post("/v1/influences", {"triples": [[3, 1, 0]]}).status_code == 200
     assert client.post("/v1/influences", {"triples": [["3", "51", "4"]]}).status_code == 422

@@ -1,7 +1,7 @@
 """Predictions, sums and rankings through the clients: one interface, one answer."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import pytest
 
 from kgtrace_server.client import AsyncClient, Client, LocalClient
 from kgtrace_server.http.app import create_app
-from kgtrace_server.results import Aggregate, Predictions, SelfInfluences
-from kgtrace_server.service import Incomplete, Question, Service
+from kgtrace_server.schema.answers import Aggregate, Predictions, SelfInfluences
+from kgtrace_server.schema.questions import AggregateRequest, InfluenceRequest, PredictionRequest
+from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, MissingInverseRelations, UnknownEntity
 from tests.server.conftest import Client as HttpClient, patient
 from tests.server.test_client import URL, Bridge
@@ -122,18 +123,29 @@ def test_an_answer_says_its_score(
 
 def test_a_score_is_one_of_two(local: LocalClient) -> None:
     """In process, too."""
-    with pytest.raises(BadRequest, match="score is 'fisher', must be one of tracin, preconditioned"):
+    with pytest.raises(BadRequest, match="score: input should be 'tracin' or 'preconditioned', is 'fisher'"):
         local.influences([TRIPLE], score="fisher")  # type: ignore[arg-type]
 
 
 def test_questions_of_other_neighbourhoods_are_not_alike() -> None:
     """They are not answered together, for the neighbourhood of one would be that of all."""
-    assert Question([TRIPLE], within_hops=1).alike != Question([TRIPLE], within_hops=2).alike
-    assert Question([TRIPLE], within_hops=1).alike == Question([(0, 0, 0)], within_hops=1).alike
-    assert Question([TRIPLE], score="preconditioned").alike != Question([TRIPLE]).alike
-    assert Question([TRIPLE], damping=1.0).alike != Question([TRIPLE], damping=2.0).alike
-    assert Incomplete(0, 0, None).alike != Incomplete(0, 0, None, filtered=True).alike
-    assert Incomplete(0, 0, None).alike != Incomplete(None, 0, 0).alike
+
+    def influences(**options: Any) -> Hashable:
+        return InfluenceRequest.of(**{"triples": [TRIPLE], **options}).alike
+
+    def predictions(**options: Any) -> Hashable:
+        return PredictionRequest.of(relation=0, **options).alike
+
+    assert influences(within_hops=1) != influences(within_hops=2)
+    assert influences(within_hops=1) == influences(within_hops=1, triples=[(0, 0, 0)])
+    assert influences(score="preconditioned") != influences()
+    assert influences(damping=1.0) != influences(damping=2.0)
+    assert influences(must={"head": [0]}) != influences(must={"tail": [0]})
+    assert predictions(head=0) == predictions(head=1)
+    assert predictions(head=0) != predictions(head=0, filtered=True)
+    assert predictions(head=0) != predictions(tail=0)
+    sums = AggregateRequest.of(triple=TRIPLE, by="head")
+    assert sums.alike != sums.alike
 
 
 def test_answers_become_data_frames(over_http: Client) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from kgtrace_server.cli import parser as cli
 from kgtrace_server.http.reload import Reloader, open_warm
-from kgtrace_server.results import IndexInfo
-from kgtrace_server.service import Question, Service
+from kgtrace_server.schema.questions import InfluenceRequest
+from kgtrace_server.service import Service
 
 COUNT = 120
 KINDS: dict[str, list[str]] = {
@@ -57,16 +57,17 @@ def test_a_service_follows_from_kind_to_kind(
         assert reload is not None
         assert (reload.ok, reload.generation) == (True, generation), reload.reason
         info = served[-1].index_info()
-        assert info["projection"] == PROJECTIONS[kind]
-        assert info["sample_rate"] == IndexInfo.read(info).sample_rate == (0.5 if "sample" in kind else 1.0)
+        assert info.projection == PROJECTIONS[kind]
+        assert info.sample_rate == (0.5 if "sample" in kind else 1.0)
         answer, exact = (
-            served[-1].influences(Question([query], top_k=3, exact=exact))["results"][0] for exact in (False, True)
+            served[-1].influences(InfluenceRequest.of(triples=[query], top_k=3, exact=exact)).results[0]
+            for exact in (False, True)
         )
-        assert len(answer["influences"]) == 3
-        assert exact["certified"]
-        if answer["certified"]:
-            found = [one["influence"] for one in answer["influences"]]
-            np.testing.assert_allclose(found, [one["influence"] for one in exact["influences"]], rtol=1e-4)
+        assert len(answer.influences) == 3
+        assert exact.certified
+        if answer.certified:
+            found = [one.influence for one in answer.influences]
+            np.testing.assert_allclose(found, [one.influence for one in exact.influences], rtol=1e-4)
         capsys.readouterr()
         assert cli.main(["query", "--index", str(root), "--triple", *map(str, query), "--device", "cpu"]) == 0
         said = "of a sample of 0.5 of the training triples; no others can be named" in capsys.readouterr().out

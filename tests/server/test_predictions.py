@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 
 from kgtrace_indexer import open_index
-from kgtrace_server import wire
-from kgtrace_server.service import Incomplete, Question, Service
+from kgtrace_server.schema.answers import Predictions
+from kgtrace_server.schema.questions import InfluenceRequest, PredictionRequest
+from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations, UnknownEntity
-from tests.server.conftest import ENTITIES, GENERATION, Client
+from tests.server.conftest import ENTITIES, GENERATION, Client, assert_documented
 
 Check = Callable[..., dict[str, Any]]
 PATH = "/v1/predictions"
@@ -20,7 +20,7 @@ PATH = "/v1/predictions"
 def test_predictions_are_answered_as_documented(client: Client) -> None:
     """Best first, with labels, scores, ranks and what is known; the address asks the same as a body."""
     body = client.post(PATH, {"head": "aspirin", "relation": "treats", "top_k": 4}).json()
-    TypeAdapter(wire.Predictions).validate_python(body, strict=True)
+    assert_documented(Predictions, body)
     assert (body["generation"], body["direction"]) == (GENERATION, "tail")
     assert [found["entity"]["label"] for found in body["predictions"]] == list(ENTITIES[:4])
     assert [found["score"] for found in body["predictions"]] == [0.0, -1.0, -2.0, -3.0]
@@ -70,30 +70,30 @@ def test_wrong_questions_are_unprocessable(
 @pytest.mark.parametrize(
     ("question", "error"),
     [
-        (Incomplete(None, 0, None), BadRequest),
-        (Incomplete(0, 0, 0), BadRequest),
-        (Incomplete("nobody", 0, None), UnknownEntity),
-        (Incomplete(99, 0, None), IdOutOfRange),
-        (Incomplete(None, 0, 3), MissingInverseRelations),
-        (Incomplete(0, 0, None, top_k=0), BadRequest),
+        ({}, BadRequest),
+        ({"head": 0, "tail": 0}, BadRequest),
+        ({"head": "nobody"}, UnknownEntity),
+        ({"head": 99}, IdOutOfRange),
+        ({"tail": 3}, MissingInverseRelations),
+        ({"head": 0, "top_k": 0}, BadRequest),
     ],
 )
-def test_the_service_refuses_by_name(service: Service, question: Incomplete, error: type) -> None:
+def test_the_service_refuses_by_name(service: Service, question: dict[str, Any], error: type) -> None:
     """Without HTTP, too."""
     with pytest.raises(error):
-        service.predictions(question)
+        service.predictions(PredictionRequest.of(relation=0, **question))
 
 
 def test_a_prediction_can_be_explained(umls_index: Path) -> None:
     """On a real index a prediction's score and rank are those of its explanation, for tails and for heads."""
     service = Service(open_index(umls_index, device="cpu"))
-    for question, direction in ((Incomplete(3, 5, None, top_k=2), "tail"), (Incomplete(None, 5, 9, top_k=2), "head")):
-        answer = service.predictions(question)
-        assert answer["direction"] == direction
-        triples = [tuple(found["triple"][f]["id"] for f in wire.FIELDS) for found in answer["predictions"]]
-        explained = service.influences(Question(triples, top_k=1, direction=direction))["results"]
-        for found, explanation in zip(answer["predictions"], explained, strict=True):
-            assert found["triple"] == explanation["triple"]
-            assert found["rank"] == explanation["rank"]
-            assert found["score"] == pytest.approx(explanation["score"], rel=1e-5)
-            assert found["in_training"] == explanation["in_training"]
+    for given, direction in (({"head": 3}, "tail"), ({"tail": 9}, "head")):
+        answer = service.predictions(PredictionRequest.of(relation=5, top_k=2, **given))
+        assert answer.direction == direction
+        triples = [(p.triple.head.id, p.triple.relation.id, p.triple.tail.id) for p in answer.predictions]
+        explained = service.influences(InfluenceRequest.of(triples=triples, top_k=1, direction=direction))
+        for prediction, explanation in zip(answer.predictions, explained.results, strict=True):
+            assert prediction.triple == explanation.triple
+            assert prediction.rank == explanation.rank
+            assert prediction.score == pytest.approx(explanation.score, rel=1e-5)
+            assert prediction.in_training == explanation.in_training

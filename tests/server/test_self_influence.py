@@ -1,21 +1,19 @@
 """Training triples by self-influence: over HTTP and on the command line."""
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
-from pydantic import TypeAdapter
 
-from kgtrace_server import wire
 from kgtrace_server.cli import parser as cli
-from kgtrace_server.results import SelfInfluences
+from kgtrace_server.schema.answers import SelfInfluences, from_json
+from kgtrace_server.schema.questions import SelfInfluenceRequest
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest
-from tests.server.conftest import GENERATION, Client
+from tests.server.conftest import GENERATION, Client, assert_documented
 
 Check = Callable[..., dict[str, Any]]
 PATH = "/v1/self-influence"
@@ -28,7 +26,7 @@ def rows(answer: dict[str, Any]) -> list[int]:
 def test_rankings_are_answered_as_documented(client: Client) -> None:
     """Largest first, equal ones in the order of the rows; the address asks the same as a body."""
     body = client.post(PATH, {"top_k": 5}).json()
-    TypeAdapter(wire.SelfInfluences).validate_python(body, strict=True)
+    assert_documented(SelfInfluences, body)
     assert (body["generation"], body["score"], body["loss"]) == (GENERATION, "tracin", "ce-1vsall")
     assert [found["self_influence"] for found in body["self_influences"]] == [3.0, 3.0, 2.5, 2.5, 2.5]
     assert rows(body) == [106, 113, 105, 112, 119]
@@ -48,12 +46,12 @@ def test_the_other_score_can_be_asked_for(client: Client) -> None:
 def test_an_index_answers_by_its_own_score_where_it_holds_it(service: Service, attributor: Any) -> None:
     """Otherwise by plain influence, and says so where the other is asked for."""
     attributor.score = "preconditioned"
-    assert service.self_influences()["score"] == "preconditioned"
-    assert service.self_influences(score="tracin")["score"] == "tracin"
+    assert service.self_influences(SelfInfluenceRequest()).score == "preconditioned"
+    assert service.self_influences(SelfInfluenceRequest(score="tracin")).score == "tracin"
     attributor.training.self_influence.pop("preconditioned")
-    assert service.self_influences()["score"] == "tracin"
-    with pytest.raises(BadRequest, match="holds self-influences of tracin alone: build it with --precondition fisher"):
-        service.self_influences(score="preconditioned")
+    assert service.self_influences(SelfInfluenceRequest()).score == "tracin"
+    with pytest.raises(BadRequest, match="holds self-influences of tracin alone: build it with --score preconditioned"):
+        service.self_influences(SelfInfluenceRequest(score="preconditioned"))
 
 
 def test_rankings_can_be_restricted(client: Client, attributor: Any) -> None:
@@ -90,8 +88,8 @@ def test_wrong_parameters_are_unprocessable(
 
 def test_the_service_refuses_none(service: Service) -> None:
     """Without HTTP, too."""
-    with pytest.raises(BadRequest, match="top_k is 0"):
-        service.self_influences(top_k=0)
+    with pytest.raises(BadRequest, match="top_k: input should be greater than or equal to 1, is 0"):
+        SelfInfluenceRequest.of(top_k=0)
 
 
 # Command line.
@@ -120,12 +118,13 @@ def test_the_command_line_answers_what_the_service_answers(
         "located in",
     ]
     assert cli.main([*call, "--not-tail", "7", "--json"]) == 0
-    expected = service.self_influences(
-        top_k=3, order="ascending", must={"relation": ["treats", 1]}, must_not={"tail": ["7"]}
-    )
-    assert json.loads(capsys.readouterr().out) == expected
-    assert cli.main([*call[:5], "--precondition", "fisher", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == service.self_influences(top_k=3, score="preconditioned")
+    restriction = {"must": {"relation": ["treats", 1]}, "must_not": {"tail": ["7"]}}
+    question = SelfInfluenceRequest.of(top_k=3, order="ascending", **restriction)
+    assert from_json(SelfInfluences, capsys.readouterr().out.encode()) == service.self_influences(question)
+    for score in (["--score", "preconditioned"], ["--precondition", "fisher"]):
+        assert cli.main([*call[:5], *score, "--json"]) == 0
+        answer = service.self_influences(SelfInfluenceRequest(top_k=3, score="preconditioned"))
+        assert from_json(SelfInfluences, capsys.readouterr().out.encode()) == answer
     assert cli.main(call) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["self-influence", "row", "head", "relation", "tail"]
@@ -141,11 +140,11 @@ def test_rankings_are_written_to_files(
     out = tmp_path / f"out{ending}"
     assert cli.main(["self-influence", "--index", "x", "--top-k", "2", "--output", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 2 training triples\n"
-    answer = service.self_influences(top_k=2)
+    answer = service.self_influences(SelfInfluenceRequest(top_k=2))
     if ending == ".json":
-        assert json.loads(out.read_text()) == answer
+        assert from_json(SelfInfluences, out.read_bytes()) == answer
         return
-    expected = list(SelfInfluences.read(answer).rows())
+    expected = list(answer.rows())
     if ending == ".csv":
         with out.open(newline="") as f:
             found: list[Any] = list(csv.DictReader(f))

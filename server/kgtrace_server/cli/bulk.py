@@ -8,23 +8,21 @@
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kgtrace_server.cli import render
-from kgtrace_server.service import Question, Service
+from kgtrace_server.schema.answers import Influences, from_json, to_json
+from kgtrace_server.schema.questions import InfluenceRequest
+from kgtrace_server.service import Service
 from kgtrace_store import durable, locks
 from kgtrace_store.errors import BuilderRunning, ResumeRefused
 from kgtrace_store.journal import LOCK, claim
-
-if TYPE_CHECKING:
-    from kgtrace_server.wire import Influences
 
 _BLOCK = 64
 """Test triples explained at a time: few enough to show progress, many enough to share forward passes."""
@@ -40,8 +38,8 @@ class Bulk:
     """Test triples, and what to say about them."""
 
     service: Service
-    options: Question
-    """All but the triples."""
+    options: Mapping[str, Any]
+    """Of an `InfluenceRequest`, all of them but its triples."""
     ids: np.ndarray
     """(n, 3): test triples."""
     test_indices: np.ndarray
@@ -56,37 +54,24 @@ class Bulk:
     @property
     def block(self) -> int:
         """Test triples in a block; the last one may have fewer."""
-        return max(1, min(_BLOCK, _MOST_INFLUENCES // self.options.top_k))
+        return max(1, min(_BLOCK, _MOST_INFLUENCES // int(self.options["top_k"])))
 
-    def answer(self, number: int) -> "Influences":
+    def answer(self, number: int) -> Influences:
         """Explain one block. Raises as `Service.influences`."""
         triples = self.ids[number * self.block : (number + 1) * self.block]
-        return self.service.influences(replace(self.options, triples=triples.tolist()))
+        return self.service.influences(InfluenceRequest.of(triples=triples, **self.options))
 
     def facts(self) -> dict[str, Any]:
         """Return what makes two runs the same: their answers, and the blocks these come in, are then equal."""
-        options = self.options
-        restriction = [
-            {f: sorted(refs) for f, refs in sorted(condition.items())} for condition in (options.must, options.must_not)
-        ]
         return {
             "generation": self.service.generation,
             "test triples": hashlib.sha256(self.ids.astype("<i8").tobytes()).hexdigest(),
             "rows": hashlib.sha256(self.test_indices.astype("<i8").tobytes()).hexdigest(),
-            "top_k": options.top_k,
-            "order": options.order,
-            "exact": options.exact,
-            "max_candidates": options.max_candidates,
-            "must": restriction[0],
-            "must_not": restriction[1],
-            "within_hops": options.within_hops,
-            "direction": options.direction,
-            "score": options.score,
-            "damping": options.damping,
+            **self.options,
         }
 
 
-def stream(bulk: Bulk, progress: Callable[[str, int, int], None]) -> "Iterator[Influences]":
+def stream(bulk: Bulk, progress: Callable[[str, int, int], None]) -> Iterator[Influences]:
     """Yield the answer to one block after another, keeping none."""
     for number in range(len(bulk)):
         yield bulk.answer(number)
@@ -143,17 +128,15 @@ class _Journal:
     def has(self, number: int) -> bool:
         return self._path(number).exists()
 
-    def keep(self, number: int, answer: "Influences") -> None:
-        text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        durable.replace_file(self._path(number), text.encode())
+    def keep(self, number: int, answer: Influences) -> None:
+        durable.replace_file(self._path(number), to_json(answer))
 
-    def read(self, number: int) -> "Influences":
+    def read(self, number: int) -> Influences:
         path = self._path(number)
         try:
-            answer: Influences = json.loads(path.read_bytes())
+            return from_json(Influences, path.read_bytes())
         except (OSError, ValueError) as e:
             raise ResumeRefused(f"{path} cannot be read ({e}): begin anew with --fresh") from e
-        return answer
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.json"

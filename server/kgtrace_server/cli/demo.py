@@ -1,9 +1,7 @@
 """``kgtrace demo``: from nothing to an answer on UMLS, a small medical knowledge graph in PyKEEN's wheel."""
 
-import json
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +34,7 @@ def run(*, once: bool) -> None:
     """
     from kgtrace_indexer import BuildConfig, build, open_index, read_model, read_training_folder
     from kgtrace_server.cli import render
+    from kgtrace_server.client import Client
     from kgtrace_server.http import serving
     from kgtrace_server.http.app import create_app
     from kgtrace_server.service import Service
@@ -56,7 +55,8 @@ def run(*, once: bool) -> None:
     try:
         address = serving.address(listening)
         _say(f"3. Serving at {address}; asking POST /v1/influences why {' '.join(TRIPLE)}\n")
-        _say(render.influences(_ask(address)))
+        with Client(address) as client:  # whose connection waits until the server accepts
+            _say(render.influences(client.influences([TRIPLE])))
         if not once:
             _say(f"dashboard: {address}/\ndocumentation: {address}/docs\nStop with Ctrl-C.")
             thread.join()
@@ -83,16 +83,6 @@ def _listen(root: Path) -> tuple[Settings, Any]:
     except serving.CannotListen:
         settings = Settings(index=root, port=0, log_level="warning")
         return settings, serving.listen(settings)
-
-
-def _ask(address: str) -> Any:
-    request = urllib.request.Request(
-        f"{address}/v1/influences",
-        json.dumps({"triples": [TRIPLE], "top_k": 10}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:  # the connection waits until the server accepts
-        return json.load(response)
 
 
 def train_umls(

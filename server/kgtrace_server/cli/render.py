@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kgtrace_server import results, tables
+from kgtrace_server import tables
 from kgtrace_server.cli.printable import printable
+from kgtrace_server.schema.answers import (
+    Aggregate,
+    Explanation,
+    Influences,
+    Named,
+    NamedTriple,
+    SelfInfluences,
+    Table,
+    to_json,
+)
 from kgtrace_store.errors import BadRequest
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from kgtrace_server.wire import Aggregate, Explanation, Influences, Named, NamedTriple, SelfInfluences
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
@@ -39,49 +48,46 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 def influences(answer: Influences) -> str:
     """Return an answer as a page of text."""
-    column = "influence" if answer["score"] == "tracin" else answer["score"]
-    return "\n".join(_explanation(result, column) for result in answer["results"])
+    column = "influence" if answer.score == "tracin" else answer.score
+    return "\n".join(_explanation(result, column) for result in answer.results)
 
 
 def self_influences(answer: SelfInfluences) -> str:
     """Return an answer as a table."""
     rows = [("", "self-influence", "row", "head", "relation", "tail")]
-    for position, found in enumerate(answer["self_influences"], 1):
-        numbers = (_number(found["self_influence"]), str(found["train_index"]))
-        rows.append((str(position), *numbers, *_shown(found["triple"])))
+    for position, member in enumerate(answer.self_influences, 1):
+        rows.append((str(position), _number(member.self_influence), str(member.train_index), *_shown(member.triple)))
     return table(rows, right=(0, 1, 2))
 
 
 def aggregate(answer: Aggregate) -> str:
     """Return an answer as a table below a line on all of it."""
-    tests, total = answer["test_triples"], answer["total"]
-    asked = f"{tests:,} test triples" if answer["triple"] is None else "  ".join(_shown(answer["triple"]))
-    kind = "influence" if answer["score"] == "tracin" else f"{answer['score']} influence"
-    precise = "exact" if answer["exact"] else "each within its error"
-    order = "order certified" if answer["certified"] else "order not certified: errors may change it"
-    text = (
-        f"{asked}\n  {kind} of {total['count']:,} training triples, sum {_number(total['sum'])}; {precise}; {order}\n"
-    )
-    if answer["by"] == "triple":
+    tests = f"{answer.test_triples:,} test triples" if answer.triple is None else "  ".join(_shown(answer.triple))
+    kind = "influence" if answer.score == "tracin" else f"{answer.score} influence"
+    precise = "exact" if answer.exact else "each within its error"
+    order = "order certified" if answer.certified else "order not certified: errors may change it"
+    total = f"{answer.total.count:,} training triples, sum {_number(answer.total.sum)}"
+    text = f"{tests}\n  {kind} of {total}; {precise}; {order}\n"
+    if answer.by == "triple":
         ranking = [("", "sum", "row", "head", "relation", "tail")]
-        for position, found in enumerate(answer["groups"], 1):
-            numbers = (_number(found["sum"]), str(found["train_index"]))
-            ranking.append((str(position), *numbers, *_shown(cast("NamedTriple", found["group"]))))
+        for position, member in enumerate(answer.groups, 1):
+            assert isinstance(member.group, NamedTriple)
+            ranking.append((str(position), _number(member.sum), str(member.train_index), *_shown(member.group)))
         return text + table(ranking, right=(0, 1, 2))
-    rows = [["", "sum", "error", "for", "against", "triples", str(answer["by"])]]
-    for position, found in enumerate(answer["groups"], 1):
-        sums = map(_number, (found["sum"], found["error"], found["positive"], found["negative"]))
-        rows.append([str(position), *sums, f"{found['count']:,}", _show(cast("Named", found["group"]))])
+    rows = [["", "sum", "error", "for", "against", "triples", str(answer.by)]]
+    for position, member in enumerate(answer.groups, 1):
+        assert isinstance(member.group, Named)
+        sums = map(_number, (member.sum, member.error, member.positive, member.negative))
+        rows.append([str(position), *sums, f"{member.count:,}", _show(member.group)])
     return text + table(rows, right=(0, 1, 2, 3, 4, 5))
 
 
-def write_aggregate(sink: BinaryIO, ending: str, answer: Aggregate) -> int:
-    """Write an answer; return how many groups it holds. ``ending`` is one of `FORMATS`."""
+def write_rows(sink: BinaryIO, ending: str, answer: Table) -> None:
+    """Write an answer. ``ending`` is one of `FORMATS`."""
     if ending == ".json":
-        sink.write(json_text(answer).encode())
-        return len(answer["groups"])
-    found = results.Aggregate.read(answer)
-    return _write_rows(sink, ending, found.columns, [found.rows()])
+        sink.write(to_json(answer, indent=2) + b"\n")
+        return
+    _write_table(sink, ending, answer.columns, [answer.rows()])
 
 
 def write_influences(
@@ -99,16 +105,7 @@ def write_influences(
     """
     if ending == ".json":
         return _write_json(sink, answers, skipped)
-    return _write_rows(sink, ending, results.Influences.COLUMNS, _influence_rows(answers, test_indices))
-
-
-def write_self_influences(sink: BinaryIO, ending: str, answer: SelfInfluences) -> int:
-    """Write an answer; return how many training triples it holds. ``ending`` is one of `FORMATS`."""
-    if ending == ".json":
-        sink.write(json_text(answer).encode())
-        return len(answer["self_influences"])
-    found = results.SelfInfluences.read(answer)
-    return _write_rows(sink, ending, found.COLUMNS, [found.rows()])
+    return _write_table(sink, ending, Influences.COLUMNS, _blocks(answers, test_indices))
 
 
 def check_format(path: Path, formats: Sequence[str] = FORMATS) -> str:
@@ -133,37 +130,36 @@ def check_output(path: Path) -> None:
         raise BadRequest(f"output {path}: there is no folder {path.parent}")
 
 
-def json_text(content: Mapping[str, Any]) -> str:
-    """Return JSON for people and programs."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+def json_text(content: object) -> str:
+    """Return JSON for people and programs, of values that may hold answers; those alone are faster with `to_json`."""
+    return json.dumps(content, default=asdict, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
 def _explanation(result: Explanation, column: str) -> str:
     """Return one test triple and its training triples; `column` heads their influences."""
-    triple = result["triple"]
-    score, loss = _number(result["score"]), _number(result["loss"])
-    trained = "a training triple" if result["in_training"] else "not a training triple"
-    if result["certified"]:
-        proof = f"certified exact ({result['exact_terms']} influences computed)"
+    trained = "a training triple" if result.in_training else "not a training triple"
+    if result.certified:
+        proof = f"certified exact ({result.exact_terms} influences computed)"
     else:
-        proof = f"not certified: what was not looked at may have {_number(result['bound_gap'])} more influence"
-    lines = f"{'  '.join(_shown(triple))}\n  score {score}, rank {result['rank']}, loss {loss}; {trained}; {proof}\n"
-    lines += "".join(f"  note: {note}\n" for note in result["notes"])
-    if not result["influences"]:
+        proof = f"not certified: what was not looked at may have {_number(result.bound_gap)} more influence"
+    facts = f"score {_number(result.score)}, rank {result.rank}, loss {_number(result.loss)}; {trained}; {proof}"
+    lines = f"{'  '.join(_shown(result.triple))}\n  {facts}\n"
+    lines += "".join(f"  note: {note}\n" for note in result.notes)
+    if not result.influences:
         return lines + "  no training triple may be named\n"
     rows = [("", column, "cosine", "row", "head", "relation", "tail")]
-    for position, found in enumerate(result["influences"], 1):
-        numbers = (_number(found["influence"]), _number(found["cosine"]), str(found["train_index"]))
-        rows.append((str(position), *numbers, *_shown(found["triple"])))
+    for position, member in enumerate(result.influences, 1):
+        numbers = (_number(member.influence), _number(member.cosine), str(member.train_index))
+        rows.append((str(position), *numbers, *_shown(member.triple)))
     return lines + table(rows, right=(0, 1, 2, 3))
 
 
 def _shown(triple: NamedTriple) -> tuple[str, str, str]:
-    return _show(triple["head"]), _show(triple["relation"]), _show(triple["tail"])
+    return _show(triple.head), _show(triple.relation), _show(triple.tail)
 
 
 def _show(named: Named) -> str:
-    text = printable(named["name"] or named["label"])
+    text = printable(str(named))
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
@@ -172,36 +168,33 @@ def _number(value: float | None) -> str:
 
 
 def _write_json(sink: BinaryIO, answers: Iterable[Influences], skipped: int | None) -> int:
-    """Write what `json_text` makes of the answers joined, of which one at a time is in memory."""
+    """Write the answers joined, as indented JSON; one at a time is in memory."""
     seconds: dict[str, float] = {}
-    count, opening = 0, ""
+    count, opening = 0, b""
     for answer in answers:
         if not opening:
-            opening = "{" + "".join(f'\n  "{name}": {json.dumps(answer[name])},' for name in ("generation", "score"))
+            facts: dict[str, Any] = {"generation": answer.generation, "score": answer.score}
             if skipped is not None:
-                opening += f'\n  "skipped_test_triples": {skipped},'
-            opening += '\n  "results": ['
-        for result in answer["results"]:
-            text = json.dumps(result, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n    ")
-            sink.write(f"{opening}\n    {text}".encode())
-            opening = ","
-            count += len(result["influences"])
-        spent = answer["seconds"]
-        for stage in ("gradient", "search", "rerank"):
-            seconds[stage] = seconds.get(stage, 0.0) + spent[stage]
+                facts["skipped_test_triples"] = skipped
+            opening = json_text(facts).removesuffix("\n}\n").encode() + b',\n  "results": ['
+        for result in answer.results:
+            sink.write(opening + b"\n    " + to_json(result, indent=2).replace(b"\n", b"\n    "))
+            opening = b","
+            count += len(result.influences)
+        for stage, spent in asdict(answer.seconds).items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
     text = json.dumps(seconds, indent=2).replace("\n", "\n  ")
     sink.write(f'\n  ],\n  "seconds": {text}\n}}\n'.encode())
     return count
 
 
-def _write_rows(sink: BinaryIO, ending: str, columns: tables.Columns, blocks: Iterable[tables.Rows]) -> int:
+def _write_table(sink: BinaryIO, ending: str, columns: tables.Columns, blocks: Iterable[tables.Rows]) -> int:
     write = tables.write_csv if ending == ".csv" else tables.write_parquet
     return write(sink, columns, blocks)
 
 
-def _influence_rows(answers: Iterable[Influences], test_indices: np.ndarray) -> Iterable[tables.Rows]:
+def _blocks(answers: Iterable[Influences], test_indices: np.ndarray) -> Iterable[tables.Rows]:
     first = 0
     for answer in answers:
-        found = results.Influences.read(answer)
-        yield found.rows(test_indices[first : first + len(found.results)].tolist())
-        first += len(found.results)
+        yield answer.rows(test_indices[first : first + len(answer.results)].tolist())
+        first += len(answer.results)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,12 @@ from kgtrace_server import catalogue
 from kgtrace_server.http.reload import Reload, Reloader
 from kgtrace_server.http.worker import Worker
 from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
+from kgtrace_server.schema.operation import Generations, IndexInfo, Ready, ReloadInfo, Switched
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
-    from kgtrace_server import wire
     from kgtrace_server.http.metrics import Metrics
     from kgtrace_server.settings import Settings
 
@@ -83,41 +84,39 @@ class Backend:
         if self._reloader is not None:
             self._reloader.close()
 
-    def ready(self) -> "wire.Ready":
+    def ready(self) -> Ready:
         """Tell what answers and how loading went. Raises `NotReady`."""
         reloader = self._reloader
-        return {
-            "status": "ready",
-            "generation": self.service.generation,
-            "draining": [] if reloader is None else reloader.draining,
-            "reload": None if reloader is None else self._told(reloader.last),
-        }
+        return Ready(
+            status="ready",
+            generation=self.service.generation,
+            draining=() if reloader is None else tuple(reloader.draining),
+            reload=None if reloader is None else self._described(reloader.last),
+        )
 
-    def generations(self) -> "wire.Generations":
+    def generations(self) -> Generations:
         """List what is on disk. Raises `CannotSwitch` where the root cannot be read, or there is none."""
         with self._switching() as root:
             listed = catalogue.generations(root)
             live = root.current()
-        for generation in listed:
-            if generation["problem"] is not None:
-                generation["problem"] = self._shown(generation["problem"])
-        return {"live": live, "serving": self.generation, "generations": listed}
+        shown = (replace(info, problem=info.problem and self._shown(info.problem)) for info in listed)
+        return Generations(live, self.generation, tuple(shown))
 
-    def publish(self, generation: str) -> "wire.Switched":
+    def publish(self, generation: str) -> Switched:
         """Make a generation live and load it. Raises `CannotSwitch`."""
         with self._switching() as root:
             root.publish(generation)
         return self._switched(generation)
 
-    def rollback(self) -> "wire.Switched":
+    def rollback(self) -> Switched:
         """Make the generation before the live one live and load it. Raises `CannotSwitch`."""
         with self._switching() as root:
             live = root.rollback()
         return self._switched(live)
 
-    def _switched(self, live: str) -> "wire.Switched":
+    def _switched(self, live: str) -> Switched:
         reload = None if self._reloader is None else self._reloader.check()
-        return {"live": live, "serving": self.generation, "reload": self._told(reload)}
+        return Switched(live, self.generation, self._described(reload))
 
     @contextmanager
     def _switching(self) -> Iterator[IndexRoot]:
@@ -140,22 +139,22 @@ class Backend:
     def _missing(self) -> str | None:
         return None if self._root is None else IndexRoot(self._root).missing()
 
-    def _told(self, reload: Reload | None) -> "wire.Reload | None":
+    def _described(self, reload: Reload | None) -> ReloadInfo | None:
         if reload is None:
             return None
-        return {
-            "generation": reload.generation,
-            "ok": reload.ok,
-            "reason": None if reload.reason is None else self._shown(reload.reason),
-            "at": reload.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "seconds": reload.seconds,
-        }
+        return ReloadInfo(
+            generation=reload.generation,
+            ok=reload.ok,
+            reason=reload.reason and self._shown(reload.reason),
+            at=reload.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            seconds=reload.seconds,
+        )
 
     def _shown(self, text: str) -> str:
         """Leave out where the index lies: that is nobody's business but the operator's, who has the log."""
         return text if self._root is None else _without(self._root, text)
 
-    def _index(self) -> "wire.IndexInfo | None":
+    def _index(self) -> IndexInfo | None:
         service = self._service
         return None if service is None else service.index_info()
 

@@ -6,13 +6,16 @@ which take a hundred times as long as a megabyte of labels. No request needs mor
 
 import json
 import re
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 MAX_CONTAINERS = 1024
-"""Lists and objects in a body; the largest request, of `wire.MAX_TRIPLES`, has about 270."""
+"""Lists and objects in a body; the largest request, of `MAX_TRIPLES`, has about 270."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """A string, or what would be one but for its end. It matches at every quotation mark, so no byte is looked at twice."""
@@ -41,3 +44,36 @@ def _containers(text: bytes) -> int:
 
 def _refuse_constant(constant: str) -> None:
     raise ValueError(f"it holds {constant}")
+
+
+class _StrictRequest(Request):
+    """Reads JSON strictly."""
+
+    async def json(self) -> Any:
+        """Return the body. Raises `HTTPException` with status 400."""
+        return read_json(await self.body())
+
+
+class StrictRoute(APIRoute):
+    """Refuses a body that is empty or of another media type before the framework looks at it."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """Wrap the framework's handler."""
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            if self.body_field is not None:
+                media_type = request.headers.get("Content-Type", "application/json").partition(";")[0]
+                if media_type.strip().lower() != "application/json":
+                    raise HTTPException(
+                        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                        f"Content-Type is {media_type[:100]!r}: send application/json",
+                    )
+                headers = [h for h in request.scope["headers"] if h[0] != b"content-type"]
+                scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+                request = _StrictRequest(scope, request.receive)
+                if not await request.body():
+                    raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is empty: send a JSON object")
+            return await handle(request)
+
+        return strict

@@ -1,7 +1,8 @@
 """What Prometheus is told. Each application has a registry of its own."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
     from kgtrace_server.http.logs import Line
     from kgtrace_server.http.worker import Batch, Worker
-    from kgtrace_server.wire import IndexInfo, Influences
+    from kgtrace_server.schema.answers import Influences
+    from kgtrace_server.schema.operation import IndexInfo
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -104,12 +106,12 @@ class Metrics:
         """Count answers that were computed together."""
         if not answers:
             return
-        for stage, seconds in answers[0]["seconds"].items():
-            self._stages.labels(stage).observe(seconds)  # type: ignore[arg-type]
+        for stage, seconds in asdict(answers[0].seconds).items():
+            self._stages.labels(stage).observe(seconds)
         for answer in answers:
-            for result in answer["results"]:
-                self._candidates.observe(result["candidates"])
-                self._explained.labels("true" if result["certified"] else "false").inc()
+            for result in answer.results:
+                self._candidates.observe(result.candidates)
+                self._explained.labels("true" if result.certified else "false").inc()
 
     def text(self) -> bytes:
         """Return everything in Prometheus's text format."""
@@ -137,8 +139,8 @@ class _LiveCollector(Collector):
         triples = GaugeMetricFamily("kgtrace_index_triples", "Training triples in it.")
         if index is not None:
             info.add_metric([], _facts(index))
-            age.add_metric([], index["age_seconds"])
-            triples.add_metric([], index["counts"].get("triples", 0))
+            age.add_metric([], index.age_seconds)
+            triples.add_metric([], index.counts.get("triples", 0))
         restarts = CounterMetricFamily(
             "kgtrace_worker_restarts", "Times that the computing thread began anew after an internal error."
         )
@@ -153,5 +155,5 @@ class _LiveCollector(Collector):
 
 
 def _facts(index: "IndexInfo") -> dict[str, str]:
-    facts: dict[str, Any] = {name: index[name] for name in ("generation", "model", "loss", "built_at")}
-    return {name: str(value) for name, value in facts.items() if value is not None}
+    facts = {"generation": index.generation, "model": index.model, "loss": index.loss, "built_at": index.built_at}
+    return {name: value for name, value in facts.items() if value is not None}

@@ -18,7 +18,7 @@ from kgtrace_indexer.gradients.losses import (
     loss_by_name,
 )
 from kgtrace_indexer.gradients.negatives import corrupted
-from kgtrace_server.cli import parser as cli
+from kgtrace_server.cli import arguments
 from kgtrace_store.errors import BadRequest, UnsupportedModel
 
 CPU = torch.device("cpu")
@@ -164,7 +164,7 @@ def test_wrong_losses_are_refused(name: str, options: dict, message: str) -> Non
 
 def test_the_command_line_knows_every_loss() -> None:
     """The names that the command line writes out are those that there are."""
-    assert cli.LOSSES == NAMES
+    assert arguments.LOSSES == NAMES
 
 
 INSTANCES = np.stack([np.arange(3000) % 40, np.arange(3000) % 7, np.arange(3000) % 31], 1)

@@ -13,8 +13,7 @@ import pytest
 
 from kgtrace_server import tables
 from kgtrace_server.cli import bulk, parser as cli
-from kgtrace_server.results import Influences
-from kgtrace_server.service import Question
+from kgtrace_server.schema.answers import Influences, from_json
 from kgtrace_store import durable, locks
 from tests.faults import Killed, interrupted
 from tests.server.conftest import ENTITIES, RELATIONS
@@ -58,7 +57,7 @@ def test_files_hold_every_block(ask: Any, attributor: Any, tmp_path: Path, endin
         answer = json.loads(output.read_text())
         assert output.read_text() == json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
         assert answer["seconds"]["search"] == pytest.approx(0.6)
-        rows = list(Influences.read(answer).rows(range(150)))
+        rows = list(from_json(Influences, output.read_bytes()).rows(range(150)))
     elif ending == ".parquet":
         rows = pyarrow.parquet.read_table(output).to_pylist()
     else:
@@ -225,7 +224,7 @@ def test_large_answers_come_in_small_blocks(service: Any) -> None:
     """The more influences a test triple has, the fewer are explained at a time."""
 
     for top_k, block in ((10, 64), (1024, 64), (2000, 32), (10**9, 1)):
-        asked = bulk.Bulk(service, Question([], top_k=top_k), np.zeros((130, 3), np.int64), np.arange(130))
+        asked = bulk.Bulk(service, {"top_k": top_k}, np.zeros((130, 3), np.int64), np.arange(130))
         assert asked.block == block
         assert len(asked) == -(-130 // block)
 

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 
 from kgtrace_indexer import BuildConfig
-from kgtrace_indexer.names import PRESETS
-from kgtrace_server.cli import commands, parser as cli
-from kgtrace_server.service import Question, Service
+from kgtrace_indexer.index.preconditioner import SCORES
+from kgtrace_server.cli import arguments, inputs, parser as cli
+from kgtrace_server.cli.verbs import operate
+from kgtrace_server.schema.answers import Influences, from_json
+from kgtrace_server.schema.questions import InfluenceRequest
+from kgtrace_server.service import Service
 from kgtrace_store import IndexRoot
 from kgtrace_store.errors import BadRequest, UnreadableModel
 from kgtrace_store.vocabulary import Vocabulary
@@ -190,20 +193,44 @@ def test_calls_that_need_no_model_import_nothing_slow(root: Path) -> None:
         assert (got, modules) == (code, []), call
 
 
-def test_the_presets_that_sample_are_those_of_the_table() -> None:
-    """They are written out in the command line, which must not import the table."""
-    assert tuple(name for name, preset in PRESETS.items() if preset.sample_rate < 1) == commands.SAMPLING_PRESETS
-
-
 def test_build_has_the_defaults_of_its_configuration() -> None:
     """The help tells them without importing it; ``auto`` leaves the batch size to it."""
     args = cli.parser().parse_args(["build", "--model", "m", "--index", "i", "--batch-size", "auto"])
     default = BuildConfig()
-    for name in commands.CONFIGURATION:
+    for name in inputs.CONFIGURATION:
         assert getattr(args, name) == getattr(default, name)
     assert tuple(args.layers) == default.layers
     assert args.batch_size is None
-    assert {field.name for field in fields(BuildConfig)} == {*commands.CONFIGURATION, "layers", "batch_size"}
+    assert args.score is default.precondition is None
+    others = {"layers", "batch_size", "precondition"}
+    assert {field.name for field in fields(BuildConfig)} == {*inputs.CONFIGURATION, *others}
+
+
+def test_scores_have_an_old_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--precondition`` says the same, is not shown in the help, and does not go with ``--score``."""
+    assert arguments.PRECONDITIONS == SCORES
+    calls = {
+        "build": ["--model", "m", "--index", "i"],
+        "query": ["--index", "i", "--triple", "a", "b", "c"],
+        "self-influence": ["--index", "i"],
+    }
+    for verb, call in calls.items():
+        for old, score in SCORES.items():
+            for spelling in (["--precondition", old], ["--score", score]):
+                assert cli.parser().parse_args([verb, *call, *spelling]).score == score
+        for wrong, words in (
+            (["--precondition", "tracin"], "invalid choice: 'tracin' (choose from none, fisher)"),
+            (["--score", "fisher"], "invalid choice: 'fisher'"),
+            (["--score", "tracin", "--precondition", "none"], "not allowed with argument --score"),
+        ):
+            with pytest.raises(SystemExit):
+                cli.main([verb, *call, *wrong])
+            assert words in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            cli.main([verb, "--help"])
+        shown = capsys.readouterr().out
+        assert "--score {tracin,preconditioned}" in shown
+        assert "--precondition" not in shown
 
 
 # Failures.
@@ -232,21 +259,21 @@ def test_failures_are_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
     """Exit 1, one line on standard error, no traceback, nothing on standard output."""
-    monkeypatch.setattr(commands, "rollback", failing(error))
+    monkeypatch.setattr(operate, "rollback", failing(error))
     assert run(capsys, "rollback", "--index", "x") == (1, "", line)
 
 
 @pytest.mark.parametrize("call", [["--debug", "rollback", "--index", "x"], ["rollback", "--index", "x", "--debug"]])
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch, call: list[str]) -> None:
     """Before or after the verb, the error passes through with its traceback."""
-    monkeypatch.setattr(commands, "rollback", failing(BadRequest("x")))
+    monkeypatch.setattr(operate, "rollback", failing(BadRequest("x")))
     with pytest.raises(BadRequest):
         cli.main(call)
 
 
 def test_interruptions_are_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C exits as a shell would say, without a word."""
-    monkeypatch.setattr(commands, "rollback", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(operate, "rollback", failing(KeyboardInterrupt()))
     assert run(capsys, "rollback", "--index", "x") == (130, "", "")
 
 
@@ -328,8 +355,8 @@ def test_query_answers_what_the_service_answers(capsys: pytest.CaptureFixture[st
     ]
     code, out, _ = run(capsys, "query", "--index", "x", *call, *options, "--json")
     expected = service.influences(
-        Question(
-            [(0, 0, 2), (0, 1, 4)],
+        InfluenceRequest.of(
+            triples=[(0, 0, 2), (0, 1, 4)],
             top_k=4,
             order="absolute",
             must={"relation": [0, 1]},
@@ -337,7 +364,7 @@ def test_query_answers_what_the_service_answers(capsys: pytest.CaptureFixture[st
         )
     )
     assert code == 0
-    assert json.loads(out) == expected
+    assert from_json(Influences, out.encode()) == expected
     code, out, _ = run(capsys, "query", "--index", "x", *call)
     assert code == 0
     assert out.startswith("Aspirin®  treats  headache\n")
@@ -543,7 +570,7 @@ def test_a_folder_without_triples_says_how_to_save_them(tmp_path: Path) -> None:
     (replicate / "trained_model.pkl").touch()
     args = argparse.Namespace(model=replicate, train=None, entity_to_id=None, relation_to_id=None)
     with pytest.raises(BadRequest, match=r"carries no training_triples.*save_training=True: pass --train"):
-        commands._training_data(args)
+        inputs.training_data(args)
     args.model = tmp_path
     with pytest.raises(UnreadableModel, match=r"holds no model.*; pass .*replicates/replicate-00000$"):
-        commands._training_data(args)
+        inputs.training_data(args)

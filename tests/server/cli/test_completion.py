@@ -8,6 +8,7 @@ import pytest
 
 from kgtrace_server.cli import parser as cli
 from kgtrace_server.cli.completion import actions, script
+from kgtrace_server.cli.verbs.operate import SHELLS
 
 PATIENCE = 600
 
@@ -19,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "here" / "train.tsv").parent.mkdir()
     (folder / "here" / "train.tsv").touch()
     (folder / "here" / "training").mkdir()
-    for shell in cli.SHELLS:
+    for shell in SHELLS:
         (folder / f"kgtrace.{shell}").write_text(script(cli.parser(), shell))
     (folder / "_kgtrace").symlink_to("kgtrace.zsh")  # where zsh looks for it
     return folder / "here"
@@ -104,13 +105,13 @@ def test_zsh_completes(folder: Path, typed: str, completed: str) -> None:
     assert ask(folder, "zsh", "-f", "-c", ZSH, "zsh", typed) == [completed]
 
 
-@pytest.mark.parametrize("shell", cli.SHELLS)
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_shell_reads_it(shell: str, folder: Path) -> None:
     """Its syntax is right."""
     assert ask(folder, shell, "-n", f"../kgtrace.{shell}") == []
 
 
-@pytest.mark.parametrize("shell", cli.SHELLS)
+@pytest.mark.parametrize("shell", SHELLS)
 def test_the_verb_prints_it(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What a shell is to source, and nothing else."""
     assert cli.main(["completion", shell]) == 0

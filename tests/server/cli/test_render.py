@@ -2,9 +2,8 @@
 
 import csv
 import io
-import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,17 @@ import pyarrow.parquet
 import pytest
 
 from kgtrace_server.cli import render
-from kgtrace_server.results import Influences as Columns
-from kgtrace_server.service import Question, Service
-from kgtrace_server.wire import Influences
+from kgtrace_server.schema.answers import Influences, from_json, to_json
+from kgtrace_server.schema.questions import InfluenceRequest
+from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, MissingExtra
 
 
 @pytest.fixture
 def answer(service: Service) -> Influences:
-    return service.influences(Question([("aspirin", "treats", "headache"), ("fever", "2", "7")], top_k=3))
+    return service.influences(
+        InfluenceRequest.of(triples=[("aspirin", "treats", "headache"), ("fever", "2", "7")], top_k=3)
+    )
 
 
 def test_tables_are_aligned(answer: Influences) -> None:
@@ -41,7 +42,7 @@ def test_tables_are_aligned(answer: Influences) -> None:
 @pytest.mark.parametrize(("rank", "shown"), [(2, "rank 2, "), (7.5, "rank 7.5, ")])
 def test_ranks_are_whole_unless_scores_tie(service: Service, attributor: Any, rank: float, shown: str) -> None:
     """2 and not 2.0, as JSON and as text."""
-    asked, query = Question([(0, 0, 0)]), attributor.query
+    asked, query = InfluenceRequest.of(triples=[(0, 0, 0)]), attributor.query
 
     def ranked(*triples: Any, **options: Any) -> Any:
         answer = query(*triples, **options)
@@ -50,37 +51,41 @@ def test_ranks_are_whole_unless_scores_tie(service: Service, attributor: Any, ra
     attributor.query = ranked
     answer = service.influences(asked)
     assert shown in render.influences(answer)
-    assert f'"rank": {rank},' in render.json_text(answer)
+    assert f'"rank": {rank},' in to_json(answer, indent=2).decode()
 
 
 def test_uncertified_and_empty_answers_say_so(service: Service) -> None:
     """A reader cannot take a cut-short answer for a proved one."""
-    assert "not certified" in render.influences(service.influences(Question([(0, 0, 0)], max_candidates=0)))
-    nothing = Question([(0, 0, 0)], must={"head": ["Zürich"]})
+    assert "not certified" in render.influences(
+        service.influences(InfluenceRequest.of(triples=[(0, 0, 0)], max_candidates=0))
+    )
+    nothing = InfluenceRequest.of(triples=[(0, 0, 0)], must={"head": ["Zürich"]})
     assert "no training triple may be named" in render.influences(service.influences(nothing))
 
 
 def test_notes_are_shown(answer: Influences) -> None:
     """Each in a line below the test triple."""
     assert "note:" not in render.influences(answer)
-    answer["results"][0]["notes"] = ["first", "second"]
+    first, *others = answer.results
+    answer = replace(answer, results=(replace(first, notes=("first", "second")), *others))
     assert render.influences(answer).splitlines()[2:4] == ["  note: first", "  note: second"]
 
 
 def written(ending: str, answers: list[Influences], test_indices: list[int]) -> bytes:
     sink = io.BytesIO()
     count = render.write_influences(sink, ending, answers, np.array(test_indices))
-    assert count == sum(len(result["influences"]) for answer in answers for result in answer["results"])
+    assert count == sum(len(result.influences) for answer in answers for result in answer.results)
     return sink.getvalue()
 
 
 def test_json_files_hold_the_answer(answer: Influences) -> None:
     """The same object as over HTTP, as if it had been written in one go; labels stay readable."""
-    assert written(".json", [answer], [0, 1]).decode() == render.json_text(answer)
-    assert "Aspirin®" in render.json_text(answer)
-    twice: Any = json.loads(written(".json", [answer, answer], [0, 1, 2, 3]))
-    assert twice["results"] == answer["results"] * 2
-    assert twice["seconds"] == {stage: spent * 2 for stage, spent in answer["seconds"].items()}
+    content = written(".json", [answer], [0, 1])
+    assert content == to_json(answer, indent=2) + b"\n"
+    assert "Aspirin®" in content.decode()
+    twice = from_json(Influences, written(".json", [answer, answer], [0, 1, 2, 3]))
+    assert twice.results == answer.results * 2
+    assert asdict(twice.seconds) == {stage: spent * 2 for stage, spent in asdict(answer.seconds).items()}
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -92,7 +97,7 @@ def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, ending:
     else:
         table = pyarrow.parquet.read_table(io.BytesIO(content))
         rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in table.to_pylist()]
-    assert [*rows[0]] == list(Columns.COLUMNS)
+    assert [*rows[0]] == list(Influences.COLUMNS)
     assert [(row["test_index"], row["position"]) for row in rows] == [(t, p) for t in "49" for p in "123"]
     assert rows[0] == {
         "test_index": "4",
@@ -124,10 +129,10 @@ def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, ending:
 
 def test_empty_answers_have_the_same_columns(service: Service) -> None:
     """A program that reads the file need not care."""
-    nothing = service.influences(Question([(0, 0, 0)], must={"head": ["Zürich"]}))
+    nothing = service.influences(InfluenceRequest.of(triples=[(0, 0, 0)], must={"head": ["Zürich"]}))
     table = pyarrow.parquet.read_table(io.BytesIO(written(".parquet", [nothing], [0])))
     assert table.num_rows == 0
-    assert table.column_names == list(Columns.COLUMNS)
+    assert table.column_names == list(Influences.COLUMNS)
 
 
 def test_unusable_outputs_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

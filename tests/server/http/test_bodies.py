@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 from starlette.exceptions import HTTPException
 
-from kgtrace_server import wire
 from kgtrace_server.http.bodies import MAX_CONTAINERS, read_json
+from kgtrace_server.schema import fields
 from tests.server.conftest import Client
 
 INFLUENCES = "/v1/influences"
@@ -45,11 +45,11 @@ def test_no_byte_is_looked_at_twice(body: bytes) -> None:
 
 def test_the_largest_request_is_answered(client: Client) -> None:
     """As many triples and alternatives as are allowed, in objects, pass every bound."""
-    condition = {field: [0] * wire.MAX_FILTER for field in wire.FIELDS}
+    condition = {field: [0] * fields.MAX_FILTER for field in fields.FIELDS}
     body = {
-        "triples": [{"head": 0, "relation": 0, "tail": 2}] * wire.MAX_TRIPLES,
+        "triples": [{"head": 0, "relation": 0, "tail": 2}] * fields.MAX_TRIPLES,
         "top_k": 1,
-        "filter": {"must": condition, "must_not": {"head": [1] * wire.MAX_FILTER}},
+        "filter": {"must": condition, "must_not": {"head": [1] * fields.MAX_FILTER}},
     }
     assert client.post(INFLUENCES, body).status_code == 200
 

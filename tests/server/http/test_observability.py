@@ -248,7 +248,7 @@ def test_requests_that_queue_up_are_computed_together(service: Service, attribut
 
 def test_one_failure_in_a_batch_is_its_own(service: Service, attributor: Any) -> None:
     """When computing together fails, each is computed alone."""
-    from kgtrace_server.service import Question
+    from kgtrace_server.schema.questions import InfluenceRequest
 
     def fail_for_two() -> None:
         if len(attributor.calls) in (0, 2):
@@ -256,5 +256,5 @@ def test_one_failure_in_a_batch_is_its_own(service: Service, attributor: Any) ->
             raise ZeroDivisionError
 
     attributor.before_query = fail_for_two
-    outcomes = service.influences_together([Question([(i, 0, 0)]) for i in range(3)])
-    assert [type(outcome).__name__ for outcome in outcomes] == ["dict", "ZeroDivisionError", "dict"]
+    outcomes = service.together([InfluenceRequest.of(triples=[(i, 0, 0)]) for i in range(3)])
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Influences", "ZeroDivisionError", "Influences"]

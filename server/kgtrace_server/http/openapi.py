@@ -1,0 +1,105 @@
+"""What the OpenAPI document says beyond the routes' types: examples, problems and keys."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import TypeAdapter
+
+from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
+from kgtrace_server.schema import answers, operation
+
+_PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
+    400: (None, "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"),
+    401: (None, "send the service's key as Authorization: Bearer KEY or X-API-Key: KEY"),
+    403: (None, "this takes the admin key"),
+    409: ("Cannot switch", "there is no generation '20261123T020000Z-1a2b3c'; there is 20261122T020000Z-4d5e6f"),
+    413: (None, "the body is larger than 1048576 bytes: send fewer triples a request"),
+    415: (None, "Content-Type is 'text/plain': send application/json"),
+    422: ("Unknown entity", "unknown entity 'asprin'; nearest: 'aspirin'"),
+    429: ("Queue full", "64 requests are waiting already: try again shortly"),
+    503: ("Not ready", "the index is being loaded, or none has been published yet: try again shortly"),
+    504: ("Deadline exceeded", "no answer within 30 seconds: ask for fewer triples or set max_candidates"),
+}
+"""Title, where the problem has a type of its own, and detail."""
+
+_SCHEMA = "#/components/schemas/{model}"
+
+
+class Documented(FastAPI):
+    """Adds to the OpenAPI document the schemas of answers, which the routes refer to by name."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        document = super().openapi()
+        document["components"]["schemas"] |= _answer_schemas()
+        return document
+
+
+@cache
+def _answer_schemas() -> dict[str, Any]:
+    """Return the schemas of all answers and their parts, by name."""
+    # As parts of one schema, because each schema reads the source of its classes anew, for their docstrings.
+    either: TypeAdapter[answers.Answer] = TypeAdapter(
+        answers.Influences
+        | answers.SelfInfluences
+        | answers.Predictions
+        | answers.Aggregate
+        | operation.IndexInfo
+        | operation.Entities
+        | operation.Relations
+        | operation.Generations
+        | operation.Switched
+        | operation.Status
+        | operation.Ready
+        | operation.Problem
+    )
+    schema = either.json_schema(mode="serialization", ref_template=_SCHEMA.format(model="{model}"))
+    schemas: dict[str, Any] = schema["$defs"]
+    return schemas
+
+
+def answered(example: answers.Answer, *statuses: int) -> dict[str, Any]:
+    """Document the type of a route's answers, of which ``example`` is one, and the statuses of its problems."""
+    schema = {"$ref": _SCHEMA.format(model=type(example).__name__)}
+    success = {
+        200: {
+            "content": {
+                "application/json": {
+                    "schema": schema,
+                    "example": asdict(example),
+                }
+            }
+        }
+    }
+    return {"responses": {**success, **problems(*statuses)}}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the statuses of problems."""
+    return {status: _problem(status) for status in statuses}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    title, detail = _PROBLEM_EXAMPLES[status]
+    phrase = HTTPStatus(status).phrase
+    example = {
+        "type": "about:blank" if title is None else TYPE_PREFIX + title.lower().replace(" ", "-"),
+        "title": phrase if title is None else title,
+        "status": status,
+        "detail": detail,
+    }
+    schema = {"$ref": _SCHEMA.format(model=operation.Problem.__name__)}
+    return {"description": phrase, "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
+
+
+def documented_keys() -> list[Any]:
+    """`RequireKey` checks keys; these only put the "Authorize" button on the documentation page."""
+    return [
+        Security(HTTPBearer(auto_error=False)),
+        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+    ]

@@ -1,0 +1,261 @@
+"""The routes: probes, questions, and the switching of generations. None of them computes: the worker's thread does."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.routing import APIRoute
+
+from kgtrace_server.http.backend import Backend
+from kgtrace_server.http.bodies import StrictRoute
+from kgtrace_server.http.metrics import CONTENT_TYPE, Metrics
+from kgtrace_server.http.middleware import CLIENT_GONE
+from kgtrace_server.http.openapi import answered
+from kgtrace_server.http.worker import Task
+from kgtrace_server.schema import examples
+from kgtrace_server.schema.answers import Answer, Influences, to_json
+from kgtrace_server.schema.fields import FIELDS
+from kgtrace_server.schema.questions import (
+    AggregateQuery,
+    AggregateRequest,
+    InfluenceQuery,
+    InfluenceRequest,
+    PredictionQuery,
+    PredictionRequest,
+    PublishRequest,
+    SearchQuery,
+    SelfInfluenceQuery,
+    SelfInfluenceRequest,
+)
+from kgtrace_server.service import Computed, Service
+
+_READ = (401, 422, 503, 504)
+"""Problems of a question in the address."""
+
+_POSTED = (400, 401, 413, 415, 422, 503, 504)
+"""Problems of a question in the body."""
+
+_QUEUED = (429,)
+"""Of routes that compute, too: `queueing` tells them by it."""
+
+
+def _ready(request: Request) -> Service:
+    """Return the service, and pin its generation to the answer."""
+    service: Service = request.app.state.backend.service
+    request.state.generation = service.generation
+    return service
+
+
+_Ready = Annotated[Service, Depends(_ready)]
+
+
+def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+_Backend = Annotated[Backend, Depends(_backend)]
+
+
+def queueing(router: APIRouter) -> frozenset[str]:
+    """Return the paths whose routes say that they may answer 429: those that compute."""
+    return frozenset(route.path for route in router.routes if isinstance(route, APIRoute) and 429 in route.responses)
+
+
+def probes() -> APIRouter:
+    """Return the routes that watch the process."""
+    router = APIRouter(tags=["probes"])
+
+    @router.get("/livez", summary="Is the process alive?", **answered(examples.STATUS))
+    async def livez() -> Response:
+        return _json(examples.STATUS)
+
+    @router.get("/readyz", summary="Can it answer?", **answered(examples.READY, 503))
+    async def readyz(backend: _Backend) -> Response:
+        return _json(backend.ready())
+
+    @router.get(
+        "/metrics",
+        summary="Numbers for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    def metrics(request: Request) -> Response:
+        measured: Metrics = request.app.state.metrics
+        return Response(measured.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    return router
+
+
+def questions() -> APIRouter:
+    """Return the routes that anybody with the read key may use."""
+    router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["v1"])
+
+    @router.post(
+        "/influences",
+        summary="Explain test triples",
+        **answered(examples.INFLUENCES, *_POSTED, *_QUEUED),
+    )
+    async def post_influences(request: Request, body: InfluenceRequest, service: _Ready) -> Response:
+        return await _computed(request, service, body)
+
+    @router.get(
+        "/influences",
+        summary="Explain one test triple",
+        **answered(examples.INFLUENCES, *_READ, *_QUEUED),
+    )
+    async def get_influences(request: Request, query: Annotated[InfluenceQuery, Query()], service: _Ready) -> Response:
+        triple = service.refs_from_text(query.head, query.relation, query.tail)
+        question = InfluenceRequest.of(triples=[triple], **query.options(*FIELDS))
+        return await _computed(request, service, question)
+
+    @router.post(
+        "/predictions",
+        summary="Predict tails or heads",
+        **answered(examples.PREDICTIONS, *_POSTED, *_QUEUED),
+    )
+    async def post_predictions(request: Request, body: PredictionRequest, service: _Ready) -> Response:
+        return await _computed(request, service, body)
+
+    @router.get(
+        "/predictions",
+        summary="Predict tails or heads",
+        **answered(examples.PREDICTIONS, *_READ, *_QUEUED),
+    )
+    async def get_predictions(
+        request: Request, query: Annotated[PredictionQuery, Query()], service: _Ready
+    ) -> Response:
+        question = PredictionRequest.of(
+            head=None if query.head is None else service.entity_ref(query.head),
+            relation=service.relation_ref(query.relation),
+            tail=None if query.tail is None else service.entity_ref(query.tail),
+            **query.options(*FIELDS),
+        )
+        return await _computed(request, service, question)
+
+    @router.post(
+        "/aggregate",
+        summary="Sum influence by relation, head or tail",
+        **answered(examples.AGGREGATE, *_POSTED, *_QUEUED),
+    )
+    async def post_aggregate(request: Request, body: AggregateRequest, service: _Ready) -> Response:
+        return await _computed(request, service, body)
+
+    @router.get(
+        "/aggregate",
+        summary="Sum influence by relation, head or tail",
+        **answered(examples.AGGREGATE, *_READ, *_QUEUED),
+    )
+    async def get_aggregate(request: Request, query: Annotated[AggregateQuery, Query()], service: _Ready) -> Response:
+        triple = service.refs_from_text(query.head, query.relation, query.tail)
+        question = AggregateRequest.of(triple=triple, **query.options(*FIELDS))
+        return await _computed(request, service, question)
+
+    @router.post(
+        "/self-influence",
+        summary="Rank training triples by self-influence",
+        **answered(examples.SELF_INFLUENCES, *_POSTED),
+    )
+    def post_self_influence(body: SelfInfluenceRequest, service: _Ready) -> Response:
+        return _json(service.self_influences(body))
+
+    @router.get(
+        "/self-influence",
+        summary="Rank training triples by self-influence",
+        **answered(examples.SELF_INFLUENCES, *_READ),
+    )
+    def get_self_influence(query: Annotated[SelfInfluenceQuery, Query()], service: _Ready) -> Response:
+        refs = {
+            "head": list(map(service.entity_ref, query.head)),
+            "relation": list(map(service.relation_ref, query.relation)),
+            "tail": list(map(service.entity_ref, query.tail)),
+        }
+        must = {field: named for field, named in refs.items() if named}
+        return _json(service.self_influences(SelfInfluenceRequest.of(must=must, **query.options(*FIELDS))))
+
+    @router.get("/index", summary="What is served", **answered(examples.INDEX, 401, 503))
+    def index(service: _Ready) -> Response:
+        return _json(service.index_info())
+
+    @router.get("/entities", summary="Find entities by label or name", **answered(examples.ENTITIES, 401, 422, 503))
+    def entities(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
+        return _json(service.entities(query))
+
+    @router.get("/relations", summary="Find relations by label or name", **answered(examples.RELATIONS, 401, 422, 503))
+    def relations(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
+        return _json(service.relations(query))
+
+    @router.get("/generations", summary="What is on disk", **answered(examples.GENERATIONS, 401, 409))
+    def generations(backend: _Backend) -> Response:
+        return _json(backend.generations())
+
+    return router
+
+
+def admin() -> APIRouter:
+    """Return the routes that need the admin key."""
+    router = APIRouter(prefix="/v1/admin", route_class=StrictRoute, tags=["admin"])
+
+    @router.post(
+        "/publish",
+        summary="Make a generation live",
+        **answered(examples.SWITCHED, 400, 401, 403, 409, 413, 415, 422, 504),
+    )
+    def publish(body: PublishRequest, backend: _Backend) -> Response:
+        return _json(backend.publish(body.generation))
+
+    @router.post(
+        "/rollback",
+        summary="Make the generation before the live one live",
+        **answered(examples.SWITCHED, 401, 403, 409, 413, 504),
+    )
+    def rollback(backend: _Backend) -> Response:
+        return _json(backend.rollback())
+
+    return router
+
+
+async def _computed(request: Request, service: Service, question: Computed) -> Response:
+    """Answer in the worker's thread, together with questions that are alike; answers are written there, too.
+
+    Wait for that, or until the client is gone: a computation that nobody waits for is not begun.
+    """
+    backend: Backend = request.app.state.backend
+    metrics: Metrics = request.app.state.metrics
+
+    def respond(questions: Sequence[Computed]) -> list[tuple[Response, dict[str, float]] | Exception]:
+        outcomes = service.together(questions, backend.worker.wanted)
+        metrics.answers([outcome for outcome in outcomes if isinstance(outcome, Influences)])
+        return [each if isinstance(each, Exception) else (_json(each), _stages(each)) for each in outcomes]
+
+    size = len(question.triples) if isinstance(question, InfluenceRequest) else 1
+    task = Task(respond, question, (service, question.alike), size)
+    computing = asyncio.ensure_future(backend.worker.run(task))
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((computing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not computing.done():
+            return Response(status_code=CLIENT_GONE)
+        computed = computing.result()
+    finally:
+        computing.cancel()
+        leaving.cancel()
+    response, request.state.stage_seconds = computed.value
+    request.state.queue_seconds = computed.waited
+    return response
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(answer: Answer) -> Response:
+    return Response(to_json(answer), media_type="application/json")
+
+
+def _stages(answer: Answer) -> dict[str, float]:
+    """Return the seconds of each stage of a computation."""
+    return asdict(answer.seconds) if isinstance(answer, Influences) else {}
