@@ -20,9 +20,6 @@ import numpy as np
 from kgtrace_store import durable
 from kgtrace_store.errors import CorruptGeneration
 
-Attribute = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
-"""What an HDF5 attribute may hold here."""
-
 _BLOCK_BYTES = 16 << 20
 """Bytes copied at a time: enough for full disk speed, little beside everything else in memory."""
 
@@ -33,7 +30,7 @@ _ALIGNMENT = 64
 """Arrays start on multiples of this many bytes, one cache line, so that memory maps are aligned."""
 
 
-def write_part(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Attribute] | None = None) -> None:
+def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays of any shape (n, ...) into a new file, which appears under its name only when it is whole.
 
     Raises :class:`StorageFailed`.
@@ -42,7 +39,6 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     with h5py.File(path.name, "w", driver="core", backing_store=False) as f:
         for name, array in arrays.items():
             f.create_dataset(name, data=array)
-        f.attrs.update(attributes or {})
         f.flush()
         image = f.id.get_file_image()
     durable.replace_file(path, image)
@@ -54,19 +50,12 @@ def read_part(path: Path) -> dict[str, np.ndarray]:
         return {name: dataset[...] for name, dataset in f.items()}
 
 
-def read_attributes(path: Path) -> dict[str, Attribute]:
-    """The attributes of a file. Raises :class:`CorruptGeneration`."""
-    with _open(path) as f:
-        return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in f.attrs.items()}
-
-
 def assemble(
     parts: Sequence[Path],
     target: Path,
     *,
     wanted: Callable[[str], bool] = lambda name: True,
     extra: Mapping[str, np.ndarray] | None = None,
-    attributes: Mapping[str, Attribute] | None = None,
 ) -> None:
     """Join parts along axis 0, in the order given, into one contiguous array per name, by bounded copies.
 
@@ -80,7 +69,7 @@ def assemble(
         if name in shapes:
             raise CorruptGeneration(f"array {name!r} is in the parts and in extra")
         shapes[name], dtypes[name] = array.shape, array.dtype
-    offsets = _lay_out(target, shapes, dtypes, attributes or {})
+    offsets = _lay_out(target, shapes, dtypes)
     # Not through HDF5, for the reason given above.
     with durable.opened(target, "r+b") as f:
         for part in parts:
@@ -117,7 +106,7 @@ def merge(
     extra = extra or {}
     shapes |= {name: array.shape for name, array in extra.items()}
     dtypes |= {name: array.dtype for name, array in extra.items()}
-    offsets = _lay_out(target, shapes, dtypes, {})
+    offsets = _lay_out(target, shapes, dtypes)
     with durable.opened(target, "r+b") as f:
         for name in sources[0]:
             row_bytes = max(1, math.prod(shapes[name][1:]) * dtypes[name].itemsize)
@@ -202,12 +191,7 @@ def _joined(
     return shapes, dtypes
 
 
-def _lay_out(
-    target: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtypes: Mapping[str, np.dtype],
-    attributes: Mapping[str, Attribute],
-) -> dict[str, int]:
+def _lay_out(target: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype]) -> dict[str, int]:
     """Create the file with all arrays in place but not yet written; returns where each that is not empty
     begins."""
     needed = _METADATA_BYTES + sum(math.prod(shapes[name]) * dtypes[name].itemsize for name in shapes)
@@ -227,7 +211,6 @@ def _lay_out(
             dataset = h5py.h5d.create(f.id, name.encode(), kind, h5py.h5s.create_simple(shapes[name]), plan)
             if math.prod(shapes[name]):
                 offsets[name] = dataset.get_offset()
-        f.attrs.update(attributes)
     return offsets
 
 

@@ -28,8 +28,6 @@ from kgtrace_store.manifest import FileRecord, Manifest
 if TYPE_CHECKING:
     import numpy as np
 
-    from kgtrace_store.arrays import Attribute
-
 
 class Staging:
     """The folder of one build. :func:`open_staging` makes one, under the builder's lock."""
@@ -51,13 +49,11 @@ class Staging:
         """Where a part lies, or is to be written."""
         return self._folder / layout.PARTS / name
 
-    def write_part(
-        self, name: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Attribute] | None = None
-    ) -> None:
+    def write_part(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a part and enter it in the journal. Raises :class:`StorageFailed`."""
         from kgtrace_store.arrays import write_part
 
-        write_part(self.part_path(name), arrays, attributes)
+        write_part(self.part_path(name), arrays)
         self.finish_part(name)
 
     def finish_part(self, name: str) -> None:
@@ -147,8 +143,9 @@ def _is_whole(parts: Path, step: Any) -> bool:
     """Whether a part is what the journal says of it."""
     match step:
         case {"part": str(name), "bytes": int(size), "sha256": str(digest)}:
+            record = FileRecord(size, digest)
             with contextlib.suppress(CorruptGeneration):  # missing
-                return FileRecord.of(parts / name) == FileRecord(size, digest)
+                return FileRecord.of(parts / name) == record
     return False
 
 

@@ -22,8 +22,8 @@ CHECKS = {
     "opening by default": ("store/kgtrace_store/generations.py", "verify: bool = True", "verify: bool = False"),
     "publishing": ("store/kgtrace_store/generations.py", "with self.open(generation)", "with self._open(generation)"),
     "reading back": ("store/kgtrace_store/staging.py", "written.verify()", "pass"),
-    "resuming": ("store/kgtrace_store/staging.py", "if FileRecord.of(parts / name) == record:", "if True:"),
-    "resuming what": ("store/kgtrace_store/staging.py", "if found != wanted:", "if False:"),
+    "resuming": ("store/kgtrace_store/staging.py", "FileRecord.of(parts / name) == record", "True"),
+    "resuming what": ("store/kgtrace_store/journal.py", "if begun[name] != job[name]", "if False"),
     "answering": ("indexer/kgtrace_indexer/query/attributor.py", "verify: bool = True", "verify: bool = False"),
     "model": ("indexer/kgtrace_indexer/inputs/model_file.py", "(found := model.fingerprint()) != fingerprint", "False"),
 }

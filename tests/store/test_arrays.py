@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kgtrace_store import arrays
-from kgtrace_store.arrays import assemble, merge, open_arrays, read_attributes, read_part, write_part
+from kgtrace_store.arrays import assemble, merge, open_arrays, read_part, write_part
 from kgtrace_store.errors import CorruptGeneration, StorageFailed
 
 DTYPES = st.sampled_from(["float32", "float16", "int32", "int64"])
@@ -68,15 +68,6 @@ def test_arrays_are_aligned_read_only_maps(tmp_path: Path) -> None:
         assert array.ctypes.data % 64 == 0
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
-
-
-def test_attributes_are_kept(tmp_path: Path) -> None:
-    """Scalars, strings and lists come back as Python values."""
-    attributes = {"rows": 3, "scale": 0.5, "loss": "bce", "dims": [1, 2], "names": ["é", "b"], "ok": True}
-    write_part(tmp_path / "0", {"a": np.arange(3)}, attributes)
-    assert read_attributes(tmp_path / "0") == attributes
-    assemble([tmp_path / "0"], tmp_path / "all", attributes={"rows": 3})
-    assert read_attributes(tmp_path / "all") == {"rows": 3}
 
 
 LIMITED = """
@@ -173,7 +164,7 @@ def test_truncated_files_are_refused(tmp_path: Path, keep: int) -> None:
     write_part(tmp_path / "0", {"a": np.arange(1000)})
     data = (tmp_path / "0").read_bytes()
     (tmp_path / "0").write_bytes(data[:keep])
-    for reader in (open_arrays, read_part, read_attributes):
+    for reader in (open_arrays, read_part):
         with pytest.raises(CorruptGeneration, match="not a whole HDF5 file"):
             reader(tmp_path / "0")
 

@@ -354,7 +354,7 @@ def test_prune_removes_superseded_builds_only(root: IndexRoot) -> None:
 def test_a_build_resumes(root: IndexRoot) -> None:
     """Finished parts survive an error; what was put into the generation's folder is begun anew."""
     with pytest.raises(KeyboardInterrupt), root.stage(A) as staging:  # noqa: PT012 - the build is what is interrupted
-        staging.write_part("0", {"a": np.arange(3)}, {"rows": 3})
+        staging.write_part("0", {"a": np.arange(3)})
         staging.write_part("1", {"a": np.arange(4)})
         (staging.path / "half").write_bytes(b"half")
         staging.part_path("2").write_bytes(b"half")

@@ -16,7 +16,7 @@ import pytest
 
 from kgtrace_server.cli import main
 from kgtrace_store import IndexRoot
-from kgtrace_store.arrays import assemble, open_arrays, read_attributes, read_blocks, read_part, write_part
+from kgtrace_store.arrays import assemble, open_arrays, read_blocks, read_part, write_part
 from kgtrace_store.errors import CorruptGeneration, KgtraceError, LocksUnavailable
 
 FINGERPRINT = "ab" * 32
@@ -164,10 +164,9 @@ def test_hdf5_is_asked_for_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return real(*args, **arguments)
 
     monkeypatch.setattr(h5py, "File", record)
-    write_part(tmp_path / "part.h5", {"a": np.arange(5)}, {"b": 1})
+    write_part(tmp_path / "part.h5", {"a": np.arange(5)})
     assemble([tmp_path / "part.h5"], tmp_path / "all.h5")
     read_part(tmp_path / "part.h5")
-    read_attributes(tmp_path / "part.h5")
     open_arrays(tmp_path / "all.h5")
     list(read_blocks(tmp_path / "all.h5"))
     on_disk = [arguments for arguments in opened if arguments.get("driver") != "core"]

@@ -12,8 +12,8 @@ from kgtrace_store import milvus
 from kgtrace_store.errors import MissingExtra, SearchUnavailable
 from kgtrace_store.milvus import ALIAS, Milvus
 from kgtrace_store.search import ExactSearch, FilteringIndex, SearchIndex
-from kgtrace_store.testing import SearchIndexContract
 from tests.milvus_server import milvus_server
+from tests.store.contract import SearchIndexContract
 
 NUMBERS = count()
 

@@ -13,7 +13,7 @@ from kgtrace_store import search
 from kgtrace_store.errors import CorruptGeneration, InputError, MissingExtra, NonFinite, StorageFailed
 from kgtrace_store.search import ExactSearch, FaissSearch, SearchIndex, search_threads, set_search_threads
 from kgtrace_store.sharded_search import ShardedSearch
-from kgtrace_store.testing import SearchIndexContract
+from tests.store.contract import SearchIndexContract
 
 SMALL = st.floats(-100, 100, width=16)
 

@@ -9,7 +9,7 @@ import torch
 from kgtrace_indexer.index import device_search
 from kgtrace_indexer.index.device_search import TorchSearch
 from kgtrace_store.search import FaissSearch, SearchIndex
-from kgtrace_store.testing import SearchIndexContract
+from tests.store.contract import SearchIndexContract
 
 CPU = torch.device("cpu")
 

@@ -1,5 +1,4 @@
-"""Contract suites: what every implementation of a protocol has to do, as test classes to subclass. Needs
-pytest."""
+"""What every search index has to do, as a class of tests to subclass."""
 
 from __future__ import annotations
 
