@@ -48,11 +48,11 @@ class Retries:
     chance: Callable[[], float] = field(default=random.random, repr=False)
     """From 0 to 1: spreads clients that were refused together."""
 
-    def pause(self, attempt: int, asked: float) -> float | None:
+    def pause(self, attempt: int, requested: float) -> float | None:
         """Return the seconds to wait after an attempt (from 0), given those the service asks for; None to give up."""
-        if attempt + 1 >= self.attempts or asked > self.cap:
+        if attempt + 1 >= self.attempts or requested > self.cap:
             return None
-        return min(self.cap, asked + self.base * 2.0**attempt * self.chance())
+        return min(self.cap, requested + self.base * 2.0**attempt * self.chance())
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ ROLLBACK = Call("POST", "/v1/admin/rollback", Switched, repeatable=False)
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds; 0 where none are asked for, or as a date, which the service never does."""
+    """Seconds; 0 if the service names none, or a date, which it never does."""
     header = response.headers.get("Retry-After", "")
     return float(header) if header.isascii() and header.isdecimal() else 0.0
 

@@ -2,7 +2,7 @@
 
 ::
 
-    OUT.partial/question.json     what is asked, of which generation
+    OUT.partial/question.json     the question, and the generation of the index
     OUT.partial/000000.json, …    the answers to the blocks that are finished
     OUT.partial/whole             what becomes OUT in one rename, made of the blocks when all are there
 """
@@ -169,12 +169,12 @@ def _sole_writer(output: Path, lock: Path) -> Iterator[None]:
 
 def _require_same(question: Path, facts: Mapping[str, Any]) -> None:
     try:
-        found = json.loads(question.read_bytes())
-        differing = [name for name in facts if found[name] != facts[name]]
+        earlier = json.loads(question.read_bytes())
+        differing = [name for name in facts if earlier[name] != facts[name]]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ResumeRefused(f"{question} cannot be read: begin anew with --fresh") from e
     if differing:
-        changes = ", ".join(f"{name} was {_short(found[name])}, is {_short(facts[name])}" for name in differing)
+        changes = ", ".join(f"{name} was {_short(earlier[name])}, is {_short(facts[name])}" for name in differing)
         raise ResumeRefused(
             f"{question.parent} holds the beginning of another answer ({changes}): "
             "ask as before to finish that, or discard it with --fresh"
