@@ -1,19 +1,23 @@
 """Requests of the clients over HTTP: how each is built, when it is sent again, and how its answer is read."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
 from kgtrace_indexer.names import Group
 from kgtrace_server.problems import error_of
 from kgtrace_server.schema.answers import Aggregate, Answer, Influences, Predictions, SelfInfluences, from_json
-from kgtrace_server.schema.fields import as_json
 from kgtrace_server.schema.operation import Entities, Generations, IndexInfo, Relations, Switched
-from kgtrace_server.schema.questions import Triple, Triples
+from kgtrace_server.schema.plain import as_json
 from kgtrace_store import errors
+
+if TYPE_CHECKING:
+    from kgtrace_server.schema.questions import Triple, Triples
 
 A = TypeVar("A", bound=Answer)
 
