@@ -68,6 +68,7 @@ def _reason(error: Mapping[str, Any]) -> str:
         return "unknown field"
     message = str(error["msg"])
     message = message[0].lower() + message[1:]
-    if error["type"] != "missing" and isinstance(error.get("input", ...), str | int | float | None):
-        message += f", is {_short(repr(error['input']), _LONGEST_VALUE)}"
-    return message
+    value = error.get("input", {})
+    if error["type"] == "missing" or not isinstance(value, str | int | float | None):
+        return message  # lists and objects are not repeated
+    return f"{message}, is {_short(repr(value), _LONGEST_VALUE)}"
