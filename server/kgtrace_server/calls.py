@@ -1,19 +1,23 @@
 """Requests of the clients over HTTP: how each is built, when it is sent again, and how its answer is read."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
 from kgtrace_indexer.names import Group
 from kgtrace_server.problems import error_of
 from kgtrace_server.schema.answers import Aggregate, Answer, Influences, Predictions, SelfInfluences, from_json
-from kgtrace_server.schema.fields import as_json
 from kgtrace_server.schema.operation import Entities, Generations, IndexInfo, Relations, Switched
-from kgtrace_server.schema.questions import Triple, Triples
+from kgtrace_server.schema.plain import as_json
 from kgtrace_store import errors
+
+if TYPE_CHECKING:
+    from kgtrace_server.schema.questions import Triple, Triples
 
 A = TypeVar("A", bound=Answer)
 
@@ -48,11 +52,11 @@ class Retries:
     chance: Callable[[], float] = field(default=random.random, repr=False)
     """From 0 to 1: spreads clients that were refused together."""
 
-    def pause(self, attempt: int, asked: float) -> float | None:
+    def pause(self, attempt: int, requested: float) -> float | None:
         """Return the seconds to wait after an attempt (from 0), given those the service asks for; None to give up."""
-        if attempt + 1 >= self.attempts or asked > self.cap:
+        if attempt + 1 >= self.attempts or requested > self.cap:
             return None
-        return min(self.cap, asked + self.base * 2.0**attempt * self.chance())
+        return min(self.cap, requested + self.base * 2.0**attempt * self.chance())
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ ROLLBACK = Call("POST", "/v1/admin/rollback", Switched, repeatable=False)
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds; 0 where none are asked for, or as a date, which the service never does."""
+    """Seconds; 0 if the service names none, or a date, which it never does."""
     header = response.headers.get("Retry-After", "")
     return float(header) if header.isascii() and header.isdecimal() else 0.0
 

@@ -11,6 +11,8 @@ Errors are those that the index raises in process (`UnknownEntity`, `IdOutOfRang
 wherever the index is; of its own faults a service says only that there was one (`ServiceError`).
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from itertools import count
@@ -25,24 +27,19 @@ from kgtrace_server import calls, catalogue
 from kgtrace_server.calls import Call, Retries as Retries, ServiceError as ServiceError
 from kgtrace_server.problems import cannot_switch
 from kgtrace_server.schema.answers import Aggregate, Answer, Influences, Named, Predictions, SelfInfluences
-from kgtrace_server.schema.fields import Ref
 from kgtrace_server.schema.operation import GenerationInfo, IndexInfo, Switched
-from kgtrace_server.schema.questions import (
-    AggregateRequest,
-    InfluenceOptions,
-    InfluenceRequest,
-    Options,
-    PredictionOptions,
-    PredictionRequest,
-    RankingOptions,
-    SearchQuery,
-    SelfInfluenceRequest,
-    Triple,
-    Triples,
-)
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
+    from kgtrace_server.schema.fields import Ref
+    from kgtrace_server.schema.questions import (
+        InfluenceOptions,
+        Options,
+        PredictionOptions,
+        RankingOptions,
+        Triple,
+        Triples,
+    )
     from kgtrace_server.service import Service
 
 A = TypeVar("A", bound=Answer)
@@ -228,26 +225,38 @@ class LocalClient:
 
     def influences(self, triples: Triples, **options: Unpack[InfluenceOptions]) -> Influences:
         """As `Client.influences`, for any number of triples."""
+        from kgtrace_server.schema.questions import InfluenceRequest
+
         return self._service.influences(InfluenceRequest.of(triples=triples, **options))
 
     def predictions(self, *, relation: Ref, **options: Unpack[PredictionOptions]) -> Predictions:
         """As `Client.predictions`."""
+        from kgtrace_server.schema.questions import PredictionRequest
+
         return self._service.predictions(PredictionRequest.of(relation=relation, **options))
 
     def aggregate(self, triple: Triple | Triples, by: Group, **options: Unpack[Options]) -> Aggregate:
         """As `Client.aggregate`, for any number of triples."""
+        from kgtrace_server.schema.questions import AggregateRequest
+
         return self._service.aggregate(AggregateRequest.of(**calls.one_or_several(triple), by=by, **options))
 
     def self_influence(self, **options: Unpack[RankingOptions]) -> SelfInfluences:
         """As `Client.self_influence`."""
+        from kgtrace_server.schema.questions import SelfInfluenceRequest
+
         return self._service.self_influences(SelfInfluenceRequest.of(**options))
 
     def entities(self, q: str = "", limit: int = 20) -> list[Named]:
         """As `Client.entities`."""
+        from kgtrace_server.schema.questions import SearchQuery
+
         return list(self._service.entities(SearchQuery.of(q=q, limit=limit)).entities)
 
     def relations(self, q: str = "", limit: int = 20) -> list[Named]:
         """As `Client.relations`."""
+        from kgtrace_server.schema.questions import SearchQuery
+
         return list(self._service.relations(SearchQuery.of(q=q, limit=limit)).relations)
 
     def index(self) -> IndexInfo:
@@ -286,7 +295,7 @@ class LocalClient:
         self._service = self._open()
         return Switched(live, self._service.generation)
 
-    def _open(self) -> "Service":
+    def _open(self) -> Service:
         from kgtrace_indexer.query.attributor import open_index
         from kgtrace_server.service import Service
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from kgtrace_server.schema.fields import wrong_fields
+from kgtrace_server.schema.plain import wrong_fields
 from kgtrace_store import errors
 from kgtrace_store.errors import (
     Abandoned,

@@ -54,7 +54,10 @@ def _always() -> bool:
 
 
 class Service:
-    """Answers in labels and names. Questions name what the vocabulary lacks: `UnknownLabel`, `IdOutOfRange`."""
+    """Answers in labels and names.
+
+    Raises `UnknownLabel` and `IdOutOfRange` for entities and relations that the vocabulary lacks.
+    """
 
     def __init__(self, attributor: "Attributor") -> None:
         self._attributor = attributor

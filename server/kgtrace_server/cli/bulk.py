@@ -2,7 +2,7 @@
 
 ::
 
-    OUT.partial/question.json     what is asked, of which generation
+    OUT.partial/question.json     the question, and the generation of the index
     OUT.partial/000000.json, …    the answers to the blocks that are finished
     OUT.partial/whole             what becomes OUT in one rename, made of the blocks when all are there
 """

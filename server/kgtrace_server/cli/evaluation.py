@@ -1,4 +1,4 @@
-"""What `kgtrace evaluate` found, as JSON for programs and as a table for people."""
+"""The results of `kgtrace evaluate`, as JSON for programs and as a table for people."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _HEADER = ("", "", "layers", "projection", "sample", "overlap", "Pearson", "Spea
 
 
 def document(
-    found: "Evaluation", model: "ModelFile", config: "BuildConfig", *, top_k: int, order: str, skipped: int
+    evaluation: "Evaluation", model: "ModelFile", config: "BuildConfig", *, top_k: int, order: str, skipped: int
 ) -> dict[str, Any]:
     """Return everything that was measured, and of what; `skipped` lines of the test file had unknown labels."""
     import torch
@@ -24,7 +24,7 @@ def document(
     from kgtrace_indexer.evaluation.speed import LOOP_SLICE, SLICE
     from kgtrace_indexer.models.protocol import pick_device
 
-    index = found.index
+    index = evaluation.index
     return {
         "model": {
             "source": model.source,
@@ -33,9 +33,9 @@ def document(
             "checkpoints": len(model.checkpoints),
         },
         "loss": config.loss,
-        "directions": found.directions,
-        "training_triples": found.training_triples,
-        "test_triples": found.test_triples,
+        "directions": evaluation.directions,
+        "training_triples": evaluation.training_triples,
+        "test_triples": evaluation.test_triples,
         "skipped_test_triples": skipped,
         "top_k": top_k,
         "order": order,
@@ -46,24 +46,24 @@ def document(
             "device": pick_device(config.device).type,
             "torch": torch.__version__,
         },
-        "timed_triples": min(SLICE, found.training_triples),
+        "timed_triples": min(SLICE, evaluation.training_triples),
         "plain_loop": None
-        if found.loop_seconds_a_query is None
+        if evaluation.loop_seconds_a_query is None
         else {
-            "timed_triples": min(LOOP_SLICE, found.training_triples),
-            "seconds_a_triple": found.loop_seconds_a_query / found.training_triples,
-            "seconds_a_query": found.loop_seconds_a_query,
+            "timed_triples": min(LOOP_SLICE, evaluation.training_triples),
+            "seconds_a_triple": evaluation.loop_seconds_a_query / evaluation.training_triples,
+            "seconds_a_query": evaluation.loop_seconds_a_query,
         },
-        "index": {**asdict(index), "times_faster": found.times_faster(index.seconds_a_query)},
+        "index": {**asdict(index), "times_faster": evaluation.times_faster(index.seconds_a_query)},
         "configurations": [
             {
                 **asdict(measured.configuration),
                 "training_triples": measured.training_triples,
                 **asdict(measured.accuracy),
                 "seconds_a_query": measured.seconds_a_query,
-                "times_faster": found.times_faster(measured.seconds_a_query),
+                "times_faster": evaluation.times_faster(measured.seconds_a_query),
             }
-            for measured in found.configurations
+            for measured in evaluation.configurations
         ],
     }
 
@@ -88,19 +88,19 @@ def table(content: Mapping[str, Any]) -> str:
         )
     )
     group = None
-    for found in content["configurations"]:
+    for row in content["configurations"]:
         rows.append(
             (
-                found["group"] if found["group"] != group else "",
-                found["name"],
-                found["layers"][0] if len(found["layers"]) == 1 else f"{len(found['layers'])} parameters",
-                "-" if found["projection"] is None else f"{found['projection']} {found['dim']}",
-                f"{100 * found['sample_rate']:g} %",
-                *(f"{found[measure]:.2f}" for measure in ("overlap", "pearson", "spearman")),
-                *_speed(found["seconds_a_query"], found["times_faster"]),
+                row["group"] if row["group"] != group else "",
+                row["name"],
+                row["layers"][0] if len(row["layers"]) == 1 else f"{len(row['layers'])} parameters",
+                "-" if row["projection"] is None else f"{row['projection']} {row['dim']}",
+                f"{100 * row['sample_rate']:g} %",
+                *(f"{row[measure]:.2f}" for measure in ("overlap", "pearson", "spearman")),
+                *_speed(row["seconds_a_query"], row["times_faster"]),
             )
         )
-        group = found["group"]
+        group = row["group"]
     return f"{_title(content)}\n\n{render.table(rows, right=(4, 5, 6, 7, 8, 9))}\n{_notes(content)}"
 
 

@@ -1,4 +1,4 @@
-"""What `kgtrace evaluate` found, as pictures: accuracy against speed, dimension and sample rate.
+"""The results of `kgtrace evaluate`, as pictures: accuracy against speed, dimension and sample rate.
 
 Labels stand at the points they name, so there is no legend to look things up in. Colours are those of Okabe and Ito
 (2008), which the colour-blind tell apart, and shapes differ as well.
@@ -86,9 +86,9 @@ def _accuracy_speed(axes: "Axes", content: Mapping[str, Any]) -> None:
     labels = []
     for same in _distinct(content, ("preset", "layers")):
         x, y = scale / same[0]["seconds_a_query"], same[0]["overlap"]
-        preset = any(found["group"] == "preset" for found in same)
+        preset = any(each["group"] == "preset" for each in same)
         axes.plot(x, y, "o" if preset else "s", color=_BLUE if preset else _ORANGE, markersize=7, clip_on=False)
-        labels.append(_Label(x, y, " = ".join(found["name"] for found in same), _BLUE if preset else _ORANGE))
+        labels.append(_Label(x, y, " = ".join(each["name"] for each in same), _BLUE if preset else _ORANGE))
     x, y = scale / index["seconds_a_query"], index["overlap"]
     axes.plot(x, y, "*", color=_GREEN, markersize=18, clip_on=False)
     name = f"kgtrace's index:\n{index['certified']} of {content['test_triples']} certified exact"
@@ -107,9 +107,9 @@ def _overlap_dimension(axes: "Axes", content: Mapping[str, Any]) -> None:
     series: dict[str, list[Mapping[str, Any]]] = {}
     colours = {"gaussian": _BLUE, "sparse": _ORANGE}
     for (kind, colour), marker in zip(colours.items(), "os", strict=True):
-        found = [c for c in content["configurations"] if c["group"] == "dimension" and c["projection"] == kind]
-        axes.plot([c["dim"] for c in found], [c["overlap"] for c in found], marker=marker, color=colour)
-        series[kind] = found
+        swept = [c for c in content["configurations"] if c["group"] == "dimension" and c["projection"] == kind]
+        axes.plot([c["dim"] for c in swept], [c["overlap"] for c in swept], marker=marker, color=colour)
+        series[kind] = swept
     for gaussian, sparse in zip(series["gaussian"], series["sparse"], strict=True):
         low, high = sorted((gaussian, sparse), key=lambda c: float(c["overlap"]))
         last = gaussian is series["gaussian"][-1]
@@ -129,8 +129,8 @@ def _overlap_dimension(axes: "Axes", content: Mapping[str, Any]) -> None:
 def _overlap_sample_rate(axes: "Axes", content: Mapping[str, Any]) -> None:
     _set_up(axes, content, "What samples of the training triples find, by rate")
     axes.set_xlabel("sampled training triples, %")
-    found = [c for c in content["configurations"] if c["group"] == "sample rate"]
-    rates, overlaps = [100 * c["sample_rate"] for c in found], [c["overlap"] for c in found]
+    sampled = [c for c in content["configurations"] if c["group"] == "sample rate"]
+    rates, overlaps = [100 * c["sample_rate"] for c in sampled], [c["overlap"] for c in sampled]
     axes.plot([0, 100], [0, 1], linestyle="--", color=_GREY)
     axes.plot(rates, overlaps, marker="o", color=_BLUE)
     axes.margins(x=0.05)
@@ -167,12 +167,12 @@ def _draw_index(axes: "Axes", content: Mapping[str, Any]) -> None:
 
 def _distinct(content: Mapping[str, Any], groups: Sequence[str]) -> list[list[Mapping[str, Any]]]:
     """Return the configurations of some groups, those together that are the same but for their names."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    alike: dict[str, list[Mapping[str, Any]]] = {}
     for configuration in content["configurations"]:
         if configuration["group"] in groups:
             same = [configuration[name] for name in ("layers", "projection", "dim", "sample_rate")]
-            found.setdefault(repr(same), []).append(configuration)
-    return list(found.values())
+            alike.setdefault(repr(same), []).append(configuration)
+    return list(alike.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def _label(axes: "Axes", labels: Sequence[_Label]) -> None:
             box = note.get_window_extent()
             outside = not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1)
             tried.append((10 * outside + sum(box.overlaps(other) for other in taken), len(tried), note, box))
-        _, best, _, box = min(tried, key=lambda found: found[:2])
+        _, best, _, box = min(tried, key=lambda place: place[:2])
         for _, place, note, _ in tried:
             if place != best:
                 note.remove()

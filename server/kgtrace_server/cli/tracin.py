@@ -27,7 +27,7 @@ _BATCH = 256
 
 
 def chosen(args: argparse.Namespace) -> Preset:
-    """Return the preset with what was asked for explicitly in its place.
+    """Return the preset with the arguments that were given in the place of its own.
 
     To say how many last layers count, or how gradients are projected, is to ask for it.
     """
@@ -88,7 +88,7 @@ class Run:
             )
             finished += 1
             for index, triple, answer in zip(indices, batch, answers, strict=True):
-                influences = [{**found, **self._labels("train_", found)} for found in answer]
+                influences = [{**row, **self._labels("train_", row)} for row in answer]
                 label = list(self._labels("", dict(zip(("head", "relation", "tail"), triple, strict=True))).values())
                 results.append(
                     {
@@ -115,10 +115,10 @@ class Run:
 
     def self_influences(self) -> list[dict[str, Any]]:
         """Return what mode self writes."""
-        found = self._analyzer(lambda done, total: self.progress("gradients", done, total)).compute_self_influence(
+        rows = self._analyzer(lambda done, total: self.progress("gradients", done, total)).compute_self_influence(
             self._sample(), learning_rate=self.args.learning_rate, top_k=self.args.top_k
         )
-        return [{**row, **self._labels("", row)} for row in found]
+        return [{**row, **self._labels("", row)} for row in rows]
 
     def _sample(self) -> TripleTable:
         return sample_table(self.training, self.preset.sample_rate, self.preset.stratify_by, self.args.seed)
@@ -140,10 +140,10 @@ class Run:
             **({} if self.args.batch_size is None else {"batch_size": self.args.batch_size}),
         )
 
-    def _labels(self, prefix: str, found: Mapping[str, Any]) -> dict[str, str]:
+    def _labels(self, prefix: str, row: Mapping[str, Any]) -> dict[str, str]:
         entities, relations = self.vocabulary.entities, self.vocabulary.relations
         return {
-            f"{prefix}{field}_label": labels[found[f"{prefix}{field}"]]
+            f"{prefix}{field}_label": labels[row[f"{prefix}{field}"]]
             for field, labels in (("head", entities), ("relation", relations), ("tail", entities))
         }
 

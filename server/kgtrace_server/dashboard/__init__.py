@@ -79,10 +79,10 @@ def dashboard() -> APIRouter:
     @router.get("/dashboard/{version}/{path:path}")
     def file(version: str, path: str, request: Request) -> Response:
         built = _built()
-        found = built.files.get(path)
-        if found is None or version != built.version:
+        served = built.files.get(path)
+        if served is None or version != built.version:
             raise HTTPException(404)
-        return _sent(found, request, {"Cache-Control": _FOR_EVER})
+        return _sent(served, request, {"Cache-Control": _FOR_EVER})
 
     return router
 
@@ -116,14 +116,14 @@ def _modules(paths: Iterable[str]) -> list[str]:
 
 def _read(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
     """Return path and content of every file below a folder that is served."""
-    found = []
+    entries = []
     for entry in folder.iterdir():
         path = prefix + entry.name
         if entry.is_dir():
-            found += _read(entry, path + "/")
+            entries += _read(entry, path + "/")
         elif _suffix(path) in _MEDIA_TYPES:
-            found.append((path, entry.read_bytes()))
-    return found
+            entries.append((path, entry.read_bytes()))
+    return entries
 
 
 def _file(path: str, content: bytes) -> _File:

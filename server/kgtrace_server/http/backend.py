@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kgtrace_server import catalogue
-from kgtrace_server.http.reload import Reload, Reloader
+from kgtrace_server.http.reload import Reloader
 from kgtrace_server.http.worker import Worker
 from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
-from kgtrace_server.schema.operation import Generations, IndexInfo, Ready, ReloadInfo, Switched
+from kgtrace_server.schema.operation import Generations, IndexInfo, Ready, Reload, Switched
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest
 from kgtrace_store.generations import IndexRoot
@@ -91,7 +91,7 @@ class Backend:
             status="ready",
             generation=self.service.generation,
             draining=() if reloader is None else tuple(reloader.draining),
-            reload=None if reloader is None else self._described(reloader.last),
+            reload=None if reloader is None else self._without_place(reloader.last),
         )
 
     def generations(self) -> Generations:
@@ -116,7 +116,7 @@ class Backend:
 
     def _switched(self, live: str) -> Switched:
         reload = None if self._reloader is None else self._reloader.check()
-        return Switched(live, self.generation, self._described(reload))
+        return Switched(live, self.generation, self._without_place(reload))
 
     @contextmanager
     def _switching(self) -> Iterator[IndexRoot]:
@@ -139,16 +139,9 @@ class Backend:
     def _missing(self) -> str | None:
         return None if self._root is None else IndexRoot(self._root).missing()
 
-    def _described(self, reload: Reload | None) -> ReloadInfo | None:
-        if reload is None:
-            return None
-        return ReloadInfo(
-            generation=reload.generation,
-            ok=reload.ok,
-            reason=reload.reason and self._shown(reload.reason),
-            at=reload.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            seconds=reload.seconds,
-        )
+    def _without_place(self, reload: Reload | None) -> Reload | None:
+        """Return how an attempt to load a generation ended, without the place of the index."""
+        return reload and replace(reload, reason=reload.reason and self._shown(reload.reason))
 
     def _shown(self, text: str) -> str:
         """Leave out where the index lies: that is nobody's business but the operator's, who has the log."""

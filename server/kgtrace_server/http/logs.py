@@ -18,7 +18,7 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What is said about a request. Nothing of what was asked is in it."""
+    """The facts about a request that are logged; its question is not among them."""
 
     request_id: str
     method: str

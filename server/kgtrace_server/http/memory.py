@@ -1,4 +1,4 @@
-"""How much memory is left, as the kernel and the container's limit tell; and how much the C library may keep."""
+"""How much memory is left, by the kernel and the container's limit; and how much the C library may keep."""
 
 import ctypes
 from pathlib import Path
@@ -30,13 +30,13 @@ def bound_heap() -> None:
 
 
 def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = CGROUPS, own: Path = OWN_CGROUP) -> int | None:
-    """Return how many bytes can be had without swapping, cached files counted as free; None where nothing tells.
+    """Return how many bytes can be had without swapping, cached files counted as free; None if neither is known.
 
     The smallest of the machine's ``MemAvailable`` and what is left below the limits of the process's control group and
     of those around it (cgroup version 2): a container's, or a systemd unit's ``MemoryMax=``.
     """
-    found = [_of_machine(meminfo), *map(_below_limit, control_groups(own, cgroup))]
-    return min((n for n in found if n is not None), default=None)
+    limits = [_of_machine(meminfo), *map(_below_limit, control_groups(own, cgroup))]
+    return min((n for n in limits if n is not None), default=None)
 
 
 def _of_machine(meminfo: Path) -> int | None:

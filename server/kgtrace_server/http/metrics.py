@@ -1,4 +1,4 @@
-"""What Prometheus is told. Each application has a registry of its own."""
+"""The metrics of the service, for Prometheus. Each application has a registry of its own."""
 
 from collections.abc import Callable
 from dataclasses import asdict

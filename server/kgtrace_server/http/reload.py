@@ -5,7 +5,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from kgtrace_server.http.memory import available_memory
+from kgtrace_server.schema.operation import Reload
 from kgtrace_store import layout
 from kgtrace_store.errors import KgtraceError
 from kgtrace_store.generations import IndexRoot
@@ -55,21 +55,6 @@ class Served(Protocol):
 
 
 S = TypeVar("S", bound=Served)
-
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """How the last attempt to load a generation ended."""
-
-    generation: str | None
-    """Its id; None when ``CURRENT`` could not be read."""
-    ok: bool
-    reason: str | None
-    """Why it failed."""
-    at: datetime
-    """When it ended, UTC."""
-    seconds: float
-    """How long it took."""
 
 
 class Reloader(Generic[S]):
@@ -229,7 +214,8 @@ class Reloader(Generic[S]):
             kept = "there is none to keep" if self._generation is None else f"{self._generation} goes on serving"
             unexpected = None if isinstance(error, KgtraceError) else error
             _log.error("cannot serve generation %s, %s: %s", generation, kept, reason, exc_info=unexpected)
-        self.last = Reload(generation, error is None, reason, datetime.now(UTC), ended - started)
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self.last = Reload(generation, error is None, reason, now, ended - started)
         return self.last
 
 

@@ -38,7 +38,7 @@ _POSTED = (400, 401, 413, 415, 422, 503, 504)
 """Problems of a question in the body."""
 
 _QUEUED = (429,)
-"""Of routes that compute, too: `queueing` tells them by it."""
+"""A problem of the routes that compute, by which `queueing` knows them."""
 
 
 def _ready(request: Request) -> Service:

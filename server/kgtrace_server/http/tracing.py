@@ -59,7 +59,7 @@ def provider_from(environment: Mapping[str, str]) -> "TracerProvider | None":
 class Trace:
     """Makes a span of each request, a child of the caller's where its headers name one.
 
-    Nothing of what was asked is in it: the query of the address is hidden from the instrumentation.
+    Nothing of the question is in it: the query of the address is hidden from the instrumentation.
     """
 
     def __init__(self, app: ASGIApp, provider: "TracerProvider") -> None:

@@ -34,7 +34,7 @@ class Answer:
 
 
 def adapter(kind: type[A]) -> TypeAdapter[A]:
-    """Return the one that writes and reads answers of a kind."""
+    """Return the adapter that writes and reads answers of a kind, made when it is first needed."""
     from pydantic import TypeAdapter
 
     if kind not in _ADAPTERS:

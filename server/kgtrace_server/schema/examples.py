@@ -23,7 +23,7 @@ from kgtrace_server.schema.operation import (
     IndexInfo,
     Ready,
     Relations,
-    ReloadInfo,
+    Reload,
     Status,
     Switched,
 )
@@ -120,7 +120,7 @@ GENERATIONS = Generations(
     ),
 )
 
-_RELOAD = ReloadInfo(_GENERATION, ok=True, reason=None, at="2026-11-23T02:00:07Z", seconds=1.4)
+_RELOAD = Reload(_GENERATION, ok=True, reason=None, at="2026-11-23T02:00:07Z", seconds=1.4)
 
 SWITCHED = Switched(_GENERATION, _GENERATION, _RELOAD)
 

@@ -101,16 +101,18 @@ class Generations(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadInfo(Answer):
+class Reload(Answer):
     """How an attempt to load a generation ended."""
 
     generation: str | None
+    """Its id; null where the index root did not tell which is live."""
     ok: bool
     reason: str | None
     """Why it failed."""
     at: str
-    """RFC 3339, UTC."""
+    """When it ended: RFC 3339, UTC."""
     seconds: float
+    """How long it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Switched(Answer):
     """The generation that is live now."""
     serving: str | None
     """The generation that answers now: still the one before where the new one could not be loaded."""
-    reload: ReloadInfo | None = None
+    reload: Reload | None = None
     """How loading it ended; null where nothing had to be loaded."""
 
 
@@ -141,7 +143,7 @@ class Ready(Answer):
     """The generation that answers."""
     draining: tuple[str, ...]
     """Replaced generations that still answer requests."""
-    reload: ReloadInfo | None
+    reload: Reload | None
     """The last attempt to load a generation, where the service follows an index root."""
 
 

@@ -80,7 +80,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _work_folder(output: Path | None) -> Iterator[Path]:
-    """Yield where an evaluation keeps what it has found: beside its output, so that it can go on from there.
+    """Yield the folder of an evaluation's intermediate results: beside its output, so that it can go on from there.
 
     The folder goes once all is written.
     """
