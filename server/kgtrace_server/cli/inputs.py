@@ -38,10 +38,7 @@ def read_model(args: argparse.Namespace, num_relations: int | None) -> "ModelFil
     from kgtrace_indexer.inputs import model_file
 
     return model_file.read_model(
-        args.model,
-        interaction=args.interaction,
-        embedding_dim=args.embedding_dim,
-        num_relations=num_relations,
+        args.model, interaction=args.interaction, embedding_dim=args.embedding_dim, num_relations=num_relations
     )
 
 
