@@ -115,11 +115,7 @@ def _precondition(text: str) -> str:
 
 _SHARED: Mapping[str, Mapping[str, Any]] = {
     "--batch-size": {"type": _batch_size, "metavar": "N|auto", "help": "triples computed together (default: auto)"},
-    "--device": {
-        "choices": DEVICES,
-        "default": "auto",
-        "help": "where gradients are computed (default: %(default)s)",
-    },
+    "--device": {"choices": DEVICES, "default": "auto", "help": "where gradients are computed (default: %(default)s)"},
     "--directions": {"choices": choices(Directions), "help": "of the training side (default: as trained)"},
     "--embedding-dim": {"type": integer(1), "metavar": "D", "help": "numbers in an entity's row"},
     "--entity-to-id": {"type": Path, "metavar": "FILE", "help": "lines of label⇥id or id⇥label"},

@@ -66,16 +66,7 @@ def _answer_schemas() -> dict[str, Any]:
 def answered(example: answers.Answer, *statuses: int) -> dict[str, Any]:
     """Document the type of a route's answers, of which ``example`` is one, and the statuses of its problems."""
     schema = {"$ref": _SCHEMA.format(model=type(example).__name__)}
-    success = {
-        200: {
-            "content": {
-                "application/json": {
-                    "schema": schema,
-                    "example": asdict(example),
-                }
-            }
-        }
-    }
+    success = {200: {"content": {"application/json": {"schema": schema, "example": asdict(example)}}}}
     return {"responses": {**success, **problems(*statuses)}}
 
 
@@ -99,7 +90,4 @@ def _problem(status: int) -> dict[str, Any]:
 
 def documented_keys() -> list[Any]:
     """`RequireKey` checks keys; these only put the "Authorize" button on the documentation page."""
-    return [
-        Security(HTTPBearer(auto_error=False)),
-        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
-    ]
+    return [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]

@@ -93,37 +93,21 @@ def questions() -> APIRouter:
     """Return the routes that anybody with the read key may use."""
     router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["v1"])
 
-    @router.post(
-        "/influences",
-        summary="Explain test triples",
-        **answered(examples.INFLUENCES, *_POSTED, *_QUEUED),
-    )
+    @router.post("/influences", summary="Explain test triples", **answered(examples.INFLUENCES, *_POSTED, *_QUEUED))
     async def post_influences(request: Request, body: InfluenceRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
 
-    @router.get(
-        "/influences",
-        summary="Explain one test triple",
-        **answered(examples.INFLUENCES, *_READ, *_QUEUED),
-    )
+    @router.get("/influences", summary="Explain one test triple", **answered(examples.INFLUENCES, *_READ, *_QUEUED))
     async def get_influences(request: Request, query: Annotated[InfluenceQuery, Query()], service: _Ready) -> Response:
         triple = service.refs_from_text(query.head, query.relation, query.tail)
         question = InfluenceRequest.of(triples=[triple], **query.options(*FIELDS))
         return await _computed(request, service, question)
 
-    @router.post(
-        "/predictions",
-        summary="Predict tails or heads",
-        **answered(examples.PREDICTIONS, *_POSTED, *_QUEUED),
-    )
+    @router.post("/predictions", summary="Predict tails or heads", **answered(examples.PREDICTIONS, *_POSTED, *_QUEUED))
     async def post_predictions(request: Request, body: PredictionRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
 
-    @router.get(
-        "/predictions",
-        summary="Predict tails or heads",
-        **answered(examples.PREDICTIONS, *_READ, *_QUEUED),
-    )
+    @router.get("/predictions", summary="Predict tails or heads", **answered(examples.PREDICTIONS, *_READ, *_QUEUED))
     async def get_predictions(
         request: Request, query: Annotated[PredictionQuery, Query()], service: _Ready
     ) -> Response:

@@ -75,11 +75,7 @@ def verify(args: argparse.Namespace) -> int:
     checks = run_checks(attributor)
     sound = all(check.ok for check in checks)
     rows = [(_verdict(check), check.name, check.detail) for check in checks]
-    facts = {
-        "generation": attributor.manifest.generation,
-        "ok": sound,
-        "checks": [asdict(check) for check in checks],
-    }
+    facts = {"generation": attributor.manifest.generation, "ok": sound, "checks": [asdict(check) for check in checks]}
     say(args, facts, render.table(rows))
     return 0 if sound else 1
 
