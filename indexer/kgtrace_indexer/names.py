@@ -10,6 +10,9 @@ Order = Literal["proponents", "opponents", "absolute"]
 Score = Literal["tracin", "preconditioned"]
 """Inner products of gradients, or of embedding rows with P between; see `kgtrace_indexer.index.preconditioner`."""
 
+PRECONDITIONS: Mapping[str, Score] = {"none": "tracin", "fisher": "preconditioned"}
+"""The score that an index answers with by default, by the ``precondition`` of its configuration."""
+
 Damping = float | Literal["auto"]
 """σ² of the preconditioned score in units of `kgtrace_indexer.index.preconditioner.mean_square`; ``auto`` is 3."""
 

@@ -30,14 +30,14 @@ from kgtrace_indexer.gradients.losses import check_loss, resolve_negatives
 from kgtrace_indexer.index.bases import Bases, fit_bases
 from kgtrace_indexer.index.codec import DTYPES, PCA, PROJECTIONS, Codec, PrincipalCodec, read_codec
 from kgtrace_indexer.index.files import shards_of
-from kgtrace_indexer.index.preconditioner import SCORES, check_damping, check_rows
+from kgtrace_indexer.index.preconditioner import check_damping, check_rows
 from kgtrace_indexer.inputs.model_file import ModelFile, write_model
 from kgtrace_indexer.inputs.sampling import check_sampling, sample_table
 from kgtrace_indexer.inputs.text_files import quote
 from kgtrace_indexer.inputs.triples import TripleTable, out_of_range
 from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
-from kgtrace_indexer.names import Damping, Stratum
+from kgtrace_indexer.names import PRECONDITIONS, Damping, Stratum
 from kgtrace_store import layout
 from kgtrace_store.arrays import read_part
 from kgtrace_store.errors import BadRequest, EmptyInput, IdOutOfRange, VocabularyMismatch
@@ -95,7 +95,7 @@ class BuildConfig:
         for name, chosen, known in (
             ("dtype", self.dtype, DTYPES),
             ("projection", self.projection, PROJECTIONS),
-            ("precondition", self.precondition or "none", SCORES),
+            ("precondition", self.precondition or "none", PRECONDITIONS),
         ):
             if chosen not in known:
                 raise BadRequest(f"{name} {chosen!r} is not one of {', '.join(known)}")

@@ -25,11 +25,8 @@ from kgtrace_indexer.gradients.terms import Rows, Terms
 from kgtrace_indexer.index.bases import FLOOR, Bases
 from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.names import Damping, Score
+from kgtrace_indexer.names import Damping
 from kgtrace_store.errors import BadRequest
-
-SCORES: dict[str, Score] = {"none": "tracin", "fisher": "preconditioned"}
-"""What ``--precondition`` takes, and the score that it stands for."""
 
 AUTO_DAMPING = 3.0
 """σ² unless asked otherwise, in units of `mean_square`. Of 0.1, 0.3, 1, 3 and 10 it predicted best, on average, what

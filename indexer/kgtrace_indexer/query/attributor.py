@@ -17,7 +17,7 @@ from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec, RandomCodec, read_codec
 from kgtrace_indexer.index.device_search import TorchSearch
 from kgtrace_indexer.index.files import Files
-from kgtrace_indexer.index.preconditioner import SCORES, Preconditioner, check_damping
+from kgtrace_indexer.index.preconditioner import Preconditioner, check_damping
 from kgtrace_indexer.index.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet, touching
@@ -25,7 +25,7 @@ from kgtrace_indexer.inputs.model_reader import read_model
 from kgtrace_indexer.inputs.triples import out_of_range
 from kgtrace_indexer.models.featurizer import OF_BCE, Featurizer, featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
-from kgtrace_indexer.names import Damping, Direction, Group, Order, Score
+from kgtrace_indexer.names import PRECONDITIONS, Damping, Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import GroupSums
 from kgtrace_indexer.query.cascade import Ask, Brackets, Cascade, Pool, Retrieval
 from kgtrace_indexer.query.certify import Found, best, nth_largest, value
@@ -337,7 +337,7 @@ class Attributor:
     @property
     def score(self) -> Score:
         """What the index was built to answer with, unless asked otherwise."""
-        return SCORES[self.manifest.configuration.get("precondition", "none")]
+        return PRECONDITIONS[self.manifest.configuration.get("precondition", "none")]
 
     @property
     def self_influence_loss(self) -> str:

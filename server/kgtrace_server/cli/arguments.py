@@ -7,7 +7,7 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any, get_args
 
-from kgtrace_indexer.names import Direction, Directions, LossName, Order, Score, Stratum
+from kgtrace_indexer.names import PRECONDITIONS, Direction, Directions, LossName, Order, Score, Stratum
 from kgtrace_server.settings import DEVICES, ENGINE_SETTINGS, add_flags
 
 Verb = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
@@ -31,9 +31,6 @@ ORDERS = choices(Order)
 SCORES = choices(Score)
 STRATA = choices(Stratum)
 LOSSES = choices(LossName)
-
-PRECONDITIONS: Mapping[str, str] = {"none": "tracin", "fisher": "preconditioned"}
-"""Values of ``--precondition``, the old spelling of ``--score`` and still the one of an index's configuration."""
 
 TRIPLE = "--triple"
 _GUARD = "\0"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from kgtrace_indexer import BuildConfig
-from kgtrace_indexer.index.preconditioner import SCORES
-from kgtrace_server.cli import arguments, inputs, parser as cli
+from kgtrace_indexer.names import PRECONDITIONS
+from kgtrace_server.cli import inputs, parser as cli
 from kgtrace_server.cli.verbs import operate
 from kgtrace_server.schema.answers import Influences, from_json
 from kgtrace_server.schema.questions import InfluenceRequest
@@ -208,14 +208,13 @@ def test_build_has_the_defaults_of_its_configuration() -> None:
 
 def test_scores_have_an_old_spelling(capsys: pytest.CaptureFixture[str]) -> None:
     """``--precondition`` says the same, is not shown in the help, and does not go with ``--score``."""
-    assert arguments.PRECONDITIONS == SCORES
     calls = {
         "build": ["--model", "m", "--index", "i"],
         "query": ["--index", "i", "--triple", "a", "b", "c"],
         "self-influence": ["--index", "i"],
     }
     for verb, call in calls.items():
-        for old, score in SCORES.items():
+        for old, score in PRECONDITIONS.items():
             for spelling in (["--precondition", old], ["--score", score]):
                 assert cli.parser().parse_args([verb, *call, *spelling]).score == score
         for wrong, words in (

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kgtrace_indexer.names import Projection
+from kgtrace_indexer.names import PRECONDITIONS, Projection
 from kgtrace_server.cli import arguments, inputs, render
-from kgtrace_server.cli.arguments import PRECONDITIONS, Verb, WrongCall, add, integer
+from kgtrace_server.cli.arguments import Verb, WrongCall, add, integer
 from kgtrace_server.cli.console import say, warn
 from kgtrace_server.cli.progress import Progress
 from kgtrace_server.settings import ENGINE_SETTINGS, Settings, variable
