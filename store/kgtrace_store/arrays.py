@@ -8,11 +8,11 @@ reader's path.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -65,19 +65,10 @@ def assemble(
     Raises :class:`CorruptGeneration` for parts that do not fit together and :class:`StorageFailed`.
     """
     shapes, dtypes = _joined(parts, wanted)
-    for name, array in (extra or {}).items():
+    for name in extra or {}:
         if name in shapes:
             raise CorruptGeneration(f"array {name!r} is in the parts and in extra")
-        shapes[name], dtypes[name] = array.shape, array.dtype
-    offsets = _lay_out(target, shapes, dtypes)
-    # Not through HDF5, for the reason given above.
-    with durable.opened(target, "r+b") as f:
-        for part in parts:
-            with _open(part) as source:
-                for name in filter(wanted, source):
-                    for block in _blocks(source[name]):
-                        offsets[name] = _write_at(f, offsets[name], block)
-        _write_extra(f, offsets, extra or {})
+    _write(target, shapes, dtypes, (block for part in parts for block in read_blocks(part, wanted)), extra or {})
 
 
 def merge(
@@ -103,21 +94,7 @@ def merge(
         wanted = {name: (shapes[name][1:], dtypes[name]) for name in shapes}
         if found != wanted:
             raise CorruptGeneration(f"arrays that are to be merged have rows of {found} and of {wanted}")
-    extra = extra or {}
-    shapes |= {name: array.shape for name, array in extra.items()}
-    dtypes |= {name: array.dtype for name, array in extra.items()}
-    offsets = _lay_out(target, shapes, dtypes)
-    with durable.opened(target, "r+b") as f:
-        for name in sources[0]:
-            row_bytes = max(1, math.prod(shapes[name][1:]) * dtypes[name].itemsize)
-            for rows in _split(order, max(1, _BLOCK_BYTES // row_bytes)):
-                block = np.empty((len(rows), *shapes[name][1:]), dtypes[name])
-                for source, start, end in zip(sources, starts, starts[1:], strict=False):
-                    here = (rows >= start) & (rows < end)
-                    block[here] = source[name][rows[here] - start]
-                if block.size:
-                    offsets[name] = _write_at(f, offsets[name], block)
-        _write_extra(f, offsets, extra)
+    _write(target, shapes, dtypes, _ordered(sources, starts, order), extra or {})
 
 
 def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
@@ -130,16 +107,19 @@ def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
         return MappingProxyType({name: _map(path, name, _own_dataset(path, f, name)) for name in f})
 
 
-def read_blocks(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array of a file in bounded blocks with its name, read rather than mapped.
+def read_blocks(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, np.ndarray]]:
+    """Every array of a file that is ``wanted``, in bounded blocks with its name, read rather than mapped.
 
     What is read through a map counts as memory of the process for as long as the map lives: a pass over a whole file
     should not. Raises :class:`CorruptGeneration`.
     """
     with _open(path) as f:
-        for name in f:
-            for block in _blocks(_own_dataset(path, f, name)):
-                yield name, block
+        for name in filter(wanted, f):
+            dataset = _own_dataset(path, f, name)
+            if dataset.size:
+                step = max(1, _BLOCK_BYTES * len(dataset) // dataset.nbytes)
+                for start in range(0, len(dataset), step):
+                    yield name, dataset[start : start + step]
 
 
 def _own_dataset(path: Path, f: h5py.File, name: str) -> h5py.Dataset:
@@ -191,6 +171,40 @@ def _joined(
     return shapes, dtypes
 
 
+def _ordered(
+    sources: Sequence[Mapping[str, np.ndarray]], starts: np.ndarray, order: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the rows of all sources, which begin at ``starts``, in their order, in bounded blocks by name."""
+    for name, first in sources[0].items():
+        step = max(1, _BLOCK_BYTES // max(1, math.prod(first.shape[1:]) * first.itemsize))
+        for at in range(0, len(order), step):
+            rows = order[at : at + step]
+            block = np.empty((len(rows), *first.shape[1:]), first.dtype)
+            for source, start, end in zip(sources, starts, starts[1:], strict=False):
+                here = (rows >= start) & (rows < end)
+                block[here] = source[name][rows[here] - start]
+            yield name, block
+
+
+def _write(
+    target: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, np.dtype],
+    blocks: Iterable[tuple[str, np.ndarray]],
+    extra: Mapping[str, np.ndarray],
+) -> None:
+    """Write arrays from their blocks, each name's in order, and ``extra`` ones, into a new contiguous file."""
+    more = {name: array.shape for name, array in extra.items()}
+    kinds = {name: array.dtype for name, array in extra.items()}
+    offsets = _lay_out(target, {**shapes, **more}, {**dtypes, **kinds})
+    with durable.opened(target, "r+b") as f:  # HDF5 cannot close a file on a full disk
+        for name, block in chain(blocks, extra.items()):
+            if block.size:
+                f.seek(offsets[name])
+                f.write(np.ascontiguousarray(block).data.cast("B"))
+                offsets[name] = f.tell()
+
+
 def _lay_out(target: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype]) -> dict[str, int]:
     """Create the file with all arrays in place but not yet written; returns where each that is not empty
     begins."""
@@ -212,31 +226,6 @@ def _lay_out(target: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mappin
             if math.prod(shapes[name]):
                 offsets[name] = dataset.get_offset()
     return offsets
-
-
-def _blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
-    """The rows of an array that is not empty."""
-    if dataset.size:
-        step = max(1, _BLOCK_BYTES * len(dataset) // dataset.nbytes)
-        for start in range(0, len(dataset), step):
-            yield dataset[start : start + step]
-
-
-def _split(order: np.ndarray, step: int) -> Iterator[np.ndarray]:
-    return (order[start : start + step] for start in range(0, len(order), step))
-
-
-def _write_extra(f: BinaryIO, offsets: Mapping[str, int], extra: Mapping[str, np.ndarray]) -> None:
-    for name, array in extra.items():
-        if array.size:
-            _write_at(f, offsets[name], np.ascontiguousarray(array))
-
-
-def _write_at(f: BinaryIO, offset: int, block: np.ndarray) -> int:
-    """Write a block and return where it ends."""
-    f.seek(offset)
-    f.write(block.data.cast("B"))
-    return f.tell()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ _LONGEST_STRING = 1_000
 
 
 def is_module(value: object) -> TypeGuard[Inert]:
+    """Whether a value would have been a ``torch.nn.Module``."""
     return isinstance(value, Inert) and "_modules" in value.attributes
 
 
@@ -44,7 +45,7 @@ def module_tensors(archive: TorchArchive) -> dict[str, StoredTensor]:
                 continue
             if not isinstance(value, StoredTensor):
                 raise UnsupportedModel(
-                    f"{archive.path.name}: {quote(name)} is made by {origin(value)}; "
+                    f"{archive.path.name}: {quote(name)} is made by {_origin(value)}; "
                     "only plain dense tensors can be read"
                 )
             if name in tensors:
@@ -60,7 +61,7 @@ def _walk(archive: TorchArchive) -> Iterator[tuple[str, Inert]]:
     while waiting:
         path, module, depth = waiting.pop()
         if not is_module(module):
-            raise UnreadableModel(f"{archive.path} holds {origin(module)} where module {quote(path)} should be")
+            raise UnreadableModel(f"{archive.path} holds {_origin(module)} where module {quote(path)} should be")
         seen += 1
         if depth > MAX_DEPTH or seen > MAX_MODULES:
             raise UnreadableModel(
@@ -153,10 +154,10 @@ def state_dict(archive: TorchArchive) -> dict[str, StoredTensor]:
     if tensors and len(tensors) == len(found):
         return tensors
     if type(root) is not dict:
-        what = origin(root)
+        what = _origin(root)
     elif tensors:
         key, value = next((k, v) for k, v in found.items() if not isinstance(v, StoredTensor))
-        what = f"a mapping whose entry {quote(key)} is {origin(value)}, not a tensor"
+        what = f"a mapping whose entry {quote(key)} is {_origin(value)}, not a tensor"
     else:
         what = f"a mapping with keys {quote(', '.join(str(k) for k in root if type(k) is str))}"
     raise UnreadableModel(
@@ -204,6 +205,6 @@ def _list(value: Any) -> list[Any]:
     return value if type(value) is list else []
 
 
-def origin(value: Any) -> str:
+def _origin(value: Any) -> str:
     """What an inert value is, for a message."""
     return quote(value.origin if isinstance(value, Inert) else type(value).__name__)
