@@ -58,11 +58,12 @@ def test_equations_that_the_code_cites_exist() -> None:
 
 
 def test_the_walks_name_functions_that_exist() -> None:
-    """Every ``file.py:name`` in CONTRIBUTING is a function, a class or a method of that file of the indexer."""
+    """Every ``file.py:name`` in CONTRIBUTING is a function, a class or a method of that file of indexer or server."""
     steps = re.findall(r"`([a-z_/]+\.py):([\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())
     assert steps
     for file, name in steps:
-        text = (ROOT / "indexer" / "kgtrace_indexer" / file).read_text()
+        homes = (ROOT / "indexer" / "kgtrace_indexer" / file, ROOT / "server" / "kgtrace_server" / file)
+        text = next(home for home in homes if home.exists()).read_text()
         missing = [part for part in name.split(".") if not re.search(rf"(def|class) {part}\b", text)]
         assert missing == [], f"{file}:{name}"
 
