@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Terms, part_norms, row_shares, squared_norms
+from kgtrace_indexer.gradients.terms import Kron, Terms, part_norms, squared_norms
 from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4
@@ -170,7 +170,7 @@ def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Te
     weighted = weight[:, None] * spread.x[spread.u.group]
     gradients = torch.cat([weighted, *(use.grad for use in terms.rows.get(table, ()))])
     base = spread.u.base
-    u, _ = _principal(_split(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
+    u, _ = _principal(split_slopes(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
     v, _ = _principal(_thinned(gradients), _ROW_DIMS)
     pairs, energies = _principal(_table_products(terms, table, KronBasis(u, v, u[:0])), dim)
     return KronBasis(u, v, pairs), energies
@@ -306,29 +306,6 @@ def rest_norm(squared_norm: Tensor, coordinates: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class FactorCode:
-    """Vectors of one kind as direction, norm and rest: v ≈ norm · direction in the basis."""
-
-    direction: Tensor
-    """(…, m) in the stored type; of length at most 1."""
-    size: Tensor
-    """(…, 2) float32: ‖v‖, and the norm of what the basis leaves out."""
-
-    def of(self, group: Tensor) -> "FactorCode":
-        """Return the codes of vectors `group` (m,) of (groups, ·)."""
-        return FactorCode(self.direction.index_select(0, group), self.size.index_select(0, group))
-
-
-def factor_code(vectors: Tensor, basis: Tensor, dtype: torch.dtype) -> FactorCode:
-    """Encode vectors (m, d) in a basis (d, c)."""
-    coordinates = vectors @ basis  # (m, d) @ (d, c) -> (m, c)
-    squared_norm = torch.linalg.vecdot(vectors, vectors)
-    norm = (squared_norm + FLOOR).sqrt()
-    direction = coordinates / norm[:, None]
-    return FactorCode(direction.to(dtype), torch.stack([norm, rest_norm(squared_norm, coordinates)], 1))
-
-
-@dataclass(frozen=True, slots=True)
 class Split:
     """Slopes over all entities (groups, E) as their largest entries and the rest."""
 
@@ -340,83 +317,7 @@ class Split:
     """(groups, E): the others, and 0 in place of these."""
 
 
-def _split(slopes: Tensor) -> Split:
+def split_slopes(slopes: Tensor) -> Split:
+    """Split slopes over all entities (groups, E)."""
     at = slopes.abs().topk(min(_HEAD, slopes.shape[1])).indices
     return Split(slopes.gather(1, at), at, slopes.scatter(1, at, 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class SlopesCode:
-    """Slopes u over all entities as entries of their own tail and of a few others, and coordinates of the rest."""
-
-    direction: Tensor
-    """(m, c + s) in the stored type: coordinates of the rest and entries, over their norm."""
-    at: Tensor
-    """(m, s) int32: whose entries those are. That of the own tail, where it is among them, is 0: `size` has it."""
-    size: Tensor
-    """(m, 4) float32: that norm; the norm of what is left; a bound of every entry that is not stored; what the own
-    tail's entry has beyond the rest."""
-
-
-def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode:
-    """Encode slopes u in directions (E, c) of their smaller entries."""
-    split = _split(slopes.base)
-    inside = split.rest @ basis  # (groups, E) @ (E, c) -> (groups, c)
-    left = (split.rest - inside @ basis.T).norm(dim=1)  # not from squares: their difference would lose it
-    least = split.value[:, -1].abs()
-    inside, left, least, value, at = (x[slopes.group] for x in (inside, left, least, split.value, split.at))
-    value, at = torch.cat([slopes.own[:, 1:], value], 1), torch.cat([slopes.index[:, 1:], at], 1)
-    is_own = at == slopes.index[:, :1]
-    own = slopes.own[:, 0] + (value * is_own).sum(1)
-    stored = torch.cat([inside, value * ~is_own], 1)
-    norm = (stored.square().sum(1) + FLOOR).sqrt()
-    size = torch.stack([norm, left + FLOAT32 * (norm + left + own.abs()), least, own], 1)
-    return SlopesCode((stored / norm[:, None]).to(dtype), at.int(), size)
-
-
-def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Return the factor codes of training triples under the names they have in a generation.
-
-    Each array is (n, directions, …): ``NAME.u``, ``NAME.v`` and, for use i of a table, ``TABLE.i``, with ``.code`` in
-    the stored type and ``.size`` in float32; ``TABLE.i.index`` is the row read, int32. Of a table whose rows were all
-    scored there are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
-    """
-    found: dict[str, Tensor] = {}
-
-    def add(name: str, code: FactorCode) -> None:
-        found[f"{name}.code"], found[f"{name}.size"] = code.direction, code.size
-
-    for name, block in terms.kron.items():
-        add(f"{name}.u", factor_code(block.u, bases.kron[name].u, dtype))
-        shared = factor_code(block.v, bases.kron[name].v, dtype)
-        add(f"{name}.v", shared.of(block.group))
-    for table, uses in terms.rows.items():
-        for i, use in enumerate(uses):
-            add(f"{table}.{i}", factor_code(use.grad, bases.of_rows(table), dtype))
-            found[f"{table}.{i}.index"] = use.index.int()
-    for table, spread in terms.spread.items():
-        slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
-        add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
-        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.index[:, 0].int()
-        shared = factor_code(spread.x, bases.kron[table].v, dtype)
-        add(f"{table}.x", shared.of(spread.u.group))
-    shape = (len(terms), terms.directions)
-    return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
-
-
-def left_codes(terms: Terms, bases: Bases) -> dict[str, np.ndarray]:
-    """Return how long the parts of row gradients are that the directions leave out, where these do not span the rows.
-
-    ``TABLE.i.left`` (n, directions) float32 holds the share of each read of use i in ‖Σ o‖², o being what the
-    directions leave out of the gradients that one triple has for one row: ⟨o, Σ o'⟩. None of this is stored of tables
-    whose rows were all scored.
-    """
-    found: dict[str, np.ndarray] = {}
-    for table, uses in terms.rows.items():
-        basis = bases.of_rows(table)
-        if table in terms.spread or basis.shape[0] == basis.shape[1]:
-            continue
-        outside = [Rows(use.index, use.grad - (use.grad @ basis) @ basis.T) for use in uses]
-        shares = row_shares(outside, terms.directions).split(terms.directions, 1)
-        found |= {f"{table}.{i}.left": share.cpu().numpy() for i, share in enumerate(shares)}
-    return found

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms, squared_norms
-from kgtrace_indexer.index.bases import Bases, factor_codes, index_code, left_codes
+from kgtrace_indexer.index.bases import Bases, index_code
+from kgtrace_indexer.index.factors import factor_codes, left_codes
 from kgtrace_store.errors import CorruptGeneration
 
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kgtrace_indexer.answers import Restriction
-from kgtrace_indexer.index.bounds import QueryCode
+from kgtrace_indexer.index.query_code import QueryCode
 from kgtrace_indexer.names import Ranking, Score
 
 KNOWN = "known"

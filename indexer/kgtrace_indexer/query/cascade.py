@@ -14,7 +14,8 @@ from kgtrace_indexer.answers import Restriction
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms, squared_norms
 from kgtrace_indexer.index.bases import FLOOR, ROUNDING, Bases
-from kgtrace_indexer.index.bounds import Codes, QueryCode, encode_queries, encode_rows
+from kgtrace_indexer.index.bounds import Codes
+from kgtrace_indexer.index.query_code import QueryCode, encode_queries, encode_rows
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.index.bounds import Codes, QueryCode
+from kgtrace_indexer.index.bounds import Codes
+from kgtrace_indexer.index.query_code import QueryCode
 from kgtrace_indexer.names import Order
 
 SIGNS: dict[Order, tuple[int, ...]] = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}

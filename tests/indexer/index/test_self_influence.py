@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, build, open_index
-from kgtrace_indexer.building import checks
+from kgtrace_indexer.building import checks, files
 from kgtrace_indexer.building.append import append
-from kgtrace_indexer.index import bases as projection, files, self_influence
+from kgtrace_indexer.index import bases as projection, self_influence
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.inputs.model_file import with_checkpoints
 from kgtrace_indexer.models.conve import ENTITY, RELATION

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from kgtrace_indexer import Attributor, BuildConfig, Restriction, build, open_index
-from kgtrace_indexer.query import attributor as engine
+from kgtrace_indexer.query import aggregate as engine
 from kgtrace_indexer.query.aggregate import GroupSums
 from tests.indexer.models.test_models import Save, factory, nations, save
 

@@ -19,10 +19,11 @@ from kgtrace_indexer.building.parts import encode
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, loss_by_name
 from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
 from kgtrace_indexer.index.bases import Bases, fit_bases
-from kgtrace_indexer.index.bounds import Codes, QueryCode, encode_queries
+from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.codec import PrincipalCodec
 from kgtrace_indexer.index.files import Files, Shard, shards_of
 from kgtrace_indexer.index.preconditioner import Preconditioner
+from kgtrace_indexer.index.query_code import QueryCode, encode_queries
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION, ConvE
