@@ -32,6 +32,7 @@ from kgtrace_store.errors import (
     MissingInverseRelations,
     PublishConflict,
     SchemaTooNew,
+    SchemaTooOld,
     SearchUnavailable,
     StorageFailed,
     UnknownLabel,
@@ -139,6 +140,7 @@ def cannot_switch() -> Iterator[None]:
         LocksUnavailable,
         PublishConflict,
         SchemaTooNew,
+        SchemaTooOld,
         StorageFailed,
     ) as e:
         raise CannotSwitch(str(e)) from e

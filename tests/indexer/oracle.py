@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kgtrace_indexer.index.bases import Bases
 from kgtrace_indexer.models.conve import BIAS, ENTITY, RELATION
 
 Loss = Callable[[Tensor], Tensor]
@@ -61,14 +60,10 @@ class Dense:
         loss: Loss = softplus,
         *,
         rate: float = 1.0,
-        bases: Bases | None = None,
     ) -> None:
-        """Compute the gradient of each triple under ℓ(−s), times the root of a rate, (n, numbers) by row.
-
-        With `bases`, a row's F is its own in their directions, and its mean on what these leave out.
-        """
+        """Compute the gradient of each triple under ℓ(−s), times the root of a rate, (n, numbers) by row."""
         self.model = pykeen_model(folder)
-        self.rate, self.bases = rate, bases
+        self.rate = rate
         self.shapes = {name: p.shape for name, p in self.model.named_parameters() if name in (ENTITY, BIAS, RELATION)}
         self.training = self.rows(triples, directions, loss)
 
@@ -104,9 +99,4 @@ class Dense:
     def _damped(self, table: str, row: int, grads: torch.Tensor, sigma: float) -> torch.Tensor:
         known = self.training[table][:, row]
         moment, identity = known.T @ known, torch.eye(known.shape[1], dtype=torch.float64)
-        if self.bases is not None:
-            basis = self.bases.of_rows(table).double()
-            inside, width = basis @ basis.T, identity.shape[0] - basis.shape[1]
-            left = float(moment.trace() - (moment @ inside).trace()) / max(1, width)
-            moment = inside @ moment @ inside + left * (identity - inside)
         return sigma * torch.linalg.solve(moment + sigma * identity, grads)

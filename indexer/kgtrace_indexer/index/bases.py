@@ -8,12 +8,14 @@ Two kinds of code are made of every gradient, and both bounds follow from that l
 
 * the *index code* φ, the k leading principal directions of the flat blocks and of each rank-1 block's matrix, with
   one residual norm ρ for each: Σ φφ' + Σ ρρ' is an inner product and bounds the dense influence from above;
-* the *factor codes* of the vectors u and v of each rank-1 block and of each embedding row's gradient, in 16 or 32
-  bits: ⟨u, u'⟩⟨v, v'⟩ is bounded through both factors, which is far tighter, but no inner product.
+* the *factor codes* of the vectors u and v of each rank-1 block, in 16 or 32 bits: ⟨u, u'⟩⟨v, v'⟩ is bounded through
+  both factors, which is far tighter, but no inner product.
+
+Gradients of single embedding rows need neither: they are stored as they are (`kgtrace_indexer.index.rows`).
 
 A table whose rows were all scored is one dense block, its gradient Σ u ⊗ x + Σ e_i ⊗ g. Its index code takes principal
 directions of the whole; the factor u, of as many numbers as there are entities, is stored as its largest entries and
-coordinates of the rest (`SlopesCode`), x and g as other factors are.
+coordinates of the rest (`SlopesCode`), and x as other factors are.
 
 The directions are the principal ones (uncentred PCA) of a sample of training gradients, the landmarks: the Nyström
 method with the gradient kernel (Williams and Seeger, 2000).
@@ -48,11 +50,11 @@ _U_DIMS = 256
 _V_DIMS = 64
 """Coordinates kept of v."""
 _V_LANDMARKS = 1024
-"""Inputs looked at for the directions of v, and of wider embedding rows: their Gram matrix is what costs."""
+"""Inputs looked at for the directions of v, and of wider x: their Gram matrix is what costs."""
 _PAIR_DIMS = (256, 8)
 """Leading coordinates of u and v whose products span the matrix directions of φ."""
-_ROW_DIMS = 256
-"""Coordinates kept of an embedding row's gradient: all of rows up to this long, so that only rounding is left."""
+_X_DIMS = 256
+"""Coordinates kept of x, the gradient of all scores with respect to a row, and of row gradients of such a table."""
 _HEAD = 32
 """Entries kept of the slopes over all entities."""
 _SPREAD_DIMS = 16
@@ -83,13 +85,7 @@ class Bases:
     flat: Tensor
     """(size, k), orthonormal columns."""
     kron: Mapping[str, KronBasis]
-    """By rank-1 block, and by table whose rows were all scored: u is over its rows, v for x and for row gradients."""
-    rows: Mapping[str, Tensor]
-    """Name of another table → (d, m), orthonormal columns."""
-
-    def of_rows(self, table: str) -> Tensor:
-        """Return the directions of a table's row gradients, (d, m)."""
-        return self.kron[table].v if table in self.kron else self.rows[table]
+    """By rank-1 block, and by table whose rows were all scored: u is over its rows, v for x and row gradients."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions under the names they have in a generation."""
@@ -100,7 +96,6 @@ class Bases:
                 f"basis.{name}.v": block.v,
                 f"basis.{name}.pairs": block.pairs,
             }
-        found |= {f"basis.{table}.rows": basis for table, basis in self.rows.items()}
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     @classmethod
@@ -116,7 +111,6 @@ class Bases:
             return cls(
                 flat=tensors["flat"],
                 kron={name: KronBasis(*(tensors[f"{name}.{part}"] for part in ("u", "v", "pairs"))) for name in krons},
-                rows={name.removesuffix(".rows"): t for name, t in tensors.items() if name.endswith(".rows")},
             )
         except KeyError as e:
             raise CorruptGeneration(f"directions {e} are missing; there are {sorted(tensors)}") from e
@@ -129,30 +123,22 @@ def fit_bases(landmarks: Iterable[Terms], dim: int) -> Bases:
     """
     flats: list[Tensor] = []
     kron: dict[str, tuple[KronBasis, Tensor]] = {}
-    rows: dict[str, Tensor] = {}
-    for flat_sum, blocks, tables in map(partial(_directions, dim=dim), landmarks):
+    for flat_sum, blocks in map(partial(_directions, dim=dim), landmarks):
         flats.append(flat_sum)
         kron |= blocks
-        rows |= tables
     flat, flat_energies = _principal(torch.cat(flats, 1), dim)
     kept = _share({"": flat_energies} | {name: energies for name, (_, energies) in kron.items()}, dim)
     return Bases(
         flat=flat[:, : kept[""]].contiguous(),
         kron={n: KronBasis(b.u, b.v, b.pairs[:, : kept[n]].contiguous()) for n, (b, _) in kron.items()},
-        rows=rows,
     )
 
 
-def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]], dict[str, Tensor]]:
-    """Return the flat blocks (n, size), up to `dim` directions of other dense blocks with energies, and of tables."""
+def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]]]:
+    """Return the flat blocks (n, size), and up to `dim` directions of other dense blocks with energies."""
     kron = {name: _kron_directions(block, terms.directions, dim) for name, block in terms.kron.items()}
     kron |= {table: _table_directions(terms, table, dim) for table in terms.spread}
-    rows = {
-        table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
-        for table, uses in terms.rows.items()
-        if table not in terms.spread
-    }
-    return terms.flat_sum(), kron, rows
+    return terms.flat_sum(), kron
 
 
 def _kron_directions(block: Kron, directions: int, dim: int) -> tuple[KronBasis, Tensor]:
@@ -171,7 +157,7 @@ def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Te
     gradients = torch.cat([weighted, *(use.grad for use in terms.rows.get(table, ()))])
     base = spread.u.base
     u, _ = _principal(split_slopes(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
-    v, _ = _principal(_thinned(gradients), _ROW_DIMS)
+    v, _ = _principal(_thinned(gradients), _X_DIMS)
     pairs, energies = _principal(_table_products(terms, table, KronBasis(u, v, u[:0])), dim)
     return KronBasis(u, v, pairs), energies
 
@@ -237,13 +223,6 @@ class IndexCode:
         """Return the code under the names it has in a generation."""
         named = {"projected": self.phi, "residual": self.residual, "self_influence": self.squared_norm}
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
-
-
-def no_dense_code(terms: Terms, bases: Bases) -> IndexCode:
-    """Return the index code of n triples all of whose dense blocks are zero."""
-    norms = squared_norms(terms).total
-    dims = bases.flat.shape[1] + sum(block.pairs.shape[1] for block in bases.kron.values())
-    return IndexCode(norms.new_zeros(len(terms), dims), norms.new_zeros(len(terms), 1 + len(bases.kron)), norms)
 
 
 @dataclass(frozen=True, slots=True)

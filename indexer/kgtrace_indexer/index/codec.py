@@ -20,7 +20,7 @@ from torch import Tensor
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms, squared_norms
 from kgtrace_indexer.index.bases import Bases, index_code
-from kgtrace_indexer.index.factors import factor_codes, left_codes
+from kgtrace_indexer.index.factors import factor_codes, row_gradients
 from kgtrace_store.errors import CorruptGeneration
 
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
@@ -47,9 +47,6 @@ class Codec(Protocol):
     def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return those of them that are float32, of the order of ‖g‖, or its square for ``self_influence``."""
 
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return the arrays among those of `encode` that are quadratic in the gradients of embedding rows."""
-
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what is stored once for all triples, under names that begin with ``basis.``."""
 
@@ -68,22 +65,24 @@ class PrincipalCodec:
         return ("projected", "residual")
 
     def encode(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return index codes and factor codes."""
+        """Return index codes, factor codes and row gradients."""
         factors: dict[str, np.ndarray] = {}
 
         def noted(terms: Terms) -> Terms:
-            factors.update(factor_codes(terms, self.bases, self.dtype) | self.left(terms))
+            factors.update(factor_codes(terms, self.bases, self.dtype))
             return terms
 
         return {**self.checked(map(noted, gradients)), **factors}
 
     def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
-        """Return the index codes."""
-        return index_code(gradients, self.bases).arrays()
+        """Return the index codes and row gradients."""
+        rows: dict[str, np.ndarray] = {}
 
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return the lengths of what the directions leave out."""
-        return left_codes(terms, self.bases)
+        def noted(terms: Terms) -> Terms:
+            rows.update(row_gradients(terms))
+            return terms
+
+        return {**index_code(map(noted, gradients), self.bases).arrays(), **rows}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions."""
@@ -110,10 +109,6 @@ class RandomCodec:
         projected, norms = _summed(gradients, self.projection.project, _squared_norms)
         return {"projected": projected, "self_influence": norms}
 
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return nothing."""
-        return {}
-
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""
         return {}
@@ -136,10 +131,6 @@ class NoCodec:
     def checked(self, gradients: Iterable[Terms]) -> dict[str, np.ndarray]:
         """Return the same."""
         return self.encode(gradients)
-
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return nothing."""
-        return {}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""

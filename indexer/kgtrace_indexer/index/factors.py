@@ -1,4 +1,4 @@
-"""Factor codes: vectors of rank-1 blocks and embedding rows in the directions of `kgtrace_indexer.index.bases`."""
+"""Factor codes: vectors of rank-1 blocks in the directions of `kgtrace_indexer.index.bases`; rows as they are."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Rows, Slopes, Terms, row_shares
+from kgtrace_indexer.gradients.terms import Slopes, Terms
 from kgtrace_indexer.index.bases import FLOAT32, FLOOR, Bases, rest_norm, split_slopes
 
 
@@ -62,12 +62,21 @@ def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode
     return SlopesCode((stored / norm[:, None]).to(dtype), at.int(), size)
 
 
-def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Return the factor codes of training triples under the names they have in a generation.
+def row_gradients(terms: Terms) -> dict[str, np.ndarray]:
+    """Return ``TABLE.i.grad``, the gradient of each row that use i of a table reads, (n, directions, d) float32."""
+    return {
+        f"{table}.{i}.grad": use.grad.view(len(terms), terms.directions, -1).cpu().numpy()
+        for table, uses in terms.rows.items()
+        for i, use in enumerate(uses)
+    }
 
-    Each array is (n, directions, …): ``NAME.u``, ``NAME.v`` and, for use i of a table, ``TABLE.i``, with ``.code`` in
-    the stored type and ``.size`` in float32; ``TABLE.i.index`` is the row read, int32. Of a table whose rows were all
-    scored there are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
+
+def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """Return the factor codes of training triples, and which rows they read, under the names they have in a part.
+
+    Each array is (n, directions, …): ``NAME.u`` and ``NAME.v`` with ``.code`` in the stored type and ``.size`` in
+    float32; for use i of a table ``TABLE.i.index``, the row read, int32. Of a table whose rows were all scored there
+    are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
     """
     found: dict[str, Tensor] = {}
 
@@ -80,7 +89,6 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
         add(f"{name}.v", shared.of(block.group))
     for table, uses in terms.rows.items():
         for i, use in enumerate(uses):
-            add(f"{table}.{i}", factor_code(use.grad, bases.of_rows(table), dtype))
             found[f"{table}.{i}.index"] = use.index.int()
     for table, spread in terms.spread.items():
         slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
@@ -90,21 +98,3 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
         add(f"{table}.x", shared.of(spread.u.group))
     shape = (len(terms), terms.directions)
     return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
-
-
-def left_codes(terms: Terms, bases: Bases) -> dict[str, np.ndarray]:
-    """Return how long the parts of row gradients are that the directions leave out, where these do not span the rows.
-
-    ``TABLE.i.left`` (n, directions) float32 holds the share of each read of use i in ‖Σ o‖², o being what the
-    directions leave out of the gradients that one triple has for one row: ⟨o, Σ o'⟩. None of this is stored of tables
-    whose rows were all scored.
-    """
-    found: dict[str, np.ndarray] = {}
-    for table, uses in terms.rows.items():
-        basis = bases.of_rows(table)
-        if table in terms.spread or basis.shape[0] == basis.shape[1]:
-            continue
-        outside = [Rows(use.index, use.grad - (use.grad @ basis) @ basis.T) for use in uses]
-        shares = row_shares(outside, terms.directions).split(terms.directions, 1)
-        found |= {f"{table}.{i}.left": share.cpu().numpy() for i, share in enumerate(shares)}
-    return found

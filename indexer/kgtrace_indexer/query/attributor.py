@@ -1,7 +1,7 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,20 +14,21 @@ from kgtrace_indexer.answers import Aggregation, Answer, Completions, Restrictio
 from kgtrace_indexer.gradients.terms import Terms, inner, squared_norms
 from kgtrace_indexer.index.codec import Codec, read_codec
 from kgtrace_indexer.index.files import Files
-from kgtrace_indexer.index.preconditioner import SCORES, Preconditioner, check_damping
-from kgtrace_indexer.index.stack import Stack
+from kgtrace_indexer.index.preconditioner import SCORES, Preconditioner, check_damping, row_terms
+from kgtrace_indexer.index.rows import RowQueries, paired_products
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.inputs.model_file import read_model
 from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
 from kgtrace_indexer.names import Damping, Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import Aggregator
-from kgtrace_indexer.query.attribution import attribution, known_ids, notes
-from kgtrace_indexer.query.cascade import Ask, Cascade, Retrieval
+from kgtrace_indexer.query.attribution import attribute, known_ids
+from kgtrace_indexer.query.cascade import Retrieval
+from kgtrace_indexer.query.certify import Ask
 from kgtrace_indexer.query.checks import checked, require_positive
 from kgtrace_indexer.query.completions import complete
 from kgtrace_indexer.query.opening import read_retrieval
-from kgtrace_indexer.query.scan import SCAN_BLOCK, among, near, rows_of, scan
+from kgtrace_indexer.query.scan import SCAN_BLOCK, among, near, scan
 from kgtrace_indexer.threads import one_thread
 from kgtrace_store import layout
 from kgtrace_store.errors import BadRequest
@@ -70,7 +71,7 @@ class Attributor:
         self._featurizer = featurizer
         self._codec = codec
         self._retrieval = retrieval
-        self._files = files
+        self.files = files
         self.training = training
 
     @property
@@ -150,9 +151,15 @@ class Attributor:
             terms = self._featurizer.test_terms(triples, direction)
             scores = self._featurizer.candidate_scores(triples, direction)
             losses = terms.losses()
-            asked = self._asked(terms, score, damping)
-            norms = squared_norms(asked).total
-            own = norms if asked is terms else inner(terms, asked).diagonal()
+            damping = self._damping(score, damping)
+            if damping is None:
+                asked, queries = terms, None
+                norms = own = squared_norms(terms).total.tolist()
+            else:
+                rows = RowQueries.of(terms)
+                queries = self._preconditioner.changed(rows, damping)
+                asked = row_terms(queries, terms)
+                norms, own = (paired_products(each, queries).tolist() for each in (queries, rows))
             clock.lap("gradient")
             nearby = near(self.training, triples, restriction, len(self.vocabulary.entities))
             mask = self.training.allowed(restriction)
@@ -160,24 +167,21 @@ class Attributor:
                 found = scan(self._featurizer, self.training, asked, top_k, order, mask, nearby, wanted)
                 clock.lap("rerank")
             else:
-                masks = [among(self.training, mask, entities) for entities in nearby]
-                rows = [None if allowed is None else rows_of(self.training, allowed) for allowed in masks]
-                fields = restriction if restriction.within_hops is None else None
-                asks = [
-                    Ask(top_k, order, max_candidates, some, self._exactly(asked.triple(i), clock), fields)
-                    for i, some in enumerate(rows)
-                ]
-                found = self._retrieval.find(asked, asks)
+                ask = Ask(
+                    top_k, order, max_candidates,
+                    allowed=[among(self.training, mask, entities) for entities in nearby],
+                    exact=lambda rows, test: self._influences(rows, test)[:, 0],
+                    lap=clock.lap,
+                    queries=queries,
+                    restriction=restriction if restriction.within_hops is None else None,
+                )  # fmt: skip
+                found = self._retrieval.find(asked, ask)
                 clock.lap("search")
-            loss = self.manifest.configuration["loss"]
-            attributions = [
-                attribution(
-                    self.training, triple, scores[i], found[i], direction,
-                    loss=float(losses[i]), self_influence=float(own[i]), squared_norm=float(norms[i]),
-                    notes=notes(self.training, self.vocabulary, loss, triple, float(norms[i])),
-                )
-                for i, triple in enumerate(triples)
-            ]  # fmt: skip
+            attributions = attribute(
+                self.training, self.vocabulary, triples, scores.cpu().numpy(), found, direction,
+                loss=(self.manifest.configuration["loss"], losses.tolist()),
+                self_influence=own, squared_norm=norms,
+            )  # fmt: skip
             clock.lap("gradient")
         return Answer(attributions, Seconds(**clock.seconds))
 
@@ -207,8 +211,9 @@ class Attributor:
         by
             What the training triples of a group have in common.
         exact
-            Compute every training triple's influence; else sums are estimates with bounds on their errors, unless
-            several test triples have gradients in dense layers, for which there are none.
+            Compute every training triple's influence with the model. Else influences on embedding rows alone come from
+            their stored gradients, and others are estimates with bounds on their errors, unless several test triples
+            have gradients in dense layers, for which there are none.
         """
         require_positive("top_k", top_k)
         triples = checked(np.atleast_2d(triples), self.vocabulary)
@@ -305,14 +310,6 @@ class Attributor:
         """Whether there is an index; without one every query is an exact scan."""
         return self._retrieval is not None
 
-    def rows(self) -> dict[str, Stack]:
-        """Return the stored arrays with one row for each training triple, on the CPU."""
-        return self._files.stacks()
-
-    def stored_blocks(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield everything in ``gradients.h5`` in bounded blocks, with the name of the array that each belongs to."""
-        return self._files.blocks()
-
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
@@ -327,33 +324,25 @@ class Attributor:
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
-        if not isinstance(self._retrieval, Cascade):
-            raise BadRequest("the preconditioned score needs an index that was built with projection pca")
-        return Preconditioner(self._retrieval.codes, self._retrieval.bases, self.training)
+        return self.files.preconditioner()
+
+    def _damping(self, score: Score | None, damping: Damping | None) -> Damping | None:
+        """Return σ² of the preconditioned score; None for plain influence."""
+        check_damping(damping)
+        if (self.score if score is None else score) == "preconditioned":
+            return damping or self.manifest.configuration["damping"] or "auto"
+        if damping is not None:
+            raise BadRequest("damping is of the preconditioned score: ask for that, too")
+        return None
 
     def _asked(self, terms: Terms, score: Score | None, damping: Damping | None) -> Terms:
         """Return what the gradients of training triples are multiplied with."""
-        check_damping(damping)
-        if (self.score if score is None else score) == "tracin":
-            if damping is not None:
-                raise BadRequest("damping is of the preconditioned score: ask for that, too")
-            return terms
-        return self._preconditioner(terms, self.manifest.configuration.get("damping") if damping is None else damping)
+        damping = self._damping(score, damping)
+        return terms if damping is None else self._preconditioner(terms, damping)
 
     def _influences(self, rows: Tensor, tests: Terms) -> Tensor:
         """Return the exact influences of training triples (m,) on test triples, (m, b), on the CPU."""
         return self._featurizer.influences(self.training.triples[rows.numpy()], tests)
-
-    def _exactly(self, terms: Terms, clock: _Clock) -> Callable[[Tensor], Tensor]:
-        """Return what computes the influences of training triples (m,) on one test triple, (m,)."""
-
-        def exact(rows: Tensor) -> Tensor:
-            clock.lap("search")
-            influence = self._influences(rows, terms)[:, 0]
-            clock.lap("rerank")
-            return influence
-
-        return exact
 
 
 def open_index(
@@ -371,7 +360,7 @@ def open_index(
 
     Raises
     ------
-    IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew
+    IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew, SchemaTooOld
         What lies on disk cannot be used.
     SearchUnavailable
         Milvus cannot.

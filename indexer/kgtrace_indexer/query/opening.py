@@ -12,6 +12,7 @@ from kgtrace_indexer.index.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.query.cascade import Cascade, Pool, Retrieval
+from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_store import layout
 from kgtrace_store.errors import CorruptGeneration
 from kgtrace_store.generation import Generation
@@ -35,9 +36,9 @@ def read_retrieval(
     match codec:
         case PrincipalCodec(bases):
             place = _place(stacks, device)
-            codes = Codes.of({name: stack.to(place) for name, stack in stacks.items()})
-            short = ShortCode(files.postings[COLUMNS]) if COLUMNS in files.postings else None
-            return Cascade(bases, codes, index, short, training)
+            codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, files.row_lists())
+            lists = RowSearch(codes.rows, files.inverted_files(), len(codes))
+            return Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]), lists)
         case RandomCodec(projection):
             return Pool(projection, stacks["projected"], index, training.squared_norm)
     return None
