@@ -116,7 +116,7 @@ def codes_of(root: Path, attributor: Attributor, triples: np.ndarray) -> tuple[C
     featurizer = featurizer_for(model, configuration, torch.device("cpu"), attributor.training.known)
     with torch.inference_mode():
         asked = codec.join([codec.encode(featurizer.test_terms(triples, "tail"))])
-    stored = {name: attributor.rows()[name].pieces[0].numpy() for name in codec.searched}
+    stored = {name: attributor.files.stacks()[name].pieces[0].numpy() for name in codec.searched}
     short = ShortCode.choose(np.square(stored["projected"], dtype=np.float64).sum(0))
     whole = np.concatenate([stored["projected"], stored["residual"]], 1)
     order = np.argsort(-np.square(whole, dtype=np.float64).sum(0), kind="stable")

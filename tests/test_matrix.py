@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "TuckER": ("TuckER", False, {}),
     "ERMLP": ("ERMLP", True, {}),
 }
-"""PyKEEN's class, whether with inverse triples, and what it is made with. Rows beyond 256 numbers are wide."""
+"""PyKEEN's class, whether with inverse triples, and what it is made with. Rows of 300 numbers are wide."""
 
 OPTIONS: dict[str, Sequence[Any]] = {
     "model": list(MODELS),
@@ -397,15 +397,12 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
     if attributor._retrieval is None or case["projection"] != "pca" or case["loss"] in ONE_TO_ALL:
         return
     wanted, dense = np.zeros(len(indexed)), np.zeros(every.shape)
-    for table in attributor._retrieval.codes.uses:
-        basis = attributor._retrieval.bases.of_rows(table).double()
+    for table in attributor._retrieval.codes.rows.tables:
         for row in range(len(trained.model.tensors[parameter_of(table)])):
             g, test_row, own_row = (oracle.rows(each, table)[:, row] for each in (training, test, own))
-            moment, inside = g.T @ g, basis @ basis.T
+            moment = g.T @ g
             eye = torch.eye(len(moment), dtype=torch.float64)
-            left = float(moment.trace() - (moment @ inside).trace()) / max(1, basis.shape[0] - basis.shape[1])
-            moment = inside @ moment @ inside + left * (eye - inside)
-            unit = attributor._preconditioner._mean_square
+            unit = attributor._preconditioner.mean_square
 
             def damped(sigma: float, of: Tensor, moment: Tensor = moment, eye: Tensor = eye) -> Tensor:
                 return sigma * torch.linalg.solve(moment + sigma * eye, of.T)

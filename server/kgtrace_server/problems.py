@@ -33,6 +33,7 @@ from kgtrace_store.errors import (
     MissingInverseRelations,
     PublishConflict,
     SchemaTooNew,
+    SchemaTooOld,
     SearchUnavailable,
     StorageFailed,
     UnknownLabel,
@@ -134,6 +135,7 @@ def cannot_switch() -> Iterator[None]:
         LocksUnavailable,
         PublishConflict,
         SchemaTooNew,
+        SchemaTooOld,
         StorageFailed,
     ) as e:
         raise CannotSwitch(str(e)) from e

@@ -25,6 +25,7 @@
     │   ├── GenerationNotFound (FileNotFoundError)
     │   ├── CorruptGeneration (ValueError) a checksum, count or shape that does not match
     │   ├── SchemaTooNew (ValueError)      written by a later kgtrace
+    │   ├── SchemaTooOld (ValueError)      written by an earlier one
     │   ├── ResumeRefused (ValueError)     staging of another model, configuration or schema
     │   ├── BuilderRunning (BlockingIOError)
     │   ├── LocksUnavailable (OSError)     a file system without locks, which building and publishing need
@@ -140,6 +141,10 @@ class CorruptGeneration(StoreError, ValueError):
 
 class SchemaTooNew(StoreError, ValueError):
     """A generation written by a later kgtrace."""
+
+
+class SchemaTooOld(StoreError, ValueError):
+    """A generation written by an earlier kgtrace, whose files mean something else."""
 
 
 class ResumeRefused(StoreError, ValueError):

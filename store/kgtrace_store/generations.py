@@ -26,6 +26,7 @@ from kgtrace_store.errors import (
     IndexNotFound,
     PublishConflict,
     SchemaTooNew,
+    SchemaTooOld,
 )
 from kgtrace_store.generation import Generation
 from kgtrace_store.manifest import Manifest
@@ -97,7 +98,7 @@ class IndexRoot:
             manifest, problem = None, None
             try:
                 manifest = _read_manifest(self._generations / id_)
-            except (CorruptGeneration, SchemaTooNew) as e:
+            except (CorruptGeneration, SchemaTooNew, SchemaTooOld) as e:
                 problem = str(e)
             statuses.append(GenerationStatus(id_, id_ == live, manifest, problem))
         return statuses
@@ -105,8 +106,8 @@ class IndexRoot:
     def open(self, generation: str | None = None, *, verify: bool = True) -> Generation:
         """Open a generation, by default the live one, and compare its checksums unless told not to.
 
-        Raises :class:`IndexNotFound`, :class:`GenerationNotFound`, :class:`CorruptGeneration` and
-        :class:`SchemaTooNew`.
+        Raises :class:`IndexNotFound`, :class:`GenerationNotFound`, :class:`CorruptGeneration`,
+        :class:`SchemaTooNew` and :class:`SchemaTooOld`.
         """
         opened = self._open(generation) if generation is not None else self._open_live()
         if verify:

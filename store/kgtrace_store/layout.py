@@ -2,8 +2,8 @@
 
 import re
 
-SCHEMA_VERSION = 1
-"""Version of the whole layout; a generation with a higher one is refused."""
+SCHEMA_VERSION = 2
+"""Version of the whole layout; a generation with another one is refused."""
 
 CURRENT = "CURRENT"
 """One line: the live generation's id. Absent until the first publication."""
@@ -35,8 +35,20 @@ MANIFEST = "manifest.json"
 GRADIENTS = "gradients.h5"
 """Contiguous arrays over the training triples."""
 
-POSTINGS = "postings.h5"
-"""Which training triples read each embedding row."""
+ROWS = "rows-{}.h5"
+"""Gradients of the rows of one embedding table, listed by the row; tables are numbered in the order of their names."""
+
+LISTS = "lists-{}.faiss"
+"""Inverted file over the same."""
+
+MOMENTS = "moments-{}.h5"
+"""Second moments of the same table's rows that many training triples read."""
+
+MAPPED = re.compile(r".*\.h5|(.*/)?lists-\d+\.faiss")
+"""Paths, inside a generation, of files that are mapped into memory and of which a query reads a part."""
+
+SCALES = "search.h5"
+"""How ``SEARCH`` and ``LISTS`` are to be read."""
 
 SELF_INFLUENCE = "self_influence.h5"
 """Self-influence of the training triples by another score; absent where there is none."""
@@ -45,7 +57,7 @@ SEARCH = "search.faiss"
 """Inner-product index."""
 
 SHARDS = "shards"
-"""Folder of shards, where there are several: folders from ``0000`` on, with gradients, posting lists and index."""
+"""Folder of shards, where there are several: folders from ``0000`` on, with gradients, rows and indexes."""
 
 GATE = "gate.json"
 """What was checked before the generation could be published, and how far it agrees with the one before it."""

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from kgtrace_store import durable, layout
-from kgtrace_store.errors import CorruptGeneration, SchemaTooNew
+from kgtrace_store.errors import CorruptGeneration, SchemaTooNew, SchemaTooOld
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -73,7 +73,8 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Read ``manifest.json``; fields it does not know are passed over, as later versions may add some.
 
-        Raises :class:`CorruptGeneration` for a missing, malformed or altered one and :class:`SchemaTooNew`.
+        Raises :class:`CorruptGeneration` for a missing, malformed or altered one, :class:`SchemaTooNew` and
+        :class:`SchemaTooOld`.
         """
         path = folder / layout.MANIFEST
         try:
@@ -94,6 +95,11 @@ class Manifest:
             raise SchemaTooNew(
                 f"{path} has schema version {version}, this kgtrace reads up to {layout.SCHEMA_VERSION}: "
                 "upgrade kgtrace or rebuild the index"
+            )
+        if version < layout.SCHEMA_VERSION:
+            raise SchemaTooOld(
+                f"{path} has schema version {version}, this kgtrace reads {layout.SCHEMA_VERSION}: rebuild the index "
+                "with kgtrace build"
             )
         found = document.pop("checksum", None)
         wanted = _checksum(document)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kgtrace_indexer.index.bases import Bases
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 
 Loss = Callable[[Tensor], Tensor]
@@ -72,13 +71,9 @@ class Dense:
         loss: Loss = softplus,
         *,
         rate: float = 1.0,
-        bases: Bases | None = None,
     ) -> None:
-        """Compute the gradient of each triple under ℓ(−s), times the root of a rate, (n, numbers) by row.
-
-        With `bases`, a row's F is its own in their directions, and its mean on what these leave out.
-        """
-        self.folder, self.rate, self.bases = folder, rate, bases
+        """Compute the gradient of each triple under ℓ(−s), times the root of a rate, (n, numbers) by row."""
+        self.folder, self.rate = folder, rate
         self.shapes = {name: p.shape for name, p in _model(folder).named_parameters() if name in _TABLES}
         self.training = self.rows(triples, directions, loss)
 
@@ -118,9 +113,4 @@ class Dense:
     def _damped(self, table: str, row: int, grads: torch.Tensor, sigma: float) -> torch.Tensor:
         known = self.training[table][:, row]
         moment, identity = known.T @ known, torch.eye(known.shape[1], dtype=torch.float64)
-        if self.bases is not None:
-            basis = self.bases.of_rows(table).double()
-            inside, width = basis @ basis.T, identity.shape[0] - basis.shape[1]
-            left = float(moment.trace() - (moment @ inside).trace()) / max(1, width)
-            moment = inside @ moment @ inside + left * (identity - inside)
         return sigma * torch.linalg.solve(moment + sigma * identity, grads)

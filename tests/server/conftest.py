@@ -55,7 +55,7 @@ class FakeAttributor:
         self.influence = (1 / (1 + grid) * np.where(grid % 2, -1, 1)).astype(np.float32)
         norms, own = np.ones(20, np.float32), (grid % 7 / 2).astype(np.float32)
         self.training = TrainingSet(
-            self.triples, grid + 100, norms, {"tracin": own, "preconditioned": own[::-1]}, (), self.triples
+            self.triples, grid + 100, norms, {"tracin": own, "preconditioned": own[::-1]}, self.triples
         )
         self.wanted: Callable[[], bool] = lambda: True
         self.before_query: Callable[[], None] = lambda: None

@@ -55,7 +55,7 @@ def append(
 
     Raises
     ------
-    IndexNotFound, CorruptGeneration, SchemaTooNew
+    IndexNotFound, CorruptGeneration, SchemaTooNew, SchemaTooOld
         There is no live generation to extend.
     EmptyInput
         Every triple of the file is indexed already.
@@ -99,7 +99,7 @@ def append(
                 staging, featurizer, codec, added, parts, row=first, batch_size=share, progress=progress
             )
             stages.lap("gradients")
-            merge_parts(staging.path, files, paths, shard_size)
+            merge_parts(staging.path, files, parts, paths, shard_size, model)
             contents = Contents(
                 model,
                 vocabulary,

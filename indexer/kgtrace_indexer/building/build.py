@@ -79,7 +79,7 @@ class BuildConfig:
     damping: Damping | None = None
     """σ² of the latter, in units of `kgtrace_indexer.index.preconditioner.mean_square`; None and ``auto`` are 3."""
     shard_size: int | None = None
-    """Training triples whose codes, posting lists and search index lie together in files of their own; None: all."""
+    """Training triples whose codes, rows and search indexes lie together in files of their own; None: all."""
     dtype: str = "float16"
     """Stored type of factor codes; float16 halves the disk and adds to the factor bound's slack."""
     batch_size: int | None = None
@@ -191,7 +191,7 @@ def build(
                 model=model, configuration=settings, batch_size=batch_size, device=config.device, progress=progress,
             )  # fmt: skip
         stages.lap("gradients")
-        join_parts(staging.path, parts, paths, config.shard_size, codec.arrays())
+        join_parts(staging.path, parts, paths, config.shard_size, codec.arrays(), model)
         contents = Contents(
             model,
             vocabulary,
@@ -245,9 +245,9 @@ def finish(
     `live` is the generation that it is compared with, and that it replaces unless another has in the meantime.
     `committed` is as in `build`.
     """
-    index_files(staging.path, contents.codec, contents.known, contents.model)
-    if contents.configuration.get("precondition") == "fisher" and isinstance(contents.codec, PrincipalCodec):
-        add_self_influences(staging.path, contents.codec.bases, contents.configuration)
+    index_files(staging.path, contents.codec, contents.known)
+    if contents.configuration["precondition"] == "fisher":
+        add_self_influences(staging.path, contents.configuration)
     write_model(contents.model, staging.path / layout.MODEL)
     contents.vocabulary.write(staging.path / layout.VOCABULARY)
     stages.lap("index")

@@ -10,6 +10,7 @@ import torch
 from kgtrace_indexer.building.lanes import Lanes
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec
 from kgtrace_indexer.index.files import shards_of
+from kgtrace_indexer.index.rows import list_reads
 from kgtrace_indexer.index.short_code import WIDTH
 from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
@@ -83,7 +84,7 @@ def encode_part(
     fill = partial(_fill, arrays, featurizer, codec, table, rows)
     for count in lanes.map(fill, [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]):
         encoded(count)
-    return arrays
+    return list_reads(arrays)
 
 
 def _fill(
@@ -151,12 +152,12 @@ def require_space(
     search_bytes = (
         2 * WIDTH if isinstance(codec, PrincipalCodec) else 4 * sum(row[name].size for name in codec.searched)
     )
-    posting_bytes = sum(array.nbytes for name, array in row.items() if name.endswith(".index"))
+    list_bytes = sum(array.nbytes // 2 for name, array in row.items() if name.endswith(".grad"))  # at most, with ids
     states = 1 + len(model.checkpoints)
     tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
     labels = sum(map(len, [*vocabulary.entities, *vocabulary.relations]))
     offsets = 8 * len(shards) * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
-    needed = row_bytes * missing + (row_bytes + search_bytes + posting_bytes) * shards[-1].stop
+    needed = row_bytes * missing + (row_bytes + search_bytes + list_bytes) * shards[-1].stop
     unsampled = 0 if known is None else known.nbytes
     durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled)
 

@@ -8,12 +8,14 @@ Two kinds of code are made of every gradient, and both bounds follow from that l
 
 * the *index code* φ, the k leading principal directions of the flat blocks and of each rank-1 block's matrix, with
   one residual norm ρ for each: Σ φφ' + Σ ρρ' is an inner product and bounds the dense influence from above;
-* the *factor codes* of the vectors u and v of each rank-1 block and of each embedding row's gradient, in 16 or 32
-  bits: ⟨u, u'⟩⟨v, v'⟩ is bounded through both factors, which is far tighter, but no inner product.
+* the *factor codes* of the vectors u and v of each rank-1 block, in 16 or 32 bits: ⟨u, u'⟩⟨v, v'⟩ is bounded through
+  both factors, which is far tighter, but no inner product.
+
+Gradients of single embedding rows need neither: they are stored as they are (`kgtrace_indexer.index.rows`).
 
 A table whose rows were all scored is one dense block, its gradient Σ u ⊗ x + Σ e_i ⊗ g. Its index code takes principal
 directions of the whole; the factor u, of as many numbers as there are entities, is stored as its largest entries and
-coordinates of the rest (`SlopesCode`), x and g as other factors are.
+coordinates of the rest (`SlopesCode`), and x as other factors are.
 
 The directions are the principal ones (uncentred PCA) of a sample of training gradients, the landmarks: the Nyström
 method with the gradient kernel (Williams and Seeger, 2000).
@@ -27,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Terms, rounding_scale, row_shares, squared_norms
+from kgtrace_indexer.gradients.terms import Kron, Terms, rounding_scale, squared_norms
 from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4
@@ -48,11 +50,11 @@ _U_DIMS = 256
 _V_DIMS = 64
 """Coordinates kept of v."""
 _V_LANDMARKS = 1024
-"""Inputs looked at for the directions of v, and of wider embedding rows: their Gram matrix is what costs."""
+"""Inputs looked at for the directions of v, and of wider x: their Gram matrix is what costs."""
 _PAIR_DIMS = (256, 8)
 """Leading coordinates of u and v whose products span the matrix directions of φ."""
-_ROW_DIMS = 256
-"""Coordinates kept of an embedding row's gradient: all of rows up to this long, so that only rounding is left."""
+_X_DIMS = 256
+"""Coordinates kept of x, the gradient of all scores with respect to a row, and of row gradients of such a table."""
 _HEAD = 32
 """Entries kept of the slopes over all entities."""
 _SPREAD_DIMS = 16
@@ -78,13 +80,7 @@ class Bases:
     flat: Tensor
     """(size, k), orthonormal columns."""
     kron: Mapping[str, KronBasis]
-    """By rank-1 block, and by table whose rows were all scored: u is over its rows, v for x and for row gradients."""
-    rows: Mapping[str, Tensor]
-    """Name of another table → (d, m), orthonormal columns."""
-
-    def of_rows(self, table: str) -> Tensor:
-        """Return the directions of a table's row gradients, (d, m)."""
-        return self.kron[table].v if table in self.kron else self.rows[table]
+    """By rank-1 block, and by table whose rows were all scored: u is over its rows, v for x and row gradients."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions under the names they have in a generation."""
@@ -95,7 +91,6 @@ class Bases:
                 f"basis.{name}.v": block.v,
                 f"basis.{name}.pairs": block.pairs,
             }
-        found |= {f"basis.{table}.rows": basis for table, basis in self.rows.items()}
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     @classmethod
@@ -111,7 +106,6 @@ class Bases:
             return cls(
                 flat=tensors["flat"],
                 kron={name: KronBasis(*(tensors[f"{name}.{part}"] for part in ("u", "v", "pairs"))) for name in krons},
-                rows={name.removesuffix(".rows"): t for name, t in tensors.items() if name.endswith(".rows")},
             )
         except KeyError as e:
             raise CorruptGeneration(f"directions {e} are missing; there are {sorted(tensors)}") from e
@@ -124,30 +118,22 @@ def fit_bases(landmarks: Iterable[Terms], dim: int) -> Bases:
     """
     flats: list[Tensor] = []
     kron: dict[str, tuple[KronBasis, Tensor]] = {}
-    rows: dict[str, Tensor] = {}
-    for flat_sum, blocks, tables in map(partial(_directions, dim=dim), landmarks):
+    for flat_sum, blocks in map(partial(_directions, dim=dim), landmarks):
         flats.append(flat_sum)
         kron |= blocks
-        rows |= tables
     flat, flat_energies = _principal(torch.cat(flats, 1), dim)
     kept = _share({"": flat_energies} | {name: energies for name, (_, energies) in kron.items()}, dim)
     return Bases(
         flat=flat[:, : kept[""]].contiguous(),
         kron={n: KronBasis(b.u, b.v, b.pairs[:, : kept[n]].contiguous()) for n, (b, _) in kron.items()},
-        rows=rows,
     )
 
 
-def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]], dict[str, Tensor]]:
-    """Return the flat blocks (n, size), up to `dim` directions of other dense blocks with energies, and of tables."""
+def _directions(terms: Terms, dim: int) -> tuple[Tensor, dict[str, tuple[KronBasis, Tensor]]]:
+    """Return the flat blocks (n, size), and up to `dim` directions of other dense blocks with energies."""
     kron = {name: _kron_directions(block, terms.per_triple, dim) for name, block in terms.kron.items()}
     kron |= {table: _table_directions(terms, table, dim) for table in terms.spread}
-    rows = {
-        table: _principal(_thinned(torch.cat([use.grad for use in uses])), _ROW_DIMS)[0]
-        for table, uses in terms.rows.items()
-        if table not in terms.spread
-    }
-    return terms.flat_sum(), kron, rows
+    return terms.flat_sum(), kron
 
 
 def _kron_directions(block: Kron, per_triple: int, dim: int) -> tuple[KronBasis, Tensor]:
@@ -165,8 +151,8 @@ def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Te
     weighted = weight[:, None] * spread.x[spread.u.group]
     gradients = torch.cat([weighted, *(use.grad for use in terms.rows.get(table, ()))])
     base = spread.u.base
-    u, _ = _principal(_split(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
-    v, _ = _principal(_thinned(gradients), _ROW_DIMS)
+    u, _ = _principal(split_slopes(base[:: -(-len(base) // _V_LANDMARKS)]).rest, _SPREAD_DIMS)
+    v, _ = _principal(_thinned(gradients), _X_DIMS)
     pairs, energies = _principal(_table_products(terms, table, u, v), dim)
     return KronBasis(u, v, pairs), energies
 
@@ -231,13 +217,6 @@ class IndexCode:
         """Return the code under the names it has in a generation."""
         named = {"projected": self.phi, "residual": self.residual, "self_influence": self.squared_norm}
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
-
-
-def no_dense_code(terms: Terms, bases: Bases) -> IndexCode:
-    """Return the index code of n triples all of whose dense blocks are zero."""
-    norms = squared_norms(terms).total
-    dims = bases.flat.shape[1] + sum(block.pairs.shape[1] for block in bases.kron.values())
-    return IndexCode(norms.new_zeros(len(terms), dims), norms.new_zeros(len(terms), 1 + len(bases.kron)), norms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,29 +286,6 @@ def rest_norm(squared_norm: Tensor, coordinates: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class FactorCode:
-    """Vectors of one kind as direction, norm and rest: v ≈ norm · direction in the basis."""
-
-    direction: Tensor
-    """(…, m) in the stored type; of length at most 1."""
-    size: Tensor
-    """(…, 2) float32: ‖v‖, and the norm of what the basis leaves out."""
-
-    def of(self, group: Tensor) -> "FactorCode":
-        """Return the codes of vectors `group` (m,) of (groups, ·)."""
-        return FactorCode(self.direction.index_select(0, group), self.size.index_select(0, group))
-
-
-def factor_code(vectors: Tensor, basis: Tensor, dtype: torch.dtype) -> FactorCode:
-    """Encode vectors (m, d) in a basis (d, c)."""
-    coordinates = vectors @ basis  # (m, d) @ (d, c) -> (m, c)
-    squared_norm = torch.linalg.vecdot(vectors, vectors)
-    norm = (squared_norm + FLOOR).sqrt()
-    direction = coordinates / norm[:, None]
-    return FactorCode(direction.to(dtype), torch.stack([norm, rest_norm(squared_norm, coordinates)], 1))
-
-
-@dataclass(frozen=True, slots=True)
 class Split:
     """Slopes over all entities (groups, E) as their largest entries and the rest."""
 
@@ -341,83 +297,7 @@ class Split:
     """(groups, E): the others, and 0 in place of these."""
 
 
-def _split(slopes: Tensor) -> Split:
+def split_slopes(slopes: Tensor) -> Split:
+    """Split slopes over all entities (groups, E)."""
     at = slopes.abs().topk(min(_HEAD, slopes.shape[1])).indices
     return Split(slopes.gather(1, at), at, slopes.scatter(1, at, 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class SlopesCode:
-    """Slopes u over all entities as entries of their own tail and of a few others, and coordinates of the rest."""
-
-    direction: Tensor
-    """(m, c + s) in the stored type: coordinates of the rest and entries, over their norm."""
-    at: Tensor
-    """(m, s) int32: whose entries those are. That of the own tail, where it is among them, is 0: `size` has it."""
-    size: Tensor
-    """(m, 4) float32: that norm; the norm of what is left; a bound of every entry that is not stored; what the own
-    tail's entry has beyond the rest."""
-
-
-def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode:
-    """Encode slopes u in directions (E, c) of their smaller entries."""
-    split = _split(slopes.base)
-    inside = split.rest @ basis  # (groups, E) @ (E, c) -> (groups, c)
-    left = (split.rest - inside @ basis.T).norm(dim=1)  # not from squares: their difference would lose it
-    least = split.value[:, -1].abs()
-    inside, left, least, value, at = (x[slopes.group] for x in (inside, left, least, split.value, split.at))
-    value, at = torch.cat([slopes.own[:, 1:], value], 1), torch.cat([slopes.index[:, 1:], at], 1)
-    is_own = at == slopes.tail[:, None]
-    own = slopes.own[:, 0] + (value * is_own).sum(1)
-    stored = torch.cat([inside, value * ~is_own], 1)
-    norm = (stored.square().sum(1) + FLOOR).sqrt()
-    size = torch.stack([norm, left + FLOAT32 * (norm + left + own.abs()), least, own], 1)
-    return SlopesCode((stored / norm[:, None]).to(dtype), at.int(), size)
-
-
-def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Return the factor codes of training triples under the names they have in a generation.
-
-    Each array is (n, directions, …): ``NAME.u``, ``NAME.v`` and, for use i of a table, ``TABLE.i``, with ``.code`` in
-    the stored type and ``.size`` in float32; ``TABLE.i.index`` is the row read, int32. Of a table whose rows were all
-    scored there are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
-    """
-    found: dict[str, Tensor] = {}
-
-    def add(name: str, code: FactorCode) -> None:
-        found[f"{name}.code"], found[f"{name}.size"] = code.direction, code.size
-
-    for name, block in terms.kron.items():
-        add(f"{name}.u", factor_code(block.u, bases.kron[name].u, dtype))
-        shared = factor_code(block.v, bases.kron[name].v, dtype)
-        add(f"{name}.v", shared.of(block.group))
-    for table, uses in terms.rows.items():
-        for i, use in enumerate(uses):
-            add(f"{table}.{i}", factor_code(use.grad, bases.of_rows(table), dtype))
-            found[f"{table}.{i}.index"] = use.index.int()
-    for table, spread in terms.spread.items():
-        slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
-        add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
-        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.tail.int()
-        shared = factor_code(spread.x, bases.kron[table].v, dtype)
-        add(f"{table}.x", shared.of(spread.u.group))
-    shape = (len(terms), terms.per_triple)
-    return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
-
-
-def left_codes(terms: Terms, bases: Bases) -> dict[str, np.ndarray]:
-    """Return how long the parts of row gradients are that the directions leave out, where these do not span the rows.
-
-    ``TABLE.i.left`` (n, directions) float32 holds the share of each read of use i in ‖Σ o‖², o being what the
-    directions leave out of the gradients that one triple has for one row: ⟨o, Σ o'⟩. None of this is stored of tables
-    whose rows were all scored.
-    """
-    found: dict[str, np.ndarray] = {}
-    for table, uses in terms.rows.items():
-        basis = bases.of_rows(table)
-        if table in terms.spread or basis.shape[0] == basis.shape[1]:
-            continue
-        outside = [Rows(use.index, use.grad - (use.grad @ basis) @ basis.T) for use in uses]
-        shares = row_shares(outside, terms.per_triple).split(terms.per_triple, 1)
-        found |= {f"{table}.{i}.left": share.cpu().numpy() for i, share in enumerate(shares)}
-    return found

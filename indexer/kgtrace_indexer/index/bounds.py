@@ -4,166 +4,17 @@
 ``estimate ± slack`` within which the exact influence lies. See `kgtrace_indexer.index.bases` for why they hold.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Spread, Terms
-from kgtrace_indexer.index.bases import FLOAT32, FLOOR, ROUNDING, Bases, KronBasis, index_code, no_dense_code, rest_norm
+from kgtrace_indexer.index.bases import FLOAT32, FLOOR, ROUNDING
+from kgtrace_indexer.index.query_code import QueryCode, QueryFactor, QuerySlopes
+from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.stack import Stack
-from kgtrace_indexer.models.checkpoints import checkpoint_of
-from kgtrace_indexer.models.featurizer import BCE_SLOPE, OF_BCE_SUFFIX
-
-
-@dataclass(frozen=True, slots=True)
-class _Factor:
-    """One vector of the query in a basis."""
-
-    coordinates: Tensor
-    """(m,)."""
-    length: float
-    """Norm of the coordinates."""
-    norm: float
-    rest: float
-    """Norm of what the basis leaves out, with slack for rounding."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Slopes:
-    """One loss term's slopes over all entities, as the query has them, and what they are multiplied with."""
-
-    tail: int
-    """t', the loss term's own tail."""
-    at_tail: float
-    """u' at t'."""
-    all: Tensor
-    """(E,): u'."""
-    others: Tensor
-    """(E,): u' without t'."""
-    inside: Tensor
-    """(c,): coordinates of `others`."""
-    outside: float
-    """Norm of what they leave of it, with slack for rounding."""
-    length: float
-    """Norm of `others` and `inside` together."""
-    x: _Factor
-
-
-@dataclass(frozen=True, slots=True)
-class QueryCode:
-    """The codes of one test triple; unlike stored ones, in full precision."""
-
-    phi: Tensor
-    """(k,)."""
-    residual: Tensor
-    """(blocks,)."""
-    flat_dims: int
-    """How many leading coordinates of φ belong to the flat blocks."""
-    kron: Mapping[str, Sequence[tuple[_Factor, _Factor]]]
-    """(u, v) of each loss term, by block."""
-    rows: Mapping[str, Sequence[tuple[int, _Factor]]]
-    """Row read and its gradient, for each use of each table."""
-    spread: Mapping[str, Sequence[_Slopes]]
-    """Slopes and x of each loss term, by table whose rows were all scored."""
-    norm: float
-    """‖g'‖."""
-
-    @property
-    def dense(self) -> bool:
-        """Whether training triples that read none of its rows may have any influence on it."""
-        return bool(self.phi.any() or self.residual.any())
-
-    def reads(self) -> dict[str, set[int]]:
-        """Return the rows of each table that are read, or scored as a loss term's own tail."""
-        found = {table: {index for index, _ in uses} for table, uses in self.rows.items()}
-        for table, slopes in self.spread.items():
-            found.setdefault(table, set()).update(each.tail for each in slopes)
-        return found
-
-
-def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> list[QueryCode]:
-    """Encode the gradients of test triples, for stored codes that are on a device, wherever the model is."""
-    code = index_code([terms], bases) if terms.dense else no_dense_code(terms, bases)
-    phi, residual = code.phi.to(device), code.residual.to(device)
-    norms = (code.squared_norm + FLOOR).sqrt().tolist()
-    factors = partial(_factors, device=device)
-    kron = {
-        name: list(zip(factors(b.u, bases.kron[name].u), factors(b.v[b.group], bases.kron[name].v), strict=True))
-        for name, b in terms.kron.items()
-    }
-    rows = {
-        table: [list(zip(use.index.tolist(), factors(use.grad, bases.of_rows(table)), strict=True)) for use in uses]
-        for table, uses in terms.rows.items()
-    }
-    spread = {table: _all_slopes(block, bases.kron[table], device) for table, block in terms.spread.items()}
-
-    def of(i: int) -> QueryCode:
-        these = slice(i * terms.per_triple, (i + 1) * terms.per_triple)
-        return QueryCode(
-            phi=phi[i],
-            residual=residual[i],
-            flat_dims=bases.flat.shape[1],
-            kron={name: factors[these] for name, factors in kron.items()},
-            rows={table: [pair for use in uses for pair in use[these]] for table, uses in rows.items()},
-            spread={table: slopes[these] for table, slopes in spread.items()},
-            norm=norms[i],
-        )
-
-    return [of(i) for i in range(len(terms))]
-
-
-@dataclass(frozen=True, slots=True)
-class RowCodes:
-    """The codes of all rows of an embedding table's gradient, with a last row of zeros for those that have none."""
-
-    coordinates: Tensor
-    """(rows + 1, c)."""
-    length: Tensor
-    """(rows + 1,): norms of the coordinates, as those below."""
-    norm: Tensor
-    rest: Tensor
-    """Norms of what the basis leaves out, with slack for rounding."""
-
-
-def encode_rows(table: Tensor, basis: Tensor, device: torch.device) -> RowCodes:
-    """Encode the gradients of a table's rows (rows + 1, d) in a basis (d, c), for stored codes that are on a device."""
-    coordinates = table @ basis
-    squared_norm = table.square().sum(1)
-    there = squared_norm > 0
-    sizes = (coordinates.norm(dim=1), squared_norm.sqrt(), rest_norm(squared_norm, coordinates) * there)
-    return RowCodes(coordinates.to(device), *(size.to(device) for size in sizes))
-
-
-def _factors(vectors: Tensor, basis: Tensor, device: torch.device) -> list[_Factor]:
-    """Encode vectors (m, d) in a basis (d, c)."""
-    coordinates = vectors @ basis
-    squared_norm = vectors.square().sum(1)
-    sizes = torch.stack(
-        [coordinates.norm(dim=1), (squared_norm + FLOOR).sqrt(), rest_norm(squared_norm, coordinates)], 1
-    )
-    return [_Factor(row, *size) for row, size in zip(coordinates.to(device), sizes.tolist(), strict=True)]
-
-
-def _all_slopes(block: Spread, basis: KronBasis, device: torch.device) -> list[_Slopes]:
-    every = torch.arange(block.u.base.shape[1], device=block.x.device)
-    x = _factors(block.x[block.u.group], basis.v, device)
-    return [
-        _slopes(u, tail, basis.u, factor, device)
-        for u, tail, factor in zip(block.u.entries(every), block.u.tail.tolist(), x, strict=True)
-    ]
-
-
-def _slopes(u: Tensor, tail: int, basis: Tensor, x: _Factor, device: torch.device) -> _Slopes:
-    others = u.clone()
-    others[tail] = 0
-    inside = others @ basis
-    length = float(others.norm())
-    outside = float((others - basis @ inside).norm()) + FLOAT32 * length
-    total = float(inside.norm()) + length
-    return _Slopes(tail, float(u[tail]), u.to(device), others.to(device), inside.to(device), outside, total, x)
 
 
 def _stored_error(dtype: torch.dtype) -> float:
@@ -184,18 +35,8 @@ class Codes:
 
     arrays: Mapping[str, Stack]
     """By their names in a generation; memory-mapped on the CPU, unless a GPU has room for them."""
-    uses: Mapping[str, int]
-    """How often a loss term reads each embedding table."""
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, Stack]) -> "Codes":
-        """Wrap the arrays of a generation."""
-        uses: dict[str, int] = {}
-        for name in arrays:
-            if name.endswith(".index") and not name.endswith(".spread.index"):
-                table = name.removesuffix(".index").rpartition(".")[0]
-                uses[table] = uses.get(table, 0) + 1
-        return cls(arrays, uses)
+    rows: RowLists
+    """Gradients of embedding rows, on the CPU."""
 
     @property
     def device(self) -> torch.device:
@@ -210,93 +51,34 @@ class Codes:
         """Bound sign · influence of training triples (m,) by the index codes and the norms of shared rows, (m,)."""
         # eq. (12) of docs/how-it-works.md, and eq. (4) by the norms of the shared rows
         upper = sign * (self._take("projected", rows) @ query.phi) + self._take("residual", rows) @ query.residual
-        for table, i, index, factor in self._uses(query):
-            if table in query.spread:
-                continue  # its other uses are in φ and ρ
-            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index, as_tuple=True)
-            norms = self._take(f"{table}.{i}.size", rows[place], direction)[:, 0]
-            upper.index_add_(0, place, norms * (factor.norm * (1 + ROUNDING)))
-        return upper
+        asked = {table: rows for table, rows in query.rows.items() if table not in query.spread}  # those are in φ and ρ
+        norms = self.rows.norm_products(asked, query.number, rows.cpu().numpy())
+        return upper + torch.from_numpy(norms * (1 + ROUNDING)).to(upper)
 
     def bracket(self, query: QueryCode, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return estimate and slack of the influence of training triples (m,) by the factor codes, (m,) each.
-
-        Both are exactly 0 for a triple that shares no row with the query when there are no dense blocks either.
-        """
+        """Return estimate and slack of the influence of training triples (m,) by the factor codes, (m,) each."""
         flat = query.flat_dims
         estimate = self._take("projected", rows)[:, :flat] @ query.phi[:flat]
         slack = ROUNDING * query.norm * (self._take("self_influence", rows) + FLOOR).sqrt()
-        rounding = slack.clone()
-        slack += self._take("residual", rows)[:, 0] * query.residual[0]
-        related = torch.full_like(slack, float(query.residual[0] > 0 or len(query.kron) + len(query.spread) > 0))
-        for name, factors in query.kron.items():  # eq. (14)
+        rounding = slack.cpu().numpy()
+        slack = slack + self._take("residual", rows)[:, 0] * query.residual[0]
+        for name, factors in query.kron.items():
             for u, v in factors:
                 product, error = _product_bounds(
                     self._stored(f"{name}.u", rows).product(u), self._stored(f"{name}.v", rows).product(v)
                 )  # (m, directions) each
                 estimate += product.sum(1)
                 slack += error.sum(1)
-        for table, i, index, factor in self._uses(query):
-            place, direction = torch.nonzero(self._take(f"{table}.{i}.index", rows) == index, as_tuple=True)
-            if len(place):
-                product, error = self._stored(f"{table}.{i}", rows[place], direction).product(factor)
-                estimate.index_add_(0, place, product)
-                slack.index_add_(0, place, error)
-                related[place] = 1
+        products = self.rows.influences(query.rows, np.full(len(rows), query.number), rows.cpu().numpy())
+        estimate += torch.from_numpy(products).to(estimate)
         for table, slopes in query.spread.items():
             product, error = self._spread_bracket(table, slopes, query, rows, rounding)
             estimate += product
             slack += error
-        return estimate, slack * related
-
-    def rows_bracket(self, tables: Mapping[str, RowCodes], rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return estimate and slack of the influence of training triples (m,) on a gradient of table rows, (m,) each.
-
-        It is `bracket` for a sum over many test triples, which may read every row of the tables.
-        """
-        estimate, slack = torch.zeros(2, len(rows), device=self.device)
-        for table, query in tables.items():
-            for i in range(self.uses[table]):
-                index = self._take(f"{table}.{i}.index", rows).long().clamp_max(len(query.norm) - 1)  # (m, directions)
-                stored = self._stored(f"{table}.{i}", rows)
-                estimate += ((stored.direction * query.coordinates[index]).sum(2) * stored.norm).sum(1)
-                error = stored.norm * (stored.error * query.length[index] + ROUNDING * query.norm[index])
-                slack += (error + stored.rest * query.rest[index]).sum(1)
         return estimate, slack
 
-    def row_gradients(self, table: str, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of one row of a table as training triples (m,) have them, as far as they are stored.
-
-        Returns their coordinates, (m, c) float32, and the sum of squares of what these leave out, ().
-        """
-        found = torch.zeros(len(rows), self.arrays[f"{table}.0.code"].shape[2], device=self.device)
-        left = torch.zeros((), device=self.device)
-        for read in self.row_reads(table, torch.full_like(rows, index), rows):
-            found.index_add_(0, read.place, read.grad)
-            left += read.left.sum()
-        return found, left.clamp_min(0)
-
-    def row_reads(self, table: str, index: Tensor, rows: Tensor) -> Iterator["RowReads"]:
-        """Yield, for each use of a table, the reads of row `index` (m,) of it by training triples (m,)."""
-        slopes = self.arrays.get(BCE_SLOPE)
-        for i in range(self.uses[table]):
-            indices, left_name = self._take(f"{table}.{i}.index", rows), f"{table}.{i}.left"
-            place, direction = torch.nonzero(indices == index[:, None], as_tuple=True)
-            triples = rows[place]
-            stored = self._stored(f"{table}.{i}", triples, direction)
-            slope = torch.ones_like(stored.norm)
-            if slopes is not None:
-                slope = slopes.take(triples, checkpoint_of(table) * indices.shape[1] + direction)
-            if left_name in self.arrays:
-                left = self._take(left_name, triples, direction)
-                scaled = left if slopes is None else self._take(f"{left_name}{OF_BCE_SUFFIX}", triples, direction)
-            else:
-                left = stored.rest.square()
-                scaled = slope.square() * left
-            yield RowReads(place, stored.direction * stored.norm[:, None], slope, left, scaled)
-
     def _spread_bracket(
-        self, table: str, slopes: Sequence[_Slopes], query: QueryCode, rows: Tensor, rounding: Tensor
+        self, table: str, slopes: Sequence[QuerySlopes], query: QueryCode, rows: Tensor, rounding: np.ndarray
     ) -> tuple[Tensor, Tensor]:
         """Return estimate and slack of what a table whose rows were all scored adds, (m,) each.
 
@@ -306,56 +88,29 @@ class Codes:
         # eq. (11) for u, then eq. (14) for its product with x
         u, x = _StoredSlopes.of(self.arrays, table, rows), self._stored(f"{table}.x", rows)
         pairs = [(u.product(each), x.product(each.x)) for each in slopes]
-        pairs += [(u.entry(index), x.product(factor)) for index, factor in query.rows.get(table, ())]
+        pairs += [(u.entry(index), x.product(factor)) for index, factor in query.entries[table]]
         bounds = [_product_bounds(*pair) for pair in pairs]
         estimate, slack = (torch.stack(part).sum((0, 2)) for part in zip(*bounds, strict=True))
-        for i in range(self.uses.get(table, 0)):
-            index, norm = self._take(f"{table}.{i}.index", rows), self._take(f"{table}.{i}.size", rows)[:, :, 0]
+        for piece, of, index, place in self.rows.reads(table, rows.cpu().numpy()):
             for each in slopes:
-                weight = each.all[index]  # (m, directions): u' at the row that was read
-                most = weight.abs() * norm * each.x.norm * (1 + ROUNDING)
-                matters = most > rounding[:, None]
-                slack += (most * ~matters).sum(1)
-                place, direction = torch.nonzero(matters, as_tuple=True)
-                product, error = self._stored(f"{table}.{i}", rows[place], direction).product(each.x)
-                estimate.index_add_(0, place, product * weight[matters])
-                slack.index_add_(0, place, error * weight[matters].abs())
+                weight = each.all.cpu().numpy()[index]  # u' at the row that was read
+                most = np.abs(weight) * piece.norm[place] * (each.x.norm * (1 + ROUNDING))
+                exact = most > rounding[of]
+                product = (piece.grad[place[exact]] @ each.vector.cpu().numpy()) * weight[exact]
+                error = np.where(exact, FLOAT32 * most, most)
+                estimate += torch.from_numpy(np.bincount(of[exact], product, len(rows))).to(estimate)
+                slack += torch.from_numpy(np.bincount(of, error, len(rows))).to(slack)
         return estimate, slack
 
-    def _uses(self, query: QueryCode) -> list[tuple[str, int, int, _Factor]]:
-        """Return every pairing of a stored use of a table with one of the query's."""
-        return [
-            (table, i, index, factor)
-            for table, factors in query.rows.items()
-            for i in range(self.uses[table])
-            for index, factor in factors
-        ]
-
-    def _stored(self, name: str, rows: Tensor, direction: Tensor | None = None) -> "_Stored":
-        """Gather stored vectors: (m, directions) of them, or (m,) for one direction of each."""
-        code = self._take(f"{name}.code", rows, direction)
-        norm, rest = self._take(f"{name}.size", rows, direction).unbind(-1)
+    def _stored(self, name: str, rows: Tensor) -> "_Stored":
+        """Gather stored vectors, (m, directions) of them."""
+        code = self._take(f"{name}.code", rows)
+        norm, rest = self._take(f"{name}.size", rows).unbind(-1)
         return _Stored(code.float(), norm, rest, _stored_error(code.dtype))
 
-    def _take(self, name: str, rows: Tensor, direction: Tensor | None = None) -> Tensor:
-        """Gather rows (m, …) of an array, or those of one direction each."""
-        return self.arrays[name].take(rows, direction)
-
-
-@dataclass(frozen=True, slots=True)
-class RowReads:
-    """Gradients of one embedding row each, as k reads by training triples have them."""
-
-    place: Tensor
-    """(k,) int64: which of the triples asked for reads."""
-    grad: Tensor
-    """(k, c) float32: the gradient in stored coordinates."""
-    slope: Tensor
-    """(k,): what multiplies it under ``bce``, where the index has ``removal``; 1 elsewhere."""
-    left: Tensor
-    """(k,): share of the read in the squared norm of what the coordinates leave out of the triple's gradient."""
-    scaled_left: Tensor
-    """(k,): the same under ``bce``, where the index has ``removal``."""
+    def _take(self, name: str, rows: Tensor) -> Tensor:
+        """Gather rows (m, …) of an array."""
+        return self.arrays[name].take(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +125,7 @@ class _Stored:
     error: float
     """How far a direction may lie from the true one."""
 
-    def product(self, factor: _Factor) -> tuple[Tensor, Tensor]:
+    def product(self, factor: QueryFactor) -> tuple[Tensor, Tensor]:
         """Return ⟨v, v'⟩ and its error, (…) each."""
         product = (self.direction @ factor.coordinates) * self.norm
         return product, self.norm * (self.error * factor.length) + self.rest * factor.rest
@@ -408,7 +163,7 @@ class _StoredSlopes:
         tail = arrays[f"{table}.spread.index"].take(rows)
         return cls(inside, value, at, tail, norm, rest, least, own, _stored_error(code.dtype))
 
-    def product(self, query: _Slopes) -> tuple[Tensor, Tensor]:
+    def product(self, query: QuerySlopes) -> tuple[Tensor, Tensor]:
         """Return ⟨u, u'⟩ and its error, (m, directions) each."""
         coded = self.inside @ query.inside + (self.value * query.others[self.at]).sum(2)
         entry, entry_error = self.entry(query.tail)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms, squared_norms
-from kgtrace_indexer.index.bases import Bases, BlockCodes, block_codes, factor_codes, join_codes, left_codes
+from kgtrace_indexer.index.bases import Bases, BlockCodes, block_codes, join_codes
+from kgtrace_indexer.index.factors import factor_codes, row_gradients
 from kgtrace_indexer.models.featurizer import Encoder
 from kgtrace_store.errors import CorruptGeneration
 
@@ -65,19 +66,15 @@ class PrincipalCodec:
         return (*self.searched, "self_influence")
 
     def encode(self, terms: Terms) -> tuple[BlockCodes, dict[str, np.ndarray]]:
-        """Return the share of the terms in the index code, and their factor codes."""
-        return block_codes(terms, self.bases), factor_codes(terms, self.bases, self.dtype) | self.left(terms)
+        """Return the share of the terms in the index code, and their factor codes and row gradients."""
+        return block_codes(terms, self.bases), factor_codes(terms, self.bases, self.dtype) | row_gradients(terms)
 
     def join(self, codes: Sequence[tuple[BlockCodes, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-        """Return index codes and factor codes."""
+        """Return index codes, factor codes and row gradients."""
         arrays = join_codes([blocks for blocks, _ in codes], self.bases).arrays()
-        for _, factors in codes:
-            arrays |= factors
+        for _, others in codes:
+            arrays |= others
         return arrays
-
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return the squared norms outside the principal directions."""
-        return left_codes(terms, self.bases)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the principal directions."""
@@ -108,10 +105,6 @@ class RandomCodec:
         """Return their sums."""
         return _summed(codes)
 
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return nothing."""
-        return {}
-
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""
         return {}
@@ -138,10 +131,6 @@ class NoCodec:
     def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
         """Return their sum."""
         return _summed(codes)
-
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return nothing."""
-        return {}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return nothing."""

@@ -1,20 +1,23 @@
-"""The arrays of a generation on disk: joined from parts, indexed, and read again.
+"""The arrays of a generation on disk: which files there are, and what they hold.
 
-They lie in three files, or, where a shard has a size, in three files for each so many training triples: codes, posting
-lists and search index. What names a training triple, and the directions that codes refer to, then stay in one place.
+They lie in one folder, or, where a shard has a size, in a folder for each so many training triples: codes, lists of
+embedding rows, and search indexes. What names a training triple, and the directions that codes refer to, then stay in
+one place.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from kgtrace_indexer.index.inverted import InvertedFile
+from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_rows, has_slopes
+from kgtrace_indexer.index.rows import RowList, RowLists, listed_tables
 from kgtrace_indexer.index.stack import Stack
-from kgtrace_indexer.index.training_set import KNOWN, PostingLists, TrainingSet
+from kgtrace_indexer.index.training_set import KNOWN, TrainingSet
 from kgtrace_indexer.models.featurizer import BCE_SELF_INFLUENCE
 from kgtrace_indexer.names import Score
 from kgtrace_store import layout
@@ -27,6 +30,8 @@ PRECONDITIONED: Score = "preconditioned"
 """Name of the only array of self-influences by another score."""
 BASIS = "basis."
 """Begins the names of arrays that have no row for each training triple."""
+MEAN_SQUARE = "mean_square"
+"""Name of the unit of damping, (1,) float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,40 @@ class Shard:
     folder: Path
     codes: Mapping[str, np.ndarray]
     """By name, a row for each of them."""
-    postings: Mapping[str, np.ndarray]
-    """Which of them read each row of each embedding table."""
+    scales: Mapping[str, np.ndarray]
+    """How the search indexes are to be read."""
+    rows: Mapping[str, RowList]
+    """Gradients of embedding rows, by table."""
+
+    @classmethod
+    def open(cls, folder: Path, start: int, codes: Mapping[str, np.ndarray]) -> "Shard":
+        """Map the files of a folder whose first training triple is number `start`. Raises `CorruptGeneration`."""
+        return cls(folder, codes, open_arrays(folder / layout.SCALES), cls.open_rows(folder, start))
+
+    @staticmethod
+    def open_rows(folder: Path, start: int) -> dict[str, RowList]:
+        """Map the gradients of embedding rows alone."""
+        rows: dict[str, RowList] = {}
+        for number in range(len(list(folder.glob(layout.ROWS.format("*"))))):
+            path = folder / layout.ROWS.format(number)
+            arrays = open_arrays(path)
+            try:
+                rows |= {table: RowList.of(start, table, arrays) for table in listed_tables(arrays)}
+            except KeyError as e:
+                raise CorruptGeneration(f"{path} lacks {e}") from e
+        return rows
+
+    def inverted_files(self) -> dict[str, InvertedFile]:
+        """Map the inverted files. Raises `CorruptGeneration`."""
+        found = {}
+        scaled = sorted(name.removesuffix(".scale") for name in self.scales if name.endswith(".scale"))
+        if scaled != list(self.rows):
+            raise CorruptGeneration(f"{self.folder}: {layout.SCALES} has tables {scaled}, the rows {list(self.rows)}")
+        for number, (table, rows) in enumerate(self.rows.items()):
+            scale, unit = (self.scales[f"{table}.{name}"] for name in ("scale", "unit"))
+            path = self.folder / layout.LISTS.format(number)
+            found[table] = InvertedFile.read(path, rows.start, scale, unit, rows.grad.shape[1])
+        return found
 
     def __len__(self) -> int:
         """Return how many they are."""
@@ -51,7 +88,8 @@ class Files:
     folder: Path
     arrays: Mapping[str, np.ndarray]
     """All of them, or those that no shard has."""
-    postings: Mapping[str, np.ndarray]
+    scales: Mapping[str, np.ndarray]
+    """How the search indexes are to be read, as far as no shard has its own."""
     shards: Sequence[Shard]
     """At least one, in the order of their training triples."""
     preconditioned: np.ndarray | None = None
@@ -60,19 +98,19 @@ class Files:
     @classmethod
     def open(cls, folder: Path) -> "Files":
         """Map the files of a generation's folder. Raises `CorruptGeneration`."""
-        arrays, postings = open_arrays(folder / layout.GRADIENTS), open_arrays(folder / layout.POSTINGS)
+        arrays = open_arrays(folder / layout.GRADIENTS)
         path = folder / layout.SELF_INFLUENCE
         preconditioned = open_arrays(path)[PRECONDITIONED] if path.exists() else None
-        shards = [
-            Shard(within, open_arrays(within / layout.GRADIENTS), open_arrays(within / layout.POSTINGS))
-            for within in shard_folders(folder)
-        ]
-        for shard in shards:
-            if set(shard.codes) != set(shards[0].codes):
-                raise CorruptGeneration(
-                    f"{shard.folder} holds arrays {sorted(shard.codes)}, the first shard {sorted(shards[0].codes)}"
-                )
-        return cls(folder, arrays, postings, shards or [Shard(folder, rows_of(arrays), postings)], preconditioned)
+        shards: list[Shard] = []
+        for within in shard_folders(folder):
+            start = sum(len(shard) for shard in shards)
+            shards.append(Shard.open(within, start, open_arrays(within / layout.GRADIENTS)))
+            for what in ("codes", "rows"):
+                here, first = (sorted(getattr(shard, what)) for shard in (shards[-1], shards[0]))
+                if here != first:
+                    raise CorruptGeneration(f"{within} holds {what} {here}, the first shard {first}")
+        scales = open_arrays(folder / layout.SCALES)
+        return cls(folder, arrays, scales, shards or [Shard.open(folder, 0, rows_of(arrays))], preconditioned)
 
     def stacks(self) -> dict[str, Stack]:
         """Return every array with a row for each training triple."""
@@ -82,22 +120,63 @@ class Files:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written
             return {name: Stack([torch.from_numpy(piece) for piece in found]) for name, found in pieces.items()}
 
+    def row_lists(self) -> RowLists:
+        """Return the gradients of embedding rows."""
+        return RowLists({table: [shard.rows[table] for shard in self.shards] for table in self.shards[0].rows})
+
+    def inverted_files(self) -> dict[str, list[InvertedFile]]:
+        """Map the inverted files of each table, one for each shard. Raises `CorruptGeneration`.
+
+        There are none where every gradient is in all rows of a table.
+        """
+        if has_slopes(self.shards[0].codes):
+            return {}
+        found = [shard.inverted_files() for shard in self.shards]
+        return {table: [each[table] for each in found] for table in found[0]}
+
+    def preconditioner(self) -> Preconditioner:
+        """Return P. Raises `BadRequest` as `check_rows` does, and `CorruptGeneration`."""
+        lists = self.row_lists()
+        check_rows([*self.shards[0].codes, *(f"{table}.grad" for table in lists.tables)])
+        held = {}
+        for number, table in enumerate(lists.tables):
+            path = self.folder / layout.MOMENTS.format(number)
+            arrays = open_arrays(path)
+            try:
+                held[table] = Moments(*(arrays[f"{table}.{name}"] for name in Moments.NAMES))
+            except KeyError as e:
+                raise CorruptGeneration(f"{path} lacks {e}") from e
+        return Preconditioner(lists, held, float(self.scales[MEAN_SQUARE][0]))
+
     def training_set(self) -> TrainingSet:
         """Return who the training triples are."""
-        starts = accumulate((len(shard) for shard in self.shards), initial=0)
-        lists = [
-            PostingLists(start, _tables(shard.postings)) for start, shard in zip(starts, self.shards, strict=False)
-        ]
         triples, train_index, squared_norm = (self.arrays[name] for name in NAMED)
         self_influence: dict[Score, np.ndarray] = {"tracin": self.arrays.get(BCE_SELF_INFLUENCE, squared_norm)}
         if self.preconditioned is not None:
             self_influence["preconditioned"] = self.preconditioned
-        return TrainingSet(triples, train_index, squared_norm, self_influence, lists, self.postings.get(KNOWN, triples))
+        return TrainingSet(triples, train_index, squared_norm, self_influence, self.scales.get(KNOWN, triples))
+
+    def lengths(self) -> dict[str, int]:
+        """Return the number of rows of each stored array that should have one for each training triple."""
+        lists = self.row_lists().tables
+        found = {name: len(stack) for name, stack in self.stacks().items()}
+        return found | {table: sum(len(piece.place) for piece in pieces) for table, pieces in lists.items()}
+
+    def take(self, names: Collection[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return rows (m,) of stored arrays, and of ``TABLE.i.grad`` what each loss term's use i reads, (m, D, d)."""
+        stacks, lists = self.stacks(), self.row_lists()
+        found = {name: stacks[name].take(torch.from_numpy(rows)).numpy() for name in names if name in stacks}
+        for table in lists.tables:
+            uses = sum(f"{table}.{i}.grad" in names for i in range(len(names)))
+            for i, grad in enumerate(np.split(lists.gradients(table, rows), max(1, uses), 1)):
+                found[f"{table}.{i}.grad"] = grad
+        return found
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield all arrays with a row for each training triple, and the bases, as `read_blocks` does."""
+        """Yield all arrays with a row for each training triple or read, and the bases, as `read_blocks` does."""
         for folder in dict.fromkeys([self.folder, *(shard.folder for shard in self.shards)]):
-            yield from read_blocks(folder / layout.GRADIENTS)
+            for path in [folder / layout.GRADIENTS, *sorted(folder.glob(layout.ROWS.format("*")))]:
+                yield from read_blocks(path)
 
 
 def shards_of(count: int, shard_size: int | None) -> list[range]:
@@ -109,12 +188,6 @@ def shards_of(count: int, shard_size: int | None) -> list[range]:
 def shard_folders(folder: Path) -> list[Path]:
     """Return the folders of a generation's shards, in the order of their numbers."""
     return sorted((folder / layout.SHARDS).glob("*"), key=lambda shard: (len(shard.name), shard.name))
-
-
-def _tables(postings: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return offsets and rows by table."""
-    tables = [name.removesuffix(".rows") for name in postings if name.endswith(".rows")]
-    return {table: (postings[f"{table}.offsets"], postings[f"{table}.rows"]) for table in tables}
 
 
 def rows_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,49 +7,41 @@ here block by block, g_i being the gradient of row i of an embedding table (of C
     gᵀ P g',    P = ⊕_i σ² (F_i + σ²I)⁻¹,    F_i = Σ_z g_i(z) g_i(z)ᵀ over the indexed training triples z.
 
 Parameters outside of embedding tables have no part in it. With σ² → ∞ it is plain influence on the rows alone. P acts
-on the test triple's gradient, and Pg' is a sum of the same terms as g': every bound, and with them index, posting
-lists and certificate, holds for it as it does for any other gradient.
+on the test triple's gradient, and Pg' is a sum of the same terms as g': every bound, and with them index and
+certificate, holds for it as it does for any other gradient.
 
-F_i is made of the stored row codes: of all coordinates of rows up to 256 long, in the stored precision. What the
-coordinates of longer rows leave out counts as equal in all directions.
+Of a row of d numbers that more than d training triples read, the index has the eigenvectors v and values λ of F_i, and
+P divides by λ + σ² along these; of any other row the gradients are the rows of a matrix G, read when they are needed:
+
+    σ² (F + σ²I)⁻¹ = Σ σ²/(λ + σ²) vvᵀ,        σ² (GᵀG + σ²I)⁻¹ = I − Gᵀ (GGᵀ + σ²I)⁻¹ G.
+
+All of it is computed in float64, of a whole batch at once.
 """
 
-from collections.abc import Collection
-from functools import cached_property, lru_cache, partial
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
+from typing import ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from kgtrace_indexer.gradients.terms import Rows, Terms
-from kgtrace_indexer.index.bases import FLOOR, Bases
-from kgtrace_indexer.index.bounds import Codes
-from kgtrace_indexer.index.training_set import TrainingSet
+from kgtrace_indexer.index.rows import RowLists, RowQueries, listed_tables
 from kgtrace_indexer.names import Damping
 from kgtrace_store.errors import BadRequest
 
 AUTO_DAMPING = 3.0
-"""σ² unless asked otherwise, in units of `mean_square`. Of 0.1, 0.3, 1, 3 and 10 it predicted best, on average, what
-retraining did (``python -m benchmarks.truth.lds``)."""
+"""σ² unless asked otherwise, in units of `RowLists.mean_square`. Of 0.1, 0.3, 1, 3 and 10 it predicted best, on
+average, what retraining did (``python -m benchmarks.truth.lds``)."""
 
-_BLOCK = 65_536
-"""Training triples whose gradients of a row are in memory together."""
-
-_REMEMBERED = 128
-"""Rows whose second moment is kept: 40 MB for rows of 200 numbers."""
-
-
-def check_rows(stored: Collection[str]) -> None:
-    """Raise `BadRequest` where arrays of these names hold no gradients of single embedding rows to precondition."""
-    if any(name.endswith(".spread.index") for name in stored):
-        raise BadRequest(
-            "with this loss every training triple has a gradient in all rows of the entity table; the preconditioned "
-            "score needs a loss of single tails, such as bce or removal"
-        )
-    if not any(name.endswith(".index") for name in stored):
-        raise BadRequest(
-            "these layers hold no embedding rows with codes; the preconditioned score needs some, and projection pca"
-        )
+_SIZES = (16, 64, 256)
+"""Pairs whose rows have up to so many readers are solved together, padded to the largest."""
+_NUMBERS = 1 << 24
+"""Numbers of the gradients of a batch's rows that are in memory together: 128 MiB."""
+_HUBS = 64
+"""Rows whose eigenvectors are in memory together while they are computed."""
 
 
 def check_damping(damping: Damping | None) -> None:
@@ -61,69 +53,127 @@ def check_damping(damping: Damping | None) -> None:
         raise BadRequest(f"damping is {damping}, must be greater than 0")
 
 
-def resolve_damping(damping: Damping | None) -> float:
-    """Return σ² in units of `mean_square`: `AUTO_DAMPING` for ``auto`` and None."""
-    return AUTO_DAMPING if damping is None or isinstance(damping, str) else damping
+def has_slopes(stored: Iterable[str]) -> bool:
+    """Return whether arrays of these names hold gradients of tables all of whose rows are scored."""
+    return any(name.endswith(".spread.index") for name in stored)
+
+
+def check_rows(stored: Collection[str]) -> None:
+    """Raise `BadRequest` where arrays of these names hold no gradients of single embedding rows to precondition."""
+    if has_slopes(stored):
+        raise BadRequest(
+            "with this loss every training triple has a gradient in all rows of the entity table; the preconditioned "
+            "score needs a loss of single tails, such as bce or removal"
+        )
+    if not listed_tables(stored):
+        raise BadRequest(
+            "these layers hold no embedding rows with codes; the preconditioned score needs some, and projection pca"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """F_i of the rows of a table that more training triples read than a row has numbers."""
+
+    NAMES: ClassVar = ("row", "values", "vectors")
+    row: np.ndarray
+    """(s,) int64, ascending."""
+    values: np.ndarray
+    """(s, d) float64: eigenvalues λ."""
+    vectors: np.ndarray
+    """(s, d, d) float32: eigenvectors, one in each row."""
+
+    def find(self, rows: np.ndarray) -> np.ndarray:
+        """Return where rows (r,) stand, −1 for those that are not among these: (r,) int64."""
+        at = np.searchsorted(self.row, rows)
+        held = self.row[np.minimum(at, len(self.row) - 1)] == rows if len(self.row) else np.zeros(len(rows), bool)
+        return np.where(held, at, -1)
+
+
+def moments(rows: RowLists, table: str) -> Iterator[Moments]:
+    """Compute those of a table, some at a time."""
+    width = rows.width(table)
+    hubs = np.flatnonzero(rows.reader_counts(table) > width)
+    for start in range(0, max(1, len(hubs)), _HUBS):
+        some = hubs[start : start + _HUBS]
+        found = [np.linalg.eigh(rows.moment(table, row)) for row in some]
+        yield Moments(
+            some,
+            np.array([values.clip(0) for values, _ in found]).reshape(-1, width),
+            np.array([vectors.T for _, vectors in found], np.float32).reshape(-1, width, width),
+        )
 
 
 class Preconditioner:
     """P for the training triples of a generation."""
 
-    def __init__(self, codes: Codes, bases: Bases, training: TrainingSet) -> None:
-        """Raise `BadRequest` as `check_rows` does."""
-        check_rows(codes.arrays)
-        self._codes = codes
-        self._bases = bases
-        # not of a method: what a cache holds of its owner keeps the files of a closed index mapped
-        self._moment = lru_cache(_REMEMBERED)(partial(_moment_of, codes, bases, training))
+    def __init__(self, rows: RowLists, held: Mapping[str, Moments], mean_square: float) -> None:
+        """`held` are the moments of each table; `mean_square` is the unit of damping."""
+        self.rows = rows
+        self.held = held
+        self.mean_square = mean_square
 
     def __call__(self, terms: Terms, damping: Damping | None = None) -> Terms:
         """Return Pg' of test triples, with σ² so many times `mean_square`; ``auto`` and None for `AUTO_DAMPING`."""
-        sigma = resolve_damping(damping) * self._mean_square
-        rows = {
-            table: [Rows(use.index, self._preconditioned(table, use, sigma)) for use in uses]
-            for table, uses in terms.rows.items()
+        return row_terms(self.changed(RowQueries.of(terms), damping), terms)
+
+    def changed(self, queries: Mapping[str, RowQueries], damping: Damping | None) -> dict[str, RowQueries]:
+        """Return the same, by pairs of a test triple and a row."""
+        sigma = self.sigma(damping)
+        return {
+            table: replace(asked, grad=self._changed(table, asked.row, asked.grad, sigma))
+            for table, asked in queries.items()
         }
-        return Terms(terms.per_triple, terms.loss, {}, {}, rows)
 
-    @cached_property
-    def _mean_square(self) -> float:
-        return mean_square(self._codes)
+    def sigma(self, damping: Damping | None) -> float:
+        """Return σ²."""
+        return (AUTO_DAMPING if damping is None or isinstance(damping, str) else damping) * self.mean_square
 
-    def _preconditioned(self, table: str, use: Rows, sigma: float) -> Tensor:
-        """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) of rows i (m,)."""
-        basis = self._bases.of_rows(table).double()  # (d, c)
-        grads = use.grad.double()
-        inside = grads @ basis
-        outside = grads - inside @ basis.T
-        found = []
-        for index, coordinates, rest in zip(use.index.tolist(), inside, outside, strict=True):
-            moment, left = self._moment(table, index)
-            damped = moment.clone()
-            damped.diagonal().add_(sigma)
-            solved = sigma * torch.linalg.solve(damped, coordinates.to(moment.device))
-            found.append(basis @ solved.to(basis.device) + sigma / (left + sigma) * rest)
-        return torch.stack(found).to(use.grad.dtype)
+    def _changed(self, table: str, index: np.ndarray, grad: np.ndarray, sigma: float) -> np.ndarray:
+        """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) float64 of rows i (m,)."""
+        found, held = grad.copy(), self.held[table]
+        at, counts = held.find(index), self.rows.read_counts(table, index)
+        together = max(1, _NUMBERS // grad.shape[1] ** 2)
+        for some in _split(at >= 0, together):
+            found[some] = by_moments(held, at[some], grad[some][:, None], sigma)[:, 0]
+        for least, most in pairwise((0, *_SIZES, inf)):
+            for some in _split((at < 0) & (counts > least) & (counts <= most), together):
+                readers = self.rows.padded(table, index[some])[1]
+                found[some] = by_readers(readers, grad[some][:, None], sigma)[:, 0]
+        return found
 
 
-def mean_square(codes: Codes) -> float:
-    """Return the unit of damping: the mean over training triples of Σ ‖g‖², over their reads of embedding rows.
+def row_terms(queries: Mapping[str, RowQueries], like: Terms) -> Terms:
+    """Return gradients in embedding rows alone as terms, with the losses of others."""
+    rows: dict[str, list[Rows]] = {}
+    for table, asked in queries.items():
+        for number in range(asked.pairs.shape[1]):
+            index, grad = asked.use(number)
+            rows.setdefault(table, []).append(
+                Rows(torch.from_numpy(index).to(like.loss.device), torch.from_numpy(grad).to(like.loss))
+            )
+    return Terms(1, like.losses(), {}, {}, rows)
 
-    Each read is squared by itself: of a row that a triple reads twice this is not the squared norm of its gradient.
-    """
-    names = [f"{table}.{i}.size" for table, uses in codes.uses.items() for i in range(uses)]
-    sizes = [piece for name in names for piece in codes.arrays[name].pieces]
-    squares = [size[:, :, 0].square().sum(dtype=torch.float64) for size in sizes]
-    return float(sum(squares)) / len(codes) + FLOOR
+
+def _split(which: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return the numbers of those in a mask, so many at a time."""
+    numbers = np.flatnonzero(which)
+    return np.split(numbers, range(size, len(numbers), size)) if len(numbers) else []
 
 
-def _moment_of(codes: Codes, bases: Bases, training: TrainingSet, table: str, index: int) -> tuple[Tensor, float]:
-    """Return F_i in the coordinates of a table's rows, (c, c) float64, and its mean on what these leave out."""
-    width, coordinates = bases.of_rows(table).shape
-    moment = torch.zeros(coordinates, coordinates, dtype=torch.float64, device=codes.device)
-    total = 0.0
-    for rows in torch.from_numpy(training.reading(table, index)).split(_BLOCK):
-        grads, left = codes.row_gradients(table, index, rows.to(codes.device))
-        moment += grads.T @ grads
-        total += float(left)
-    return moment, total / max(1, width - coordinates)
+def by_moments(held: Moments, at: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
+    """Return σ² (F + σ²I)⁻¹ x for x (r, k, d) and r of the rows whose moments are held."""
+    vectors = torch.from_numpy(held.vectors[at].astype(np.float64))
+    shrunk = (torch.from_numpy(x) @ vectors.mT) * torch.from_numpy(sigma / (held.values[at] + sigma))[:, None]
+    found: np.ndarray = (shrunk @ vectors).numpy()
+    return found
+
+
+def by_readers(grads: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
+    """Return the same, where rows of G (r, n, d) are the gradients of those that read a row, or zero."""
+    readers, right = torch.from_numpy(grads), torch.from_numpy(x)
+    system = readers @ readers.mT
+    system.diagonal(dim1=1, dim2=2).add_(sigma)
+    solved = torch.cholesky_solve(readers @ right.mT, torch.linalg.cholesky(system))  # (r, n, k)
+    found: np.ndarray = (right - solved.mT @ readers).numpy()
+    return found

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 COLUMNS = "search.columns"
-"""Name of the array, beside the posting lists, that says which coordinates of φ the search index holds."""
+"""Name of the array that says which coordinates of φ the search index holds."""
 
 WIDTH = 8
 """Numbers in a short code: FAISS has fast code for multiples of 8. ``python -m benchmarks.search`` counts what 7 let

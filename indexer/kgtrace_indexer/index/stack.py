@@ -38,23 +38,14 @@ class Stack:
         """Return the same on a device."""
         return Stack([piece.to(device) for piece in self.pieces])
 
-    def take(self, rows: Tensor, direction: Tensor | None = None) -> Tensor:
-        """Return rows (m,), (m, ...), or of each of them one entry (m,) along the second axis: (m, ...) without it."""
+    def take(self, rows: Tensor) -> Tensor:
+        """Gather rows (m,), (m, ...)."""
         if len(self.pieces) == 1:
-            return _taken(self.pieces[0], rows, direction)
+            return self.pieces[0].index_select(0, rows)  # five times faster than by indexing
         ranked, order = rows.sort()
         cuts = torch.searchsorted(ranked, torch.tensor(self._starts, device=rows.device)).tolist()
-        found = self.pieces[0].new_empty((len(rows), *self.shape[1 if direction is None else 2 :]))
+        found = self.pieces[0].new_empty((len(rows), *self.shape[1:]))
         for piece, start, (low, high) in zip(self.pieces, self._starts, pairwise(cuts), strict=False):
             if low < high:
-                places = order[low:high]
-                of_these = None if direction is None else direction[places]
-                found[places] = _taken(piece, ranked[low:high] - start, of_these)
+                found[order[low:high]] = piece.index_select(0, ranked[low:high] - start)
         return found
-
-
-def _taken(piece: Tensor, rows: Tensor, direction: Tensor | None) -> Tensor:
-    """Gather by `index_select`: five times faster than by indexing."""
-    if direction is None:
-        return piece.index_select(0, rows)
-    return piece.flatten(0, 1).index_select(0, rows * piece.shape[1] + direction)

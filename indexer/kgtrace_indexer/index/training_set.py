@@ -1,37 +1,20 @@
-"""The indexed training triples: who is known, who shares which embedding row, who may be named."""
+"""The indexed training triples: which are known, and which may be named."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from kgtrace_indexer.answers import Restriction
-from kgtrace_indexer.index.bounds import QueryCode
 from kgtrace_indexer.names import Ranking, Score
 
 KNOWN = "known"
-"""Name of the array of all training triples, beside the posting lists, where only a sample of them is indexed."""
-
-
-@dataclass(frozen=True, slots=True)
-class PostingLists:
-    """Which training triples of a shard read each row of each embedding table."""
-
-    start: int
-    """The shard's first training triple."""
-    tables: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    """Table → offsets (size + 1,) and rows (·,), counted from that one: `posting_lists`."""
-
-    def of(self, table: str, index: int) -> np.ndarray:
-        """Return the training triples that read a row, (m,) int64, ascending."""
-        offsets, rows = self.tables[table]
-        found: np.ndarray = np.add(rows[offsets[index] : offsets[index + 1]], self.start, dtype=np.int64)
-        return found
+"""Name of the array of all training triples, where only a sample of them is indexed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """The indexed triples, sorted by relation, head and tail, and who shares which embedding row."""
+    """The indexed triples, sorted by relation, head and tail."""
 
     triples: np.ndarray
     """(n, 3) int32."""
@@ -40,9 +23,7 @@ class TrainingSet:
     squared_norm: np.ndarray
     """(n,) float32: ‖g‖² of the gradients that are indexed."""
     self_influence: Mapping[Score, np.ndarray]
-    """(n,) float32: by what suspicious ones are told. ``tracin`` is the same, or that under ``bce``."""
-    postings: Sequence["PostingLists"]
-    """Who reads which embedding row, of all shards in their order."""
+    """(n,) float32: self-influence by score, to rank suspicious triples; ``tracin`` is the same, or under ``bce``."""
     known: np.ndarray
     """(N, 3) int32, sorted: all training triples, indexed or not."""
     relations: np.ndarray = field(init=False)
@@ -81,28 +62,6 @@ class TrainingSet:
         start, end = self._relation(relation)
         found: np.ndarray = self.known[start:end, 0][self.known[start:end, 2] == tail]
         return found
-
-    def linked(self, query: QueryCode) -> np.ndarray:
-        """Return the training triples that read an embedding row the query reads, (m,) int64, some of them twice."""
-        reads = [self.reading(table, i) for table, indices in query.reads().items() for i in indices]
-        return np.concatenate([np.empty(0, np.int64), *reads])
-
-    def reading(self, table: str, index: int) -> np.ndarray:
-        """Return the training triples that read a row of an embedding table, (m,) int64, ascending."""
-        found: np.ndarray = np.concatenate([lists.of(table, index) for lists in self.postings])
-        return found
-
-    def readers(self, table: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return which training triples read each row of an embedding table: offsets (size + 1,) and rows (·,).
-
-        Those that read row i are ``rows[offsets[i] : offsets[i + 1]]``.
-        """
-        if len(self.postings) == 1:
-            return self.postings[0].tables[table]
-        lists = [(lists.start, *lists.tables[table]) for lists in self.postings]
-        rows = np.concatenate([np.add(rows, start, dtype=np.int64) for start, _, rows in lists])
-        read = np.concatenate([np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) for _, offsets, _ in lists])
-        return np.sum([offsets for _, offsets, _ in lists], 0), rows[np.argsort(read, kind="stable")]
 
     def allowed(self, restriction: Restriction) -> np.ndarray | None:
         """Return a mask (n,) of the triples whose fields are as asked for, or None for all."""
@@ -151,18 +110,6 @@ def touching(triples: np.ndarray, entities: np.ndarray) -> np.ndarray:
     """Return which triples (m, 3) have their head or tail in a mask of all entities: (m,) bool."""
     found: np.ndarray = entities[triples[:, 0]] | entities[triples[:, 2]]
     return found
-
-
-def posting_lists(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which triples read each row of a table of `size` rows.
-
-    `indices` (n, ·) holds the rows that triple i reads. Returns offsets (size + 1,) int64 and rows int32: the triples
-    that read row i are ``rows[offsets[i] : offsets[i + 1]]``, ascending and without repetition.
-    """
-    triples = np.broadcast_to(np.arange(len(indices), dtype=np.int64)[:, None], indices.shape)
-    pairs = np.unique(indices.astype(np.int64) * max(1, len(indices)) + triples)
-    row, triple = np.divmod(pairs, max(1, len(indices)))
-    return np.searchsorted(row, np.arange(size + 1)), triple.astype(np.int32)
 
 
 def in_order(ids: np.ndarray) -> np.ndarray:

@@ -32,9 +32,6 @@ BCE_SELF_INFLUENCE = "self_influence_bce"
 BCE_SLOPE = "slope_bce"
 """Name of the stored array of factors that turn each loss term's gradient under ``removal`` into that under ``bce``."""
 
-OF_BCE_SUFFIX = "_bce"
-"""Ends the names of the other stored arrays under ``bce``."""
-
 OF_BCE = (BCE_SELF_INFLUENCE, BCE_SLOPE)
 """Arrays that are stored under ``removal`` alone, and are absent from generations written before they were added."""
 
@@ -75,9 +72,6 @@ class Encoder(Protocol):
 
     def join(self, codes: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the arrays, one row for each triple."""
-
-    def left(self, terms: Terms) -> dict[str, np.ndarray]:
-        """Return the arrays that are quadratic in the gradients of embedding rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +131,7 @@ class Featurizer:
 
         Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
         nothing of errors. So `BCE_SELF_INFLUENCE` (n,), the squared norms of the same gradients under ``bce``, is
-        added, and `BCE_SLOPE` (n, checkpoints · D), the slopes checkpoint by checkpoint; and the arrays
-        that `Encoder.left` makes of the gradients under ``bce``, with ``_bce`` behind their names.
+        added, and `BCE_SLOPE` (n, checkpoints · D), the slopes checkpoint by checkpoint.
         """
         codes: list[Any] = []
         norms: list[Tensor] = []
@@ -148,10 +141,8 @@ class Featurizer:
             codes.append(codec.encode(terms))
             if self.loss is removal:
                 slope = bce_over_removal(terms.loss)
-                weighted = terms.weighted(slope)
-                norms.append(squared_norms(weighted).total)
+                norms.append(squared_norms(terms.weighted(slope)).total)
                 slopes.append(slope.view(len(terms), -1))
-                under_bce |= {f"{name}{OF_BCE_SUFFIX}": array for name, array in codec.left(weighted).items()}
         if self.loss is removal:
             under_bce[BCE_SELF_INFLUENCE] = torch.stack(norms).sum(0).cpu().numpy()
             under_bce[BCE_SLOPE] = torch.cat(slopes, 1).cpu().numpy()

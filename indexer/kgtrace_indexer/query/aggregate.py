@@ -5,12 +5,147 @@ lies within Σ estimate ± Σ slack, and so do the sums of their positive and of
 a number moves further than the number does.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.answers import Aggregation, Sums
-from kgtrace_indexer.names import Order
-from kgtrace_indexer.query.certify import value
+from kgtrace_indexer.answers import Aggregation, Restriction, Sums
+from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.index.training_set import TrainingSet
+from kgtrace_indexer.models.featurizer import Featurizer
+from kgtrace_indexer.names import Direction, Group, Order
+from kgtrace_indexer.query.cascade import Brackets, Cascade, Retrieval
+from kgtrace_indexer.query.certify import nth_largest, value
+from kgtrace_indexer.query.scan import SCAN_BLOCK, among, blocks, near, rows_of
+from kgtrace_indexer.query.total import Total
+
+_TEST_BLOCK = 64
+"""Test triples, or rows of their gradients' sum, that are computed together where influences on many are summed."""
+_BRACKET_BLOCK = 8192
+"""Training triples whose factor bound is computed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is summed up: influences on one test triple, or on several together."""
+
+    rows: Tensor
+    """(m,) int64: training triples that count."""
+    exact: Callable[[Tensor], Tensor]
+    """Maps training triples (m,) to their influences (m,)."""
+    brackets: Brackets | None
+    """None where only exact influences are of use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregator:
+    """Sums influences on test triples by groups of training triples."""
+
+    featurizer: Featurizer
+    training: TrainingSet
+    retrieval: Retrieval | None
+    entities: int
+    relations: int
+    asked: Callable[[Terms], Terms]
+    """Returns what the gradients of training triples are multiplied with."""
+    restriction: Restriction
+    """Which training triples count; `within_hops` counts from each test triple alone."""
+    direction: Direction
+    exact: bool
+    """Compute every training triple's influence; else sums are estimates with bounds on their errors."""
+    wanted: Callable[[], bool]
+    """Asked between blocks: whether anybody still waits."""
+
+    def sums(self, triples: np.ndarray, by: Group, top_k: int, order: Order) -> Aggregation:
+        """Return influences on test triples (b, 3), summed by relation, head or tail of training triples.
+
+        By ``triple`` every training triple is a group of its own; the best of them then have their exact influences.
+        """
+        training = self.training
+        count = len(training.triples)
+        sums = GroupSums({"relation": self.relations, "triple": count}.get(by, self.entities))
+        whole = None if self.restriction.within_hops is not None else self._together(triples)
+        if whole is not None and by != "triple":
+            for block, influence, slack in self._summands(whole, whole.rows, self.exact):
+                sums.add(self._groups(block, by), influence, slack)
+            return sums.best(order, top_k)
+
+        def parts() -> Iterator[_Part]:
+            yield from [whole] if whole is not None else (self._alone(triple[None]) for triple in triples)
+
+        influence, slack = torch.zeros(2, count, dtype=torch.float64)
+        counts = torch.zeros(count, dtype=torch.bool)
+        for part in parts():
+            for block, some, off in self._summands(part, part.rows, self.exact):
+                influence[block] += some
+                slack[block] += off
+                counts[block] = True
+        rows = counts.nonzero().flatten()
+        if by == "triple":
+            again = rows[(slack[rows] > 0) & _may_lead(influence[rows], slack[rows], order, top_k)]
+            influence[again], slack[again] = 0.0, 0.0
+            for part in parts():
+                for block, some, _ in self._summands(part, again[torch.isin(again, part.rows)], True):
+                    influence[block] += some
+        for block in rows.split(_BRACKET_BLOCK):
+            sums.add(self._groups(block, by), influence[block], slack[block])
+        return sums.best(order, top_k)
+
+    def _alone(self, triple: np.ndarray) -> _Part:
+        """Return what to sum up of one test triple (1, 3)."""
+        terms = self.asked(self.featurizer.test_terms(triple, self.direction))
+        (mask,) = near(self.training, triple, self.restriction, self.entities)
+
+        def exact(rows: Tensor) -> Tensor:
+            return self.featurizer.influences(self.training.triples[rows.numpy()], terms)[:, 0]
+
+        return _Part(
+            rows=rows_of(self.training, among(self.training, self.training.allowed(self.restriction), mask)),
+            exact=exact,
+            brackets=None if self.retrieval is None else self.retrieval.brackets(terms),
+        )
+
+    def _together(self, triples: np.ndarray) -> _Part:
+        """Return what to sum up of all test triples (b, 3) as one, whatever is near to them."""
+        if len(triples) == 1:
+            return self._alone(triples)
+        first = self.featurizer.test_terms(triples[:1], self.direction)
+        as_it_is = self.asked(first) is first  # plain influence; also raises what is wrong before the work begins
+        pieces = blocks(torch.arange(len(triples)), self.featurizer.block(_TEST_BLOCK), self.wanted)
+        total = Total.of(self.featurizer.test_terms(triples[piece.numpy()], self.direction) for piece in pieces)
+        if not as_it_is:
+            total = total.changed_rows(self.asked, lambda rows: blocks(rows, _TEST_BLOCK, self.wanted))
+
+        def exact(rows: Tensor) -> Tensor:
+            return total.influences(self.featurizer.training_terms(self.training.triples[rows.numpy()])).cpu()
+
+        searched = self.retrieval if isinstance(self.retrieval, Cascade) and not total.dense else None
+        return _Part(
+            rows=rows_of(self.training, self.training.allowed(self.restriction)),
+            exact=exact,
+            brackets=None if searched is None else searched.rows_brackets(total),
+        )
+
+    def _summands(self, part: _Part, rows: Tensor, exact: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield blocks of training triples (m,) with their influences and how far these may be off, (m,) each."""
+        brackets = None if exact else part.brackets
+        size = self.featurizer.block(SCAN_BLOCK) if brackets is None else _BRACKET_BLOCK
+        for block in blocks(rows, size, self.wanted):
+            if brackets is None:
+                influence = part.exact(block)
+                yield block, influence, torch.zeros_like(influence)
+            else:
+                yield block, *brackets(block)
+
+    def _groups(self, rows: Tensor, by: Group) -> Tensor:
+        """Return the group of each training triple (m,), (m,) int64."""
+        if by == "triple":
+            return rows
+        column = ("head", "relation", "tail").index(by)
+        return torch.from_numpy(self.training.triples[rows.numpy(), column].astype(np.int64))
 
 
 class GroupSums:
@@ -46,3 +181,9 @@ class GroupSums:
 def _sums(counts: Tensor, parts: Tensor) -> Sums:
     sums, positive, negative, errors = parts.numpy()
     return Sums(counts.numpy(), sums, positive, negative, errors)
+
+
+def _may_lead(influence: Tensor, slack: Tensor, order: Order, top_k: int) -> Tensor:
+    """Return which influences (m,), known up to a slack each, may be among the best: (m,) bool."""
+    middle = value(influence, order)
+    return middle + slack >= nth_largest(middle - slack, top_k)

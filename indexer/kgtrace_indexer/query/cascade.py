@@ -1,6 +1,6 @@
 """How a query finds the training triples of largest influence without computing every influence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -14,12 +14,13 @@ from kgtrace_indexer.answers import Restriction
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms, squared_norms
 from kgtrace_indexer.index.bases import FLOOR, ROUNDING, Bases
-from kgtrace_indexer.index.bounds import Codes, QueryCode, encode_queries, encode_rows
+from kgtrace_indexer.index.bounds import Codes
+from kgtrace_indexer.index.query_code import QueryCode, encode_queries
+from kgtrace_indexer.index.rows import RowQueries
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
-from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.names import Order
-from kgtrace_indexer.query.certify import SIGNS, CertifiedSearch, Found, Hits, best, value
+from kgtrace_indexer.query.certify import SIGNS, Ask, CertifiedSearch, Found, Hits, best, value
+from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_indexer.query.total import Total
 from kgtrace_store.search import FilteringIndex, SearchIndex
 
@@ -38,22 +39,6 @@ _SCORE_BLOCK = 65_536
 """Training triples scored at a time where a filter leaves the index out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What is wanted of one test triple."""
-
-    top_k: int
-    order: Order
-    max_candidates: int | None
-    """Look at no more than so many training triples beyond the index."""
-    rows: Tensor | None
-    """(m,) int64, ascending: storage rows that may be named; None for all."""
-    exact: Callable[[Tensor], Tensor]
-    """Maps storage rows (m,) to their influences (m,), with the model."""
-    restriction: Restriction | None = None
-    """What `rows` follow from, where nothing else does: for an index that filters by itself."""
-
-
 class Retrieval(Protocol):
     """Finds training triples of large influence on one test triple."""
 
@@ -61,11 +46,8 @@ class Retrieval(Protocol):
     def certifies(self) -> bool:
         """Whether answers are certified unless `max_candidates` cuts them short."""
 
-    def find(self, terms: Terms, asks: Sequence[Ask]) -> list[Found]:
-        """Return the best training triples with their exact influences, and how much better an unseen one could be.
-
-        Of each test triple alone; all ask for the same number of rows in the same order.
-        """
+    def find(self, terms: Terms, ask: Ask) -> list[Found]:
+        """Return the best training triples with their exact influences, and how much better an unseen one could be."""
 
     def brackets(self, terms: Terms) -> Brackets | None:
         """Return what estimates the influence on a test triple, or None where only exact influences are of use."""
@@ -81,53 +63,64 @@ class Cascade:
     bases: Bases
     codes: Codes
     index: SearchIndex
-    """Short codes; of older generations, whole index codes."""
-    short: ShortCode | None
-    training: TrainingSet
+    """Short codes."""
+    short: ShortCode
+    lists: RowSearch
+    """For gradients in embedding rows alone."""
 
     @property
     def certifies(self) -> bool:
         """Return True."""
         return True
 
-    def find(self, terms: Terms, asks: Sequence[Ask]) -> list[Found]:
+    def find(self, terms: Terms, ask: Ask) -> list[Found]:
         """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
+        if not terms.dense:
+            return self.lists.find(terms, ask)
         queries = encode_queries(terms, self.bases, self.codes.device)
-        index = self._narrowed(asks[0])
-        searched = [
-            i
-            for i, (query, ask) in enumerate(zip(queries, asks, strict=True))
-            if query.dense and (ask.rows is None or index is not self.index)
-        ]
-        hits = dict(zip(searched, self._hits(index, [queries[i] for i in searched], asks), strict=True))
-        hits |= {i: self._unsearched(ask) for i, ask in enumerate(asks) if not queries[i].dense}
+        rows = [ask.rows(i) for i in range(len(queries))]
+        index = self._narrowed(ask.restriction, rows[0])
+        searched = [i for i, some in enumerate(rows) if some is None or index is not self.index]
+        hits = dict(zip(searched, self._hits(index, [queries[i] for i in searched], ask), strict=True))
         found = []
-        for i, (query, ask) in enumerate(zip(queries, asks, strict=True)):
-            search = CertifiedSearch(
-                query, self.codes, ask.exact, top_k=ask.top_k, order=ask.order, max_candidates=ask.max_candidates
-            )
+        for i, (query, some) in enumerate(zip(queries, rows, strict=True)):
+            search = CertifiedSearch(query, self.codes, self._exactly(terms.triple(i), ask), ask)
             if i in hits:
-                linked = self.training.linked(query)
-                allowed = linked if ask.rows is None else linked[np.isin(linked, ask.rows.numpy())]
+                linked = self._linked(query)
+                allowed = linked if some is None else linked[np.isin(linked, some.numpy())]
                 found.append(search.everywhere(hits[i], allowed))
-            elif ask.rows is not None:
-                found.append(search.among(ask.rows))
+            elif some is not None:
+                found.append(search.among(some))
         return found
 
-    def _narrowed(self, ask: Ask) -> SearchIndex:
+    def _exactly(self, terms: Terms, ask: Ask) -> Callable[[Tensor], Tensor]:
+        def exact(rows: Tensor) -> Tensor:
+            ask.lap("search")
+            influence = ask.exact(rows, terms)
+            ask.lap("rerank")
+            return influence
+
+        return exact
+
+    def _linked(self, query: QueryCode) -> np.ndarray:
+        """Return the training triples that read a row the query reads, (m,) int64, some of them more than once."""
+        rows = self.codes.rows
+        reads = [rows.readers(table, np.array(indices)) for table, indices in query.reads().items()]
+        return np.concatenate([np.empty(0, np.int64), *reads])
+
+    def _narrowed(self, restriction: Restriction | None, rows: Tensor | None) -> SearchIndex:
         """Return the index of those training triples alone that may be named, if it can filter; else the whole one."""
-        restriction, rows = ask.restriction, ask.rows
         if restriction is None or rows is None or not len(rows) or not isinstance(self.index, FilteringIndex):
             return self.index
         return self.index.where(restriction.must, restriction.must_not, len(rows))
 
-    def _hits(self, index: SearchIndex, queries: Sequence[QueryCode], asks: Sequence[Ask]) -> list[Hits]:
+    def _hits(self, index: SearchIndex, queries: Sequence[QueryCode], ask: Ask) -> list[Hits]:
         """Ask the index for the first hits of all queries at once."""
         if not queries:
             return []
-        signs = SIGNS[asks[0].order]
+        signs = SIGNS[ask.order]
         vectors = np.concatenate([self._vectors(query, signs) for query in queries])
-        count = min(max(_FIRST_HITS, 4 * asks[0].top_k), index.ntotal)
+        count = min(max(_FIRST_HITS, 4 * ask.top_k), index.ntotal)
         scores, rows = index.search(vectors, count)
 
         def above(vectors: np.ndarray, threshold: float) -> np.ndarray:
@@ -140,39 +133,45 @@ class Cascade:
 
         return [of(i) for i in range(len(queries))]
 
-    def _unsearched(self, ask: Ask) -> Hits:
-        """Return hits where every dense influence is 0, and there is nothing to search for."""
-        rows = np.arange(len(self.codes)) if ask.rows is None else ask.rows.numpy()
-        count = min(max(_FIRST_HITS, 4 * ask.top_k), len(rows))
-        return Hits(rows[:count], 0.0 if count < len(rows) else -inf, lambda threshold: rows)
-
     def _vectors(self, query: QueryCode, signs: Sequence[int]) -> np.ndarray:
         """Return what the index is asked with, a row for each sign."""
         phi = np.stack([sign * query.phi.cpu().numpy() for sign in signs])
         rho = np.repeat(query.residual.cpu().numpy()[None], len(signs), 0)
-        return np.concatenate([phi, rho], 1) if self.short is None else self.short.asked(phi, rho)
+        return self.short.asked(phi, rho)
 
     def brackets(self, terms: Terms) -> Brackets:
-        """Return the factor bound of a test triple."""
+        """Return the factor bound of a test triple, or its influence on embedding rows alone."""
+        if not terms.dense:
+            return partial(self._exact, RowQueries.of(terms))
         (code,) = encode_queries(terms, self.bases, self.codes.device)
         return partial(self._bracket, code)
 
     def rows_brackets(self, total: Total) -> Brackets:
-        """Return what estimates the influence on many test triples together, whose gradient is of table rows alone."""
-        device = self.codes.device
-        coded = {name: encode_rows(table, self.bases.of_rows(name), device) for name, table in total.tables.items()}
+        """Return the influence on many test triples together, whose gradient is of table rows alone."""
+        tables = {name: table.cpu().numpy() for name, table in total.tables.items()}
 
-        def bracket(rows: Tensor) -> tuple[Tensor, Tensor]:
-            estimate, slack = self.codes.rows_bracket(coded, rows.to(device))
-            return estimate.cpu(), slack.cpu()
+        def exact(rows: Tensor) -> tuple[Tensor, Tensor]:
+            influence = torch.from_numpy(self.codes.rows.against(tables, rows.numpy()))
+            return influence, torch.zeros_like(influence)
 
-        return bracket
+        return exact
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""
+        if not terms.dense:
+            upper = torch.from_numpy(self.lists.upper(terms, rows.numpy()))
+            estimate, _ = self._exact(RowQueries.of(terms), rows)
+            slack = _times_norm(terms, self.codes.arrays["self_influence"].take(rows.to(self.codes.device)).cpu())
+            slack = (slack * ROUNDING).double()
+            return upper + slack, estimate - slack, estimate + slack
         (code,) = encode_queries(terms, self.bases, self.codes.device)
         estimate, slack = self._bracket(code, rows)
         return self.codes.index_upper(code, 1, rows.to(self.codes.device)).cpu(), estimate - slack, estimate + slack
+
+    def _exact(self, queries: Mapping[str, RowQueries], rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the influences of training triples (m,) on one test triple's embedding rows, and zeros, (m,) each."""
+        influence = self.codes.rows.influences(queries, np.zeros(len(rows), np.int64), rows.numpy())
+        return torch.from_numpy(influence), torch.zeros(len(rows))
 
     def _bracket(self, query: QueryCode, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor bound's estimates and slacks of training triples, (m,) each; all on the CPU."""
@@ -201,18 +200,20 @@ class Pool:
         """Return False."""
         return False
 
-    def find(self, terms: Terms, asks: Sequence[Ask]) -> list[Found]:
+    def find(self, terms: Terms, ask: Ask) -> list[Found]:
         """Return the best of the pool."""
-        return [self._find(terms.triple(i), ask) for i, ask in enumerate(asks)]
+        return [self._find(terms.triple(i), ask, ask.rows(i)) for i in range(len(terms))]
 
-    def _find(self, terms: Terms, ask: Ask) -> Found:
-        allowed = len(self.projected) if ask.rows is None else len(ask.rows)
+    def _find(self, terms: Terms, ask: Ask, among: Tensor | None) -> Found:
+        allowed = len(self.projected) if among is None else len(among)
         size = max(_POOL, _POOL_PER_HIT * ask.top_k) if ask.max_candidates is None else ask.max_candidates
-        hits = self._hits(self.projection.project(terms)[0].cpu(), ask, min(size, allowed))
-        influences = [ask.exact(block) for block in hits.split(_EXACT_BLOCK)] if len(hits) else [torch.empty(0)]
+        hits = self._hits(self.projection.project(terms)[0].cpu(), ask, among, min(size, allowed))
+        ask.lap("search")
+        influences = [ask.exact(block, terms) for block in hits.split(_EXACT_BLOCK)] if len(hits) else [torch.empty(0)]
+        ask.lap("rerank")
         rows, influence = best(hits, torch.cat(influences), ask.order, ask.top_k)
         last = float(value(influence[-1:], ask.order)[0]) if len(rows) == ask.top_k else 0.0
-        gap = max(0.0, self._unseen(terms, hits, ask.rows) - last) if len(hits) < allowed else 0.0
+        gap = max(0.0, self._unseen(terms, hits, among) - last) if len(hits) < allowed else 0.0
         whole = len(hits) == allowed or len(rows) == ask.top_k
         return Found(rows, influence, gap, len(hits), len(hits), certified=whole and gap == 0.0)
 
@@ -225,13 +226,13 @@ class Pool:
         bound = _times_norm(terms, norms)
         return bound, -bound, bound
 
-    def _hits(self, query: Tensor, ask: Ask, count: int) -> Tensor:
+    def _hits(self, query: Tensor, ask: Ask, among: Tensor | None, count: int) -> Tensor:
         """Return the rows (count,) of the largest estimates, in the sense of the order."""
         if not count:
             return torch.empty(0, dtype=torch.int64)
-        if ask.rows is not None:
-            estimate = torch.cat([self.projected.take(block) @ query for block in ask.rows.split(_SCORE_BLOCK)])
-            return ask.rows[value(estimate, ask.order).topk(count).indices]
+        if among is not None:
+            estimate = torch.cat([self.projected.take(block) @ query for block in among.split(_SCORE_BLOCK)])
+            return among[value(estimate, ask.order).topk(count).indices]
         scores, ids = self.index.search(np.stack([sign * query.numpy() for sign in SIGNS[ask.order]]), count)
         ranked = ids.flatten()[np.argsort(-scores.flatten(), kind="stable")]
         _, first = np.unique(ranked, return_index=True)  # a row of both signs counts once, with the larger

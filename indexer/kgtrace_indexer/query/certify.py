@@ -1,7 +1,8 @@
 """Certified top-k: a threshold algorithm over a cascade of bounds.
 
 The index returns training triples in descending order of an upper bound of their dense influence; the triples that
-share an embedding row with the query come from posting lists. Each stage looks only at what the one before left:
+share an embedding row with the query come from the lists of these rows. Each stage looks only at what the one before
+left:
 
 1. *short bound*: an inner product of vectors of a few bytes, the index's scores;
 2. *index bound*: the same with all coordinates, and the norms of shared embedding rows;
@@ -18,7 +19,7 @@ As pseudo-code, with lower and upper bounds by eq. (12) to (14) of ``docs/how-it
             bounds[the likeliest of these] = their exact influences
 
     threshold = k-th largest lower bound, which only rises
-    round(posting lists + the index's best hits)
+    round(lists of the rows that the test triple reads + the index's best hits)
     if the index's other hits may exceed the threshold:
         round(range search of the index at the threshold)
     answer = the k largest exact influences; certified if eq. (15) holds
@@ -28,7 +29,7 @@ Every query ends after two rounds, the second of which is at worst one scan of t
 Threshold algorithms: Fagin, Lotem and Naor (2003). Exact maximum inner product search by bounds: Ram and Gray (2012).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import TypeVar
@@ -37,7 +38,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.index.bounds import Codes, QueryCode
+from kgtrace_indexer.answers import Restriction
+from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.index.bounds import Codes
+from kgtrace_indexer.index.query_code import QueryCode
+from kgtrace_indexer.index.rows import RowQueries
 from kgtrace_indexer.names import Order
 
 SIGNS: dict[Order, tuple[int, ...]] = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}
@@ -81,6 +86,36 @@ class Found:
     """Whether no other training triple has more influence than the last of these, or belongs here for want of any."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is wanted of some test triples."""
+
+    top_k: int
+    order: Order
+    max_candidates: int | None
+    """Look at no more than so many training triples beyond the index."""
+    allowed: Sequence[np.ndarray | None]
+    """For each test triple a mask (n,) of the training triples that may be named; None for all."""
+    exact: Callable[[Tensor, Terms], Tensor]
+    """Maps training triples (m,) and the gradient of one test triple to their influences (m,), with the model."""
+    lap: Callable[[str], None] = lambda stage: None
+    """Books the time since the last call to a stage, ``search`` or ``rerank``."""
+    queries: Mapping[str, RowQueries] | None = None
+    """The gradients of the test triples by rows, where they are at hand, and of embedding rows alone."""
+    restriction: Restriction | None = None
+    """What `allowed` follows from, where nothing else does: for an index that filters by itself."""
+
+    @property
+    def same_rows(self) -> bool:
+        """Whether the same training triples may be named for all."""
+        return all(mask is self.allowed[0] for mask in self.allowed)
+
+    def rows(self, i: int) -> Tensor | None:
+        """Return the training triples (m,) that may be named for a test triple, ascending; None for all."""
+        mask = self.allowed[i]
+        return None if mask is None else torch.as_tensor(np.flatnonzero(mask))
+
+
 Values = TypeVar("Values", Tensor, np.ndarray)
 
 
@@ -106,19 +141,16 @@ class CertifiedSearch:
         query: QueryCode,
         codes: Codes,
         exact: Callable[[Tensor], Tensor],
-        *,
-        top_k: int,
-        order: Order,
-        max_candidates: int | None,
+        ask: Ask,
     ) -> None:
         """`exact` maps storage rows (m,) to their influences (m,)."""
         self._query = query
         self._codes = codes
         self._exact = exact
-        self._top_k = top_k
-        self._order: Order = order
-        self._budget = inf if max_candidates is None else max_candidates
-        self._signs = SIGNS[order]
+        self._top_k = ask.top_k
+        self._order: Order = ask.order
+        self._budget = inf if ask.max_candidates is None else ask.max_candidates
+        self._signs = SIGNS[ask.order]
         self._rows = torch.empty(0, dtype=torch.int64, device=codes.device)
         self._lower = torch.empty(0, device=codes.device)
         self._upper = torch.empty(0, device=codes.device)
@@ -174,8 +206,7 @@ class CertifiedSearch:
         self._rows = torch.cat([self._rows, rows])
         self._lower = torch.cat([self._lower, middle - slack])
         self._upper = torch.cat([self._upper, middle + slack])
-        known = torch.where(slack == 0, estimate, torch.nan)  # triples that share nothing with the query
-        self._influence = torch.cat([self._influence, known])
+        self._influence = torch.cat([self._influence, torch.full_like(estimate, torch.nan)])
         keep = self._upper >= self._threshold()
         self._rows, self._influence = self._rows[keep], self._influence[keep]
         self._lower, self._upper = self._lower[keep], self._upper[keep]

@@ -31,9 +31,6 @@ _RETRY = 60.0
 _WARM_QUERIES = 4
 """Training triples asked about before a generation answers others: first calls are several times slower."""
 
-_MAPPED = (layout.GRADIENTS, layout.POSTINGS, layout.SELF_INFLUENCE)
-"""Files, of shards too, of which a query reads a few pages through memory maps: they need not fit memory."""
-
 _BYTES_PER_LABEL_BYTE = 16
 """Memory for each byte of the vocabulary's files: labels and names as Python's strings, and tables that find them."""
 
@@ -191,11 +188,10 @@ class Reloader(Generic[S]):
 
     def _held(self, manifest: Manifest) -> dict[str, int]:
         """Return the bytes of memory that a generation needs to serve at full speed, by file."""
-        left_out = _MAPPED if self._searches else (*_MAPPED, layout.SEARCH)
         return {
             name: record.bytes * (_BYTES_PER_LABEL_BYTE if name.startswith(_VOCABULARY) else 1)
             for name, record in manifest.files.items()
-            if not name.endswith(left_out)
+            if not layout.MAPPED.fullmatch(name) and (self._searches or not name.endswith(layout.SEARCH))
         }
 
     def _failed_before(self, generation: str | None) -> bool:

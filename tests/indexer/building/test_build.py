@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -152,10 +151,12 @@ def test_a_served_training_triple_reproduces_its_stored_row(umls_index: Path) ->
     """Training triples featurized at query time have the code that the build stored."""
     attributor = open_index(umls_index, device="cpu")
     rows = np.arange(0, len(attributor), 37)
-    for name, fresh in attributor.encode_again(rows).items():
-        stored = attributor.rows()[name].take(torch.from_numpy(rows))
+    again = attributor.encode_again(rows)
+    stored = attributor.files.take(again.keys(), rows)
+    assert sum(name.endswith(".grad") for name in again) == 3
+    for name, fresh in again.items():
         scale = np.sqrt(attributor.training.squared_norm[rows]).max()
-        np.testing.assert_allclose(fresh, stored, rtol=1e-3, atol=1e-4 * scale)
+        np.testing.assert_allclose(fresh, stored[name], rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_checks_pass_and_notice_a_wrong_model(umls: Umls, umls_index: Path) -> None:
@@ -207,31 +208,13 @@ def test_the_search_index_holds_short_codes(umls_index: Path) -> None:
     """``search.faiss`` holds 16 bytes of every triple, whose scores bound those of [φ, ρ] closely."""
     generation = IndexRoot(umls_index).open()
     arrays = open_arrays(generation.path / "gradients.h5")
-    short = ShortCode(open_arrays(generation.path / "postings.h5")["search.columns"])
+    short = ShortCode(open_arrays(generation.path / "search.h5")["search.columns"])
     index = FaissSearch.read(generation.path / "search.faiss")
     phi, rho = arrays["projected"], arrays["residual"]
     scores, ids = index.search(short.asked(phi[:1], rho[:1]), 5)
     np.testing.assert_allclose(scores[0], short.stored(phi, rho)[ids[0]] @ short.asked(phi[:1], rho[:1])[0], rtol=1e-4)
     assert (scores[0] >= phi[ids[0]] @ phi[0] + rho[ids[0]] @ rho[0]).all()
     assert (generation.path / "search.faiss").stat().st_size < 16 * index.ntotal + 200
-
-
-def test_an_index_with_whole_codes_is_searched(umls: Umls, tmp_path: Path) -> None:
-    """Generations that hold [φ, ρ] in ``search.faiss``, as they once did, give the same answers."""
-    build(tmp_path, *_few(umls), SMALL)
-    queries = umls[2].ids[-10:].astype(np.int64)
-    before = open_index(tmp_path, device="cpu").query(queries).attributions
-    path = IndexRoot(tmp_path).open().path
-    arrays = open_arrays(path / "gradients.h5")
-    vectors = np.concatenate([arrays["projected"], arrays["residual"]], 1)
-    FaissSearch.build([vectors], *vectors.shape).write(path / "search.faiss")
-    with h5py.File(path / "postings.h5", "r+") as file:
-        del file["search.columns"]
-    for old, new in zip(
-        before, open_index(tmp_path, device="cpu", verify=False).query(queries).attributions, strict=True
-    ):
-        assert new.certified
-        np.testing.assert_array_equal(old.train_index, new.train_index)
 
 
 def test_forward_and_layers_are_honoured(umls: Umls, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Scored:
     def __init__(self, triples: np.ndarray, scores: np.ndarray) -> None:
         ordered = triples[np.lexsort(triples.T[[2, 0, 1]])].astype(np.int32)
         self.vocabulary = Vocabulary([str(i) for i in range(scores.shape[2])], ["0"])
-        self.training = TrainingSet(ordered, np.arange(len(ordered)), np.ones(len(ordered)), {}, (), ordered)
+        self.training = TrainingSet(ordered, np.arange(len(ordered)), np.ones(len(ordered)), {}, ordered)
         self.scores = scores
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""An index whose codes, posting lists and search index are split over several files."""
+"""An index whose codes, lists of rows and search indexes are split over several files."""
 
 import shutil
 from dataclasses import replace
@@ -56,27 +56,32 @@ def folder(attributor: Attributor) -> Path:
 
 
 def test_shards_lie_in_folders_of_their_own(split: Attributor) -> None:
-    """Each has its three files, listed in the manifest; what all have in common lies above them."""
+    """Each has its own files, listed in the manifest; what all have in common lies above them."""
     shards = [f"{layout.SHARDS}/{number:04d}" for number in range(4)]
-    files = {f"{shard}/{name}" for shard in shards for name in (layout.GRADIENTS, layout.POSTINGS, layout.SEARCH)}
-    assert files < set(split.manifest.files)
+    names = [layout.GRADIENTS, layout.SEARCH, layout.SCALES]
+    names += [name.format(table) for name in (layout.ROWS, layout.LISTS) for table in (0, 1)]
+    assert {f"{shard}/{name}" for shard in shards for name in names} < set(split.manifest.files)
     assert layout.SEARCH not in split.manifest.files
     assert [FaissSearch.read(folder(split) / shard / layout.SEARCH).ntotal for shard in shards] == [77, 77, 77, 69]
     assert split.manifest.configuration["shard_size"] == 77
 
 
 def test_they_hold_what_one_file_would(whole: Attributor, split: Attributor) -> None:
-    """Every array, and every posting list."""
-    together, apart = whole.rows(), split.rows()
-    assert set(together) == set(apart)
+    """Every array, and the gradients of every row."""
+    together, apart = (Files.open(folder(attributor)) for attributor in (whole, split))
+    stacks, parts = together.stacks(), apart.stacks()
+    assert set(stacks) == set(parts)
     rows = torch.from_numpy(np.random.default_rng(0).permutation(COUNT))
-    for name, stack in together.items():
-        assert (len(apart[name]), apart[name].shape) == (COUNT, stack.shape)
-        assert torch.equal(apart[name].take(rows), stack.take(rows)), name
-    codes = Files.open(folder(whole)).postings
-    for table in (name.removesuffix(".offsets") for name in codes if name.endswith(".offsets")):
-        for row in range(len(codes[f"{table}.offsets"]) - 1):
-            np.testing.assert_array_equal(split.training.reading(table, row), whole.training.reading(table, row))
+    for name, stack in stacks.items():
+        assert (len(parts[name]), parts[name].shape) == (COUNT, stack.shape)
+        assert torch.equal(parts[name].take(rows), stack.take(rows)), name
+    lists, pieces = together.row_lists(), apart.row_lists()
+    for table in lists.tables:
+        every = np.arange(len(lists.tables[table][0].offsets) - 1)
+        for one, other in zip(lists.padded(table, every), pieces.padded(table, every), strict=True):
+            np.testing.assert_array_equal(other, one)
+        np.testing.assert_array_equal(pieces.reader_counts(table), lists.reader_counts(table))
+        np.testing.assert_array_equal(pieces.gradients(table, rows.numpy()), lists.gradients(table, rows.numpy()))
 
 
 @pytest.mark.parametrize("order", ["proponents", "opponents", "absolute"])
@@ -134,8 +139,12 @@ def test_a_split_index_can_be_extended(umls: Umls, split: Attributor, few: Umls,
     assert [len(shard) for shard in Files.open(folder(grown)).shards] == [77, 77, 77, 77, 52]
     np.testing.assert_array_equal(np.sort(grown.training.train_index), np.arange(COUNT + 60))
     old = grown.training.train_index < COUNT
-    phi = grown.rows()["projected"].take(torch.from_numpy(np.flatnonzero(old)))
-    assert torch.equal(phi, split.rows()["projected"].take(torch.arange(COUNT)))
+    phi = grown.files.stacks()["projected"].take(torch.from_numpy(np.flatnonzero(old)))
+    assert torch.equal(phi, split.files.stacks()["projected"].take(torch.arange(COUNT)))
+    lists, before = grown.files.row_lists(), split.files.row_lists()
+    for row_table in lists.tables:
+        grads = lists.gradients(row_table, np.flatnonzero(old))
+        np.testing.assert_array_equal(grads, before.gradients(row_table, np.arange(COUNT)))
     queries = table.ids[COUNT - 5 : COUNT + 5].astype(np.int64)
     for found, exact in zip(
         grown.query(queries).attributions, grown.query(queries, exact=True).attributions, strict=True
@@ -166,7 +175,7 @@ def test_shards_that_do_not_fit_together_are_named(few: Umls, tmp_path: Path) ->
     path = folder(open_index(tmp_path, device="cpu"))
     with h5py.File(path / layout.SHARDS / "0001" / layout.GRADIENTS, "r+") as file:
         del file["residual"]
-    with pytest.raises(CorruptGeneration, match=r"shards/0001 holds arrays .*, the first shard .*'residual'"):
+    with pytest.raises(CorruptGeneration, match=r"shards/0001 holds codes .*, the first shard .*'residual'"):
         open_index(tmp_path, device="cpu", verify=False)
 
 

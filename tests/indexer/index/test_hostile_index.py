@@ -90,6 +90,11 @@ def overwrite(name: str, content: bytes) -> Change:
     return lambda generation: (generation / name).write_bytes(content)
 
 
+def overwrite_by(name: str, other: str) -> Change:
+    """Replace a file by another one of the generation."""
+    return lambda generation: (generation / name).write_bytes((generation / other).read_bytes())
+
+
 def truncate(name: str, share: float) -> Change:
     """Cut a file."""
     return lambda generation: os.truncate(generation / name, int((generation / name).stat().st_size * share))
@@ -122,7 +127,14 @@ HOSTILE: dict[str, Change] = {
     "gradients empty": overwrite(layout.GRADIENTS, b""),
     "gradients foreign": overwrite(layout.GRADIENTS, b"PK\x03\x04" * 100),
     "gradients cut": truncate(layout.GRADIENTS, 0.5),
-    "postings cut": truncate(layout.POSTINGS, 0.3),
+    "rows cut": truncate(layout.ROWS.format(1), 0.5),
+    "rows of another table": overwrite_by(layout.ROWS.format(0), layout.GRADIENTS),
+    "rows gone": lambda generation: [path.unlink() for path in generation.glob(layout.ROWS.format("*"))],
+    "scales cut": truncate(layout.SCALES, 0.3),
+    "inverted file empty": overwrite(layout.LISTS.format(0), b""),
+    "inverted file foreign": overwrite(layout.LISTS.format(0), b"IwSq" + b"\xff" * 64),
+    "inverted file cut": truncate(layout.LISTS.format(0), 0.5),
+    "inverted file of another table": overwrite_by(layout.LISTS.format(0), layout.LISTS.format(1)),
     "search index empty": overwrite(layout.SEARCH, b""),
     "search index foreign": overwrite(layout.SEARCH, b"IxFI" + b"\xff" * 64),
     "search index cut": truncate(layout.SEARCH, 0.5),

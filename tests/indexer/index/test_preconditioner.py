@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, build, open_index
-from kgtrace_indexer.index import bases as projection
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 from kgtrace_store import Vocabulary
@@ -68,23 +67,6 @@ def test_without_end_of_damping_rows_have_their_plain_influence(
     every = np.arange(TRIPLES)
     found = attributor.exact_influences(TESTS, every, score="preconditioned", damping=1e9)
     np.testing.assert_allclose(found, rows.exact_influences(TESTS, every, score="tracin"), rtol=1e-4, atol=1e-7)
-
-
-def test_numbers_beyond_the_stored_coordinates_are_damped_alike(
-    attributor: Attributor, umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of rows longer than what is stored of them the score is near to that of whole rows, and certified as well."""
-    every = np.arange(TRIPLES)
-    whole = attributor.exact_influences(TESTS, every, score="preconditioned")
-    plain = attributor.exact_influences(TESTS, every, score="preconditioned", damping=1e9)
-    monkeypatch.setattr(projection, "_ROW_DIMS", 24)  # of 33
-    short = built(tmp_path, umls_part)
-    found = short.exact_influences(TESTS, every, score="preconditioned")
-    assert np.linalg.norm(found - whole) < 0.2 * np.linalg.norm(plain - whole)
-    answer = short.query(TESTS, top_k=5, score="preconditioned")
-    for each, column in zip(answer.attributions, found.T, strict=True):
-        assert each.certified
-        np.testing.assert_allclose(each.influence, np.sort(column)[::-1][:5], rtol=1e-3, atol=1e-6)
 
 
 def test_numbers_of_an_answer_are_of_the_score(attributor: Attributor) -> None:

@@ -10,7 +10,7 @@ import torch
 from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, build, open_index
 from kgtrace_indexer.building import checks, files
 from kgtrace_indexer.building.append import append
-from kgtrace_indexer.index import bases as projection, self_influence
+from kgtrace_indexer.index import self_influence
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.inputs.model_reader import with_checkpoints
 from kgtrace_indexer.models.conve_network import ENTITY, RELATION
@@ -77,9 +77,10 @@ def test_it_is_the_dense_formula(
     monkeypatch.setattr(self_influence, "_NUMBERS", 33 * 25)
     attributor = built(tmp_path, umls_part, loss=loss, directions=directions, shard_size=shard_size)
     training = attributor.training
-    counts = np.concatenate([np.diff(training.readers(table)[0]) for table in (ENTITY, RELATION)])
+    rows = attributor._preconditioner.rows
+    counts = np.concatenate([rows.reader_counts(table) for table in (ENTITY, RELATION)])
     assert counts[counts > 0].min() < 32 < 33 < counts.max()
-    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    sigma = AUTO_DAMPING * attributor._preconditioner.mean_square
     used = ["tail", "head"] if directions == "both" else ["tail"]
     wanted = wanted_of(np.asarray(training.triples), used, loss, sigma)
     np.testing.assert_allclose(training.self_influence["preconditioned"], wanted, rtol=1e-3)
@@ -105,7 +106,7 @@ def test_checkpoints_have_their_own_slopes(
     attributor = built(tmp_path, (summed, vocabulary, few), directions=directions, shard_size=shard_size)
     triples = np.asarray(attributor.training.triples)
     used = ["tail", "head"] if directions == "both" else ["tail"]
-    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
+    sigma = AUTO_DAMPING * attributor._preconditioner.mean_square
     wanted = sum(
         Dense(folder, triples, used, LOSSES["removal"], rate=rate).self_influences(triples, used, sigma)
         for folder, rate in zip(folders, rates, strict=True)
@@ -115,28 +116,25 @@ def test_checkpoints_have_their_own_slopes(
 
 
 @pytest.mark.parametrize("loss", ["removal", "bce"])
-@pytest.mark.parametrize("config", [{}, {"shard_size": 30}, {"landmarks": 1}], ids=["whole", "shards", "landmark"])
-def test_directions_that_leave_something_out(
-    umls_part: Umls, umls_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    loss: str, config: dict[str, int],
-) -> None:  # fmt: skip
-    """What they leave out of a row that one triple reads twice counts once, as a sum."""
-    monkeypatch.setattr(projection, "_ROW_DIMS", 8)  # of 33
+@pytest.mark.parametrize("shard_size", [None, 30])
+def test_rows_that_one_triple_reads_often(
+    umls_part: Umls, umls_folder: Path, tmp_path: Path, loss: str, shard_size: int | None
+) -> None:
+    """Their gradients count once, as a sum; so do those of loops, which read a row four times."""
     model, vocabulary, table = umls_part
     ids = table.ids[::4].copy()
-    ids[:5, 2] = ids[:5, 0]  # loops read it four times
-    attributor = built(tmp_path, (model, vocabulary, TripleTable(ids, table.train_index[::4], 0)), loss=loss, **config)
+    ids[:5, 2] = ids[:5, 0]
+    few = (model, vocabulary, TripleTable(ids, table.train_index[::4], 0))
+    attributor = built(tmp_path, few, loss=loss, shard_size=shard_size)
     triples, both = np.asarray(attributor.training.triples), ["tail", "head"]
-    sigma = AUTO_DAMPING * attributor._preconditioner._mean_square
-    dense = Dense(umls_folder, triples, both, LOSSES[loss], bases=attributor._retrieval.bases)
-    wanted = dense.self_influences(triples, both, sigma)
-    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=2e-3)
-    np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(ids))), wanted, rtol=2e-3)
+    sigma = AUTO_DAMPING * attributor._preconditioner.mean_square
+    wanted = Dense(umls_folder, triples, both, LOSSES[loss]).self_influences(triples, both, sigma)
+    np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=1e-3)
+    np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(ids))), wanted, rtol=1e-3)
 
 
 def test_wrong_numbers_fail_the_gate(umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Self-influences one percent off do, also where directions leave something out."""
-    monkeypatch.setattr(projection, "_ROW_DIMS", 8)
+    """Self-influences one percent off do."""
     right = files.preconditioned_self_influences
     monkeypatch.setattr(files, "preconditioned_self_influences", lambda *args: np.float32(1.01) * right(*args))
     with pytest.raises(GateFailed, match=r"preconditioned self-influences: 4 compared, largest difference .* ‖g‖²"):
@@ -160,29 +158,10 @@ def test_any_damping_can_be_built(
         monkeypatch.setattr(self_influence, "_NUMBERS", numbers)
         attributor = built(tmp_path / str(numbers), umls_part, directions="forward", damping=damping)
         training = attributor.training
-        sigma = damping * attributor._preconditioner._mean_square
+        sigma = damping * attributor._preconditioner.mean_square
         wanted = wanted_of(np.asarray(training.triples), ["tail"], "removal", sigma)
         found, most = training.self_influence["preconditioned"], training.self_influence["tracin"]
         np.testing.assert_array_less(abs(found - wanted), 1e-3 * wanted + 1e-4 * most)
-
-
-def test_readers_of_shards_are_those_of_the_whole(umls_part: Umls, tmp_path: Path) -> None:
-    """Each row's, ascending."""
-    whole, split = (built(tmp_path / str(size), umls_part, shard_size=size).training for size in (None, 70))
-    for table in (ENTITY, RELATION):
-        for ours, theirs in zip(whole.readers(table), split.readers(table), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-
-
-def test_numbers_beyond_the_stored_coordinates_are_damped_alike(
-    umls_part: Umls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of rows longer than what is stored of them it ranks much as of whole rows."""
-    whole = built(tmp_path / "whole", umls_part).training.self_influence["preconditioned"]
-    monkeypatch.setattr(projection, "_ROW_DIMS", 24)  # of 33
-    short = built(tmp_path / "short", umls_part).training.self_influence["preconditioned"]
-    np.testing.assert_allclose(short, whole, rtol=0.3)
-    assert np.corrcoef(short, whole)[0, 1] > 0.99
 
 
 def test_an_extended_index_has_those_of_all_its_triples(umls_part: Umls, tmp_path: Path) -> None:

@@ -807,7 +807,7 @@ def _row(save: Save, name: str) -> str:
     flat = sum(grad.shape[1] for grad in terms.flat.values())
     kron = sum(block.u.shape[1] + block.v.shape[1] for block in terms.kron.values())
     total = rows + flat + kron
-    bounds = ["posting lists"] if not flat and not kron else ["posting lists", "index"]
+    bounds = ["row lists"] if not flat and not kron else ["row lists", "index"]
     speed = "fast" if total < 2_500 else "medium" if total < 25_000 else "slow"
     cells = [name, "yes" if exact else "no", " + ".join(bounds), f"{rows:,}", f"{flat:,}", f"{kron:,}", speed]
     return f"| {' | '.join(cells)} |"

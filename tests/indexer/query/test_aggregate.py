@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from kgtrace_indexer import Attributor, BuildConfig, Restriction, build, open_index
-from kgtrace_indexer.query import attributor as engine
+from kgtrace_indexer.query import aggregate as engine
 from kgtrace_indexer.query.aggregate import GroupSums
 from tests.indexer.models.test_models import Save, factory, nations, save
 
@@ -169,7 +169,7 @@ def _check_sums(
                 found.groups, found.sums.counts, found.sums.sums, found.sums.positive, found.sums.errors, strict=True
             ):
                 members = total[some & (column == group)]
-                slack = error + 1e-4 * scale[column == group].sum()
+                slack = error + 1e-4 * scale[column == group].sum() + 1e-6 * scale.max()  # small ones cancel
                 assert count == len(members)
                 assert abs(members.sum() - summed) <= slack
                 assert abs(members[members > 0].sum() - positive) <= slack
@@ -194,9 +194,9 @@ def test_sums_over_test_triples_are_those_of_each(
     monkeypatch.setattr(engine, "_TEST_BLOCK", 2)
     monkeypatch.setattr(engine, "_BRACKET_BLOCK", 1000)
     _check_sums(attributor, MANY, restriction, "tail", score)
-    estimated = score == "preconditioned" or restriction.within_hops is not None
+    estimated = score == "tracin" and restriction.within_hops is not None
     found = attributor.aggregate(MANY, "head", score=score, restriction=restriction)
-    assert bool(found.total.errors.any()) == estimated  # the sum's gradient in dense layers has no bounds
+    assert bool(found.total.errors.any()) == estimated  # in dense layers; the sum's has no bounds
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_sums_of_every_kind_of_gradient(
 
 
 def test_sums_over_checkpoints(save: Save, nations: Any, tmp_path: Path) -> None:
-    """Each checkpoint has tables, and codes of their rows, of its own."""
+    """Each checkpoint has tables, and lists of their rows, of its own."""
     model = save("ComplEx", True).model
     model = replace(model, checkpoints=((0.5, save("ComplEx", True, trained=True).model), (2.0, model)))
     build(tmp_path, model, *nations, BuildConfig(loss="bce", precondition="none", dim=8, landmarks=40))
@@ -231,7 +231,7 @@ def test_sums_over_checkpoints(save: Save, nations: Any, tmp_path: Path) -> None
     tests = factory(False).mapped_triples.numpy()[[0, 400, 900]]
     _check_sums(opened, tests, Restriction(), "head", "tracin")
     _check_sums(opened, tests, Restriction(), "tail", "preconditioned")
-    assert opened.aggregate(tests, "head").total.errors.all()
+    assert not opened.aggregate(tests, "head").total.errors.any()  # all of it is in embedding rows
 
 
 def test_sums_over_test_triples_are_given_up(attributor: Attributor) -> None:

@@ -5,8 +5,7 @@ input or a saturated score lies within rounding, the gradient itself may differ 
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -14,22 +13,25 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from kgtrace_indexer import ModelFile, TripleTable
-from kgtrace_indexer.building.files import postings
 from kgtrace_indexer.building.parts import encode
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, loss_by_name
 from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
 from kgtrace_indexer.index.bases import Bases, fit_bases
-from kgtrace_indexer.index.bounds import Codes, QueryCode, encode_queries
+from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.codec import PrincipalCodec
-from kgtrace_indexer.index.files import Files, Shard, shards_of
-from kgtrace_indexer.index.preconditioner import Preconditioner
+from kgtrace_indexer.index.files import shards_of
+from kgtrace_indexer.index.inverted import InvertedFile
+from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_rows, moments
+from kgtrace_indexer.index.query_code import QueryCode, encode_queries
+from kgtrace_indexer.index.rows import RUN, RowList, RowLists, arranged, is_listed, list_reads, listed_tables
 from kgtrace_indexer.index.short_code import ShortCode
-from kgtrace_indexer.index.training_set import TrainingSet
+from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.models.conve import ConvE
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 from kgtrace_indexer.models.featurizer import Featurizer
-from kgtrace_indexer.query.cascade import Ask, Cascade
-from kgtrace_indexer.query.certify import Found, value
+from kgtrace_indexer.query.cascade import Cascade
+from kgtrace_indexer.query.certify import Ask, Found, value
+from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_store import ExactSearch
 from kgtrace_store.errors import BadRequest, CorruptGeneration
 from kgtrace_store.sharded_search import ShardedSearch
@@ -93,7 +95,6 @@ class Case:
     both: bool
     dtype: torch.dtype
     loss: str
-    shortened: bool = True
     damping: float | None = None
     """Of the preconditioned score, where gradients allow it; None for plain influence."""
     shard_size: int | None = None
@@ -130,13 +131,37 @@ class Case:
         return fit_bases(self.featurizer.training_terms_apart(landmarks), self.dim)
 
     @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
+    def encoded(self) -> dict[str, np.ndarray]:
         codec = PrincipalCodec(self.bases, self.dtype)
-        return encode(self.featurizer, codec, self.table, np.arange(len(self.table.ids)))
+        return list_reads(encode(self.featurizer, codec, self.table, np.arange(len(self.table.ids))))
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: array for name, array in self.encoded.items() if not is_listed(name)}
+
+    @cached_property
+    def rows(self) -> RowLists:
+        """As they would be mapped, but in memory."""
+        tables: dict[str, list[RowList]] = {}
+        for table in listed_tables(self.encoded):
+            row, triple, read, norm, grad = (self.encoded[f"{table}.{name}"] for name in RUN)
+            size = 12 if table == ENTITY else 6
+            for shard in shards_of(len(self.table.ids), self.shard_size):
+                some = (triple >= shard.start) & (triple < shard.stop)
+                listed = arranged(row[some], triple[some] - shard.start, read[some], size, len(shard))
+                listed |= {"norm": norm[some], "grad": grad[some]}
+                named = {f"{table}.{name}": array for name, array in listed.items()}
+                tables.setdefault(table, []).append(RowList.of(shard.start, table, named))
+        return RowLists(tables)
 
     @cached_property
     def codes(self) -> Codes:
-        return Codes.of(self.files.stacks())
+        shards = shards_of(len(self.table.ids), self.shard_size)
+        stacks = {
+            name: Stack([torch.from_numpy(array[shard.start : shard.stop]) for shard in shards])
+            for name, array in self.arrays.items()
+        }
+        return Codes(stacks, self.rows)
 
     @cached_property
     def truth(self) -> torch.Tensor:
@@ -158,9 +183,11 @@ class Case:
     @cached_property
     def preconditioner(self) -> Preconditioner | None:
         try:
-            return Preconditioner(self.codes, self.bases, self.training)
+            check_rows(self.encoded)
         except BadRequest:
             return None
+        held: dict[str, Moments] = {table: next(moments(self.rows, table)) for table in self.rows.tables}
+        return Preconditioner(self.rows, held, self.rows.mean_square())
 
     def test_terms(self, i: int) -> Terms:
         terms = self.featurizer.test_terms(self.queries[i : i + 1], "tail")
@@ -174,34 +201,25 @@ class Case:
     def exact(self, i: int, rows: torch.Tensor) -> torch.Tensor:
         return self.featurizer.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
 
-    def ask(self, i: int, **options: object) -> Ask:
-        return Ask(**{"max_candidates": None, "rows": None, "exact": partial(self.exact, i), **options})
+    def computed(self, rows: torch.Tensor, terms: Terms) -> torch.Tensor:
+        return self.featurizer.influences(self.table.ids[rows.numpy()], terms)[:, 0]
 
-    @cached_property
-    def training(self) -> TrainingSet:
-        return self.files.training_set()
-
-    @cached_property
-    def files(self) -> Files:
-        """As they would be mapped, but in memory; the shards have copies of what all have in common, too."""
-        shards = []
-        for shard in shards_of(len(self.table.ids), self.shard_size):
-            codes = {name: array[shard.start : shard.stop] for name, array in self.arrays.items()}
-            shards.append(Shard(Path(), codes, postings(codes, self.model)))
-        return Files(Path(), self.arrays, {}, shards)
+    def ask(self, mask: np.ndarray | None = None, **options: object) -> Ask:
+        return Ask(**{"max_candidates": None, "allowed": [mask], "exact": self.computed, **options})
 
     @cached_property
     def cascade(self) -> Cascade:
         """As an attributor has it, but for the index, which is the plain oracle here."""
         phi, rho = self.arrays["projected"], self.arrays["residual"]
-        short = ShortCode.choose(np.square(phi).sum(0)) if self.shortened else None
-        vectors = np.concatenate([phi, rho], 1) if short is None else short.stored(phi, rho)
+        short = ShortCode.choose(np.square(phi).sum(0))
+        vectors = short.stored(phi, rho)
         indexes = [ExactSearch(vectors[shard.start : shard.stop]) for shard in shards_of(len(phi), self.shard_size)]
         index = indexes[0] if self.shard_size is None else ShardedSearch(indexes)
-        return Cascade(self.bases, self.codes, index, short, self.training)
+        files = {table: [InvertedFile.build(piece) for piece in pieces] for table, pieces in self.rows.tables.items()}
+        return Cascade(self.bases, self.codes, index, short, RowSearch(self.rows, files, len(phi)))
 
     def find(self, i: int, **options: object) -> Found:
-        return self.cascade.find(self.test_terms(i), [self.ask(i, **options)])[0]
+        return self.cascade.find(self.test_terms(i), self.ask(**options))[0]
 
 
 cases = st.builds(
@@ -214,7 +232,6 @@ cases = st.builds(
     both=st.booleans(),
     dtype=st.sampled_from([torch.float16, torch.float32]),
     loss=st.sampled_from([*OWN_SCORE, *ONE_TO_ALL, *CONTRAST]),
-    shortened=st.booleans(),
     damping=st.sampled_from([None, 0.01, 3.0]),
     shard_size=st.sampled_from([None, 7, 100]),
 )
@@ -227,11 +244,14 @@ def test_bounds_hold(case: Case) -> None:
     """Every exact influence lies below the index bound and within the factor bound."""
     rows = torch.arange(len(case.codes))
     for i in range(len(case.queries)):
-        query, truth = case.query(i), case.truth[:, i]
-        estimate, slack = case.codes.bracket(query, rows)
-        assert ((estimate.double() - truth).abs() <= slack).all()
-        assert (case.codes.index_upper(query, 1, rows) >= truth).all()
-        assert (case.codes.index_upper(query, -1, rows) >= -truth).all()
+        terms, truth = case.test_terms(i), case.truth[:, i]
+        upper, low, high = case.cascade.bounds(terms, rows)
+        assert (low <= truth).all()
+        assert (high >= truth).all()
+        assert (upper >= truth).all()
+        if terms.dense:
+            (query,) = encode_queries(terms, case.bases, torch.device("cpu"))
+            assert (case.codes.index_upper(query, -1, rows) >= -truth).all()
 
 
 @given(cases)
@@ -243,7 +263,9 @@ def test_short_codes_bound_whole_ones(case: Case) -> None:
     stored = short.stored(phi, rho)
     np.testing.assert_array_equal(stored.view(np.uint32) & 0xFFFF, 0)  # bfloat16 holds them without loss
     for i in range(len(case.queries)):
-        query = case.query(i)
+        if not case.test_terms(i).dense:
+            continue
+        (query,) = encode_queries(case.test_terms(i), case.bases, torch.device("cpu"))
         for sign in (1, -1):
             whole = sign * (phi.astype(np.float64) @ query.phi.numpy()) + rho @ query.residual.numpy()
             asked = short.asked(sign * query.phi.numpy()[None], query.residual.numpy()[None])[0]
@@ -299,7 +321,9 @@ def test_forward_mode_gives_the_same_influences(case: Case) -> None:
 def test_search_among_some(case: Case, top_k: int, data: st.DataObject) -> None:
     """A search among given triples finds their best, and names no other."""
     rows = torch.tensor(sorted(data.draw(st.sets(st.integers(0, len(case.codes) - 1)))), dtype=torch.int64)
-    found = case.find(0, top_k=top_k, order="proponents", rows=rows)
+    mask = np.zeros(len(case.codes), bool)
+    mask[rows] = True
+    found = case.find(0, top_k=top_k, order="proponents", mask=mask)
     truth = case.truth[rows, 0]
     best = truth.topk(min(top_k, len(rows))).values
     assert set(found.rows.tolist()) <= set(rows.tolist())
@@ -310,7 +334,7 @@ def test_an_answer_cut_short_is_not_certified() -> None:
     """Where room is left and a triple was not looked at, the answer is not certified, whatever its influence may be."""
     case = Case(seed=0, triples=50, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
     among = [
-        case.find(i, top_k=3, order=order, max_candidates=0, rows=torch.tensor([row]))
+        case.find(i, top_k=3, order=order, max_candidates=0, mask=np.arange(50) == row)
         for i in range(len(case.queries)) for row in range(50) for order in ("proponents", "opponents")
     ]  # fmt: skip
     assert any(found.bound_gap == 0 for found in among)
@@ -330,15 +354,27 @@ def test_equal_influences_are_decided_in_few_steps() -> None:
     )
     blocks = []
 
-    def exact(rows: torch.Tensor) -> torch.Tensor:
+    def exact(rows: torch.Tensor, terms: Terms) -> torch.Tensor:
         blocks.append(len(rows))
         return torch.zeros(len(rows))
 
-    (found,) = case.cascade.find(nothing, [case.ask(0, top_k=10, order="proponents", exact=exact)])
+    (found,) = case.cascade.find(nothing, case.ask(top_k=10, order="proponents", exact=exact))
     assert found.certified
     assert len(found.rows) == 10
     assert len(blocks) < 10  # in blocks of 16 there would be 19
     assert sum(blocks) == 300
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_ties_are_decided_by_row(order: str) -> None:
+    """Also where those that share a row, and those that share none, have no influence."""
+    case = Case(seed=0, triples=300, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
+    rows = case.test_terms(0).rows
+    nothing = {table: [Rows(use.index, 0 * use.grad) for use in uses] for table, uses in rows.items()}
+    terms = Terms(1, torch.zeros(1), {}, {}, nothing)
+    (found,) = case.cascade.find(terms, case.ask(top_k=10, order=order))
+    assert found.certified
+    assert found.rows.tolist() == list(range(10))
 
 
 def test_missing_directions_are_named() -> None:

@@ -103,7 +103,7 @@ def test_self_influences_are_ranked_as_by_sorting_all(
     random.shuffle(rows)
     triples = np.array([[0, r, 0] for _, r in stored], np.int32).reshape(-1, 3)
     values = np.array([v for v, _ in stored], np.float32)
-    training = TrainingSet(triples, np.array(rows, np.int64), np.ones_like(values), {"tracin": values}, (), triples)
+    training = TrainingSet(triples, np.array(rows, np.int64), np.ones_like(values), {"tracin": values}, triples)
     restriction = Restriction() if relation is None else Restriction(must={"relation": [relation]})
     found = training.by_self_influence("tracin", top_k, order, restriction)
     sign = -1 if order == "descending" else 1

@@ -32,7 +32,7 @@ def distances(triples: list[tuple[int, int, int]], head: int, tail: int) -> dict
 def training_set(triples: list[tuple[int, int, int]]) -> TrainingSet:
     ids = np.array(triples, np.int32).reshape(-1, 3)
     nothing = np.zeros(len(ids), np.float32)
-    return TrainingSet(ids, np.arange(len(ids)), nothing, {"tracin": nothing}, (), ids)
+    return TrainingSet(ids, np.arange(len(ids)), nothing, {"tracin": nothing}, ids)
 
 
 @given(

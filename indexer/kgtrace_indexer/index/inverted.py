@@ -1,0 +1,186 @@
+"""An inverted file whose lists are embedding rows: upper bounds of ⟨g_i(z), p⟩ as inner products of 8-bit codes.
+
+Each entry is what one training triple z adds to the gradient of one row i, g = g_i(z) summed over its reads. With s and
+t the row's own scales, it is stored as c = round(g/s) and e = ⌈‖g − sc‖/t⌉, so that for any p, by Cauchy-Schwarz,
+
+    ⟨g, p⟩  ≤  s⟨c, p⟩ + te‖p‖  =  s‖p‖ · ⟨[c, e], [p/‖p‖, t/s]⟩.
+
+FAISS's `IndexIVFScalarQuantizer` keeps the codes and takes the inner products, with lists that are given to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgtrace_indexer.index.rows import RowList
+from kgtrace_store import durable
+from kgtrace_store.errors import CorruptGeneration
+from kgtrace_store.search import load_faiss
+
+_LEVELS = 127
+_FLOAT32 = 2e-5
+"""Relative error of a float32 inner product of so many numbers, in units of ‖sc‖‖p‖, and more."""
+_BLOCK = 1 << 22
+"""Numbers of gradients that are encoded together."""
+_SMALLEST = 1e-30
+"""Least radius of a search, in units of s‖p‖."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Upper bounds of what training triples add to the influence by one row, in no order."""
+
+    pair: np.ndarray
+    """(m,) int64: which of the queries."""
+    triple: np.ndarray
+    """(m,) int64: which training triple."""
+    upper: np.ndarray
+    """(m,) float64."""
+
+
+class InvertedFile:
+    """The reads of a table by the training triples of a shard: a list for each row, an entry for each triple."""
+
+    def __init__(self, index: Any, start: int, scale: np.ndarray, unit: np.ndarray) -> None:
+        """`index` is FAISS's; scales s and units t are (rows,) float32; `start` is the first training triple."""
+        self._index = index
+        self._start = start
+        self._scale = scale
+        self._unit = unit
+
+    @classmethod
+    def build(cls, rows: RowList) -> "InvertedFile":
+        """Encode all lists."""
+        faiss = load_faiss()
+        count, width = len(rows.offsets) - 1, rows.grad.shape[1]
+        index = _empty(faiss, _padded(width), count)
+        scale, unit = np.ones((2, count), np.float32)
+        for some in _blocks(rows.offsets, max(1, _BLOCK // width)):
+            owner, triple, grad = rows.summed(some)
+            if not len(owner):
+                continue
+            firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+            read = some[owner[firsts]]  # rows with entries
+            largest = np.maximum.reduceat(np.abs(grad).max(1), firsts)
+            scale[read] = np.where(largest > 0, largest / _LEVELS, 1)
+            lists = some[owner]
+            each = scale[lists].astype(np.float64)[:, None]
+            codes = np.zeros((len(grad), index.d), np.float32)
+            codes[:, :width] = np.clip(np.rint(grad / each), -_LEVELS, _LEVELS)
+            near = each * codes[:, :width]
+            error = np.linalg.norm(grad - near, axis=1) + _FLOAT32 * np.linalg.norm(near, axis=1)
+            most = np.maximum.reduceat(error, firsts) * (1 + 1e-6)
+            unit[read] = np.where(most > 0, most / _LEVELS, 1)
+            codes[:, width] = np.minimum(np.ceil(error / unit[lists]), _LEVELS)
+            local = triple - rows.start
+            index.add_core(len(codes), *map(faiss.swig_ptr, (codes, local, lists)))
+        return cls(index, rows.start, scale, unit)
+
+    @classmethod
+    def read(cls, path: Path, start: int, scale: np.ndarray, unit: np.ndarray, width: int) -> "InvertedFile":
+        """Map what `write` wrote; gradients have `width` numbers. Raises `CorruptGeneration`."""
+        faiss = load_faiss()
+        if not path.is_file():
+            raise CorruptGeneration(f"{path} is missing")
+        try:
+            index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+        except (RuntimeError, MemoryError) as e:
+            raise CorruptGeneration(f"{path} is not a whole FAISS index: {' '.join(str(e).split()[-12:])}") from e
+        found = (type(index).__name__, index.d, getattr(index, "nlist", 0), index.metric_type)
+        wanted = ("IndexIVFScalarQuantizer", _padded(width), len(scale), faiss.METRIC_INNER_PRODUCT)
+        if found != wanted or index.sq.qtype != faiss.ScalarQuantizer.QT_8bit_direct_signed:
+            raise CorruptGeneration(f"{path} holds {found}, expected {wanted} of signed bytes")
+        return cls(index, start, scale, unit)
+
+    def write(self, path: Path) -> None:
+        """Write the codes and force them to disk. Raises `StorageFailed`."""
+        faiss = load_faiss()
+        with durable.opened(path, "wb", self._index.ntotal * (self._index.code_size + 8)) as f:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(f.write))
+
+    def arrays(self, table: str) -> dict[str, np.ndarray]:
+        """Return the scales under the names they have in a generation."""
+        return {f"{table}.scale": self._scale, f"{table}.unit": self._unit}
+
+    def best(
+        self, row: np.ndarray, grad: np.ndarray, count: int, mask: np.ndarray | None
+    ) -> tuple[Entries, np.ndarray]:
+        """Return the `count` entries of largest bound in the lists of rows (P,), for queries p (P, d) float64.
+
+        The second array is the frontier: no other entry of the list has a larger bound, (P,) float64; −∞ where there is
+        none. `mask` (n,) leaves only some of all training triples.
+        """
+        faiss = load_faiss()
+        asked, factor, keys, chosen = self._asked(row, grad, mask)
+        scores = np.empty((len(row), count), np.float32)
+        triples = np.empty((len(row), count), np.int64)
+        nowhere = np.zeros(len(row), np.float32)  # distances to the lists' centres: there are none
+        pointers = map(faiss.swig_ptr, (keys, nowhere, scores, triples))
+        self._index.search_preassigned_c(len(row), faiss.swig_ptr(asked), count, *pointers, False, chosen)
+        upper = scores.astype(np.float64) * factor[:, None]
+        pair, column = np.nonzero(triples >= 0)
+        frontier = np.where(triples[:, -1] >= 0, upper[:, -1], -np.inf)
+        return Entries(pair, triples[pair, column] + self._start, upper[pair, column]), frontier
+
+    def above(
+        self, row: np.ndarray, grad: np.ndarray, radius: np.ndarray, mask: np.ndarray | None
+    ) -> tuple[Entries, np.ndarray]:
+        """Return every entry of the lists of rows (P,) whose bound exceeds a radius (P,) of its own, and the frontier.
+
+        The latter is the radius, unless that is too small for float32.
+        """
+        faiss = load_faiss()
+        asked, factor, keys, chosen = self._asked(row, grad, mask)
+        frontier = np.maximum(radius, factor * _SMALLEST)
+        divisor = frontier / np.where(factor > 0, factor, 1)  # FAISS takes one radius: 1 for all, after division
+        asked = np.ascontiguousarray(asked / np.where(divisor > 0, divisor, 1)[:, None], np.float32)
+        found, nowhere = faiss.RangeSearchResult(len(row)), np.zeros(len(row), np.float32)
+        pointers = map(faiss.swig_ptr, (keys, nowhere))
+        self._index.range_search_preassigned_c(len(row), faiss.swig_ptr(asked), 1.0, *pointers, found, False, chosen)
+        limits = faiss.rev_swig_ptr(found.lims, len(row) + 1).astype(np.int64)
+        pair = np.arange(len(row)).repeat(np.diff(limits))
+        scores = faiss.rev_swig_ptr(found.distances, len(pair)).astype(np.float64)
+        triple = faiss.rev_swig_ptr(found.labels, len(pair)).astype(np.int64) + self._start
+        return Entries(pair, triple, scores * (divisor * factor)[pair]), frontier
+
+    def longest(self, row: np.ndarray) -> int:
+        """Return the length of the longest of the lists of rows (P,)."""
+        return max((int(self._index.get_list_size(int(each))) for each in np.unique(row)), default=0)
+
+    def _asked(self, row: np.ndarray, grad: np.ndarray, mask: np.ndarray | None) -> tuple[Any, ...]:
+        """Return queries (P, ·), what their inner products are multiplied with, their lists, and which ids count."""
+        faiss = load_faiss()
+        norm = np.linalg.norm(grad, axis=1)
+        asked = np.zeros((len(row), self._index.d), np.float32)
+        asked[:, : grad.shape[1]] = grad / np.where(norm > 0, norm, 1)[:, None]
+        asked[:, grad.shape[1]] = self._unit[row] / self._scale[row]
+        factor = norm * self._scale[row]
+        options = None
+        if mask is not None:
+            bits = np.packbits(mask[self._start :], bitorder="little")
+            options = faiss.SearchParametersIVF(sel=faiss.IDSelectorBitmap(bits))
+        return asked, factor, np.ascontiguousarray(row, np.int64), options
+
+
+def _padded(width: int) -> int:
+    """Return the length of a code: FAISS has fast code for multiples of 8, and rounds queries for multiples of 16."""
+    length = -(-(width + 1) // 8) * 8
+    return length + 8 if length % 16 == 0 else length
+
+
+def _empty(faiss: Any, length: int, lists: int) -> Any:
+    coarse = faiss.IndexFlatIP(length)
+    index = faiss.IndexIVFScalarQuantizer(
+        coarse, length, lists, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT, False
+    )
+    index.is_trained = True  # there is nothing to learn, and no coarse quantizer: lists are given
+    return index
+
+
+def _blocks(offsets: np.ndarray, size: int) -> Sequence[np.ndarray]:
+    """Split rows into runs that hold about so many reads together, or are single rows."""
+    cuts = np.unique(np.searchsorted(offsets, np.arange(0, offsets[-1] + size, size), "right") - 1)
+    return np.split(np.arange(len(offsets) - 1), cuts[cuts > 0])

@@ -1,0 +1,320 @@
+"""Gradients of embedding rows, listed by the row that is read.
+
+The reads of a table by all training triples of a shard stand in one list: rows ascending, then triples, then reads.
+The gradients of one row are one contiguous piece, in full width and as computed, float32; and each triple knows where
+its own reads stand. Influence on rows alone is then a sum of products of numbers on disk, without the model:
+
+    Σ_i ⟨g_i(z), p_i⟩  over the rows i that both the training triple z and the query read.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.index.bases import FLOOR
+
+RUN = ("row", "triple", "read", "norm", "grad")
+"""Ends the names of the arrays of a part that are lists: ``TABLE.row`` and so on, one entry for each read."""
+
+_BLOCK = 16_384
+"""Training triples whose row gradients are in memory together."""
+
+
+def listed_tables(names: Iterable[str]) -> list[str]:
+    """Return the tables whose reads are among arrays of these names, sorted."""
+    return sorted(name.removesuffix(".grad") for name in names if name.endswith(".grad"))
+
+
+def is_listed(name: str) -> bool:
+    """Return whether an array of a part is a list of reads, with no row for each triple."""
+    return name.rpartition(".")[2] in RUN
+
+
+def list_reads(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turn ``TABLE.i.index`` (n, D) and ``TABLE.i.grad`` (n, D, d) of n triples into lists of their reads.
+
+    Other arrays stay as they are. Read number i · D + direction is that of use i by a direction's loss term.
+    """
+    found = {name: array for name, array in arrays.items() if not name.endswith((".index", ".grad"))}
+    found |= {name: array for name, array in arrays.items() if name.endswith(".spread.index")}
+    uses: dict[str, int] = {}
+    for name in arrays:
+        if name.endswith(".grad"):
+            table = name.removesuffix(".grad").rpartition(".")[0]
+            uses[table] = uses.get(table, 0) + 1
+    for table, count in uses.items():
+        index = np.concatenate([arrays[f"{table}.{i}.index"] for i in range(count)], 1)  # (n, reads)
+        grad = np.concatenate([arrays[f"{table}.{i}.grad"] for i in range(count)], 1)  # (n, reads, d)
+        order = np.argsort(index, axis=None, kind="stable")
+        triple, read = np.divmod(order, index.shape[1])
+        grad = grad.reshape(-1, grad.shape[2])[order]
+        run: tuple[np.ndarray, ...] = (
+            index.ravel()[order], triple.astype(np.int32), read.astype(np.int16), _norms(grad), grad,
+        )  # fmt: skip
+        found |= {f"{table}.{name}": array for name, array in zip(RUN, run, strict=True)}
+    return found
+
+
+def arranged(row: np.ndarray, triple: np.ndarray, read: np.ndarray, rows: int, count: int) -> dict[str, np.ndarray]:
+    """Return arrays of a `RowList` for reads (m,) of a table of `rows` rows by `count` training triples, all sorted."""
+    place = np.empty((count, len(row) // max(1, count)), np.int32 if len(row) < 1 << 31 else np.int64)
+    place[triple, read] = np.arange(len(row))
+    offsets = np.searchsorted(row, np.arange(rows + 1))
+    return {"offsets": offsets, "triple": triple.astype(np.int32), "read": read, "place": place}
+
+
+def _norms(grad: np.ndarray) -> np.ndarray:
+    norms: np.ndarray = np.sqrt(np.einsum("md,md->m", grad, grad, dtype=np.float64)).astype(np.float32)
+    return norms
+
+
+@dataclass(frozen=True, slots=True)
+class RowQueries:
+    """The gradients of b test triples in the rows of one table: P pairs of a test triple and a row, each once."""
+
+    query: np.ndarray
+    """(P,) int64, ascending."""
+    row: np.ndarray
+    """(P,) int64."""
+    grad: np.ndarray
+    """(P, d) float64: p, the sum over the test triple's reads of the row."""
+    pairs: np.ndarray
+    """(b, ·) int64: the pairs of each test triple, −1 where it has fewer than others."""
+
+    @classmethod
+    def of(cls, terms: Terms) -> dict[str, "RowQueries"]:
+        """Return those of each table."""
+        found = {}
+        for table, uses in terms.rows.items():
+            index = np.concatenate([use.index.cpu().numpy().reshape(len(terms), -1) for use in uses], 1)
+            grads = [use.grad.cpu().numpy().reshape(len(terms), -1, use.grad.shape[1]) for use in uses]
+            found[table] = cls._merged(index, np.concatenate(grads, 1).astype(np.float64))
+        return found
+
+    def use(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a row of each test triple (b,) and its gradient (b, d); zeros where it reads fewer."""
+        pairs = self.pairs[:, number]
+        missing = pairs < 0
+        return np.where(missing, 0, self.row[pairs]), np.where(missing[:, None], 0, self.grad[pairs])
+
+    @classmethod
+    def _merged(cls, index: np.ndarray, grads: np.ndarray) -> "RowQueries":
+        """Sum up gradients (b, reads, d) of the same row (b, reads)."""
+        query = np.arange(len(index)).repeat(index.shape[1])
+        order = np.lexsort((index.ravel(), query))
+        query, row = query[order], index.ravel()[order]
+        first = np.flatnonzero(np.concatenate([[True], (np.diff(query) != 0) | (np.diff(row) != 0)])[: len(row)])
+        query, row = query[first], row[first]
+        grad = np.add.reduceat(grads.reshape(len(order), -1)[order], first, 0)
+        counts = np.bincount(query, minlength=len(index))
+        number = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]  # of each pair among its test triple's
+        pairs = np.full((len(index), int(counts.max(initial=0))), -1)
+        pairs[query, number] = np.arange(len(query))
+        return cls(query, row, grad, pairs)
+
+
+def paired_products(a: Mapping[str, RowQueries], b: Mapping[str, RowQueries]) -> np.ndarray:
+    """Return ⟨g, p⟩ of each test triple, (b,) float64, for gradients in the same rows."""
+    sums = [
+        np.bincount(each.query, np.einsum("pd,pd->p", each.grad, b[table].grad), len(each.pairs))
+        for table, each in a.items()
+    ]
+    total: np.ndarray = np.sum(sums, 0)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class RowList:
+    """The reads of a table by the training triples of a shard."""
+
+    start: int
+    """The shard's first training triple."""
+    offsets: np.ndarray
+    """(rows + 1,) int64: where the reads of each row begin."""
+    triple: np.ndarray
+    """(m,) int32: who reads, counted from the shard's first."""
+    read: np.ndarray
+    """(m,) int16: which of the triple's reads it is."""
+    norm: np.ndarray
+    """(m,) float32: ‖g‖."""
+    grad: np.ndarray
+    """(m, d) float32: g."""
+    place: np.ndarray
+    """(n, reads) int32, or int64 where there are too many: where each triple's reads stand."""
+
+    @classmethod
+    def of(cls, start: int, table: str, arrays: Mapping[str, np.ndarray]) -> "RowList":
+        """Read the arrays of a generation."""
+        return cls(start, *(arrays[f"{table}.{name}"] for name in ("offsets", *RUN[1:], "place")))
+
+    def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the reads of rows (r,) stand, and which of these rows each is of: (m,) int64 each."""
+        starts, counts = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        owner = np.arange(len(rows)).repeat(counts)
+        return np.arange(len(owner)) + (starts - np.cumsum(counts) + counts)[owner], owner
+
+    def summed(self, rows: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return g_i(z) for rows i (r,): whose row it is (e,), the triple z (e,), and the sum over its reads (e, d).
+
+        Triples are counted from the first of all. With `weight` (n, directions), reads are multiplied with that of
+        their loss term.
+        """
+        return self.summed_reads(*self.entries(rows), weight)
+
+    def summed_reads(
+        self, entries: np.ndarray, owner: np.ndarray, weight: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the same of some reads (m,), those of one row and triple side by side; `owner` (m,) is whose row."""
+        triple, grad = self.triple[entries].astype(np.int64), self.grad[entries].astype(np.float64)
+        if weight is not None:
+            grad *= weight[triple + self.start, self.read[entries] % weight.shape[1]][:, None]
+        first = np.flatnonzero(np.concatenate([[True], (np.diff(triple) != 0) | (np.diff(owner) != 0)])[: len(owner)])
+        return owner[first], triple[first] + self.start, np.add.reduceat(grad, first, 0) if len(first) else grad
+
+
+@dataclass(frozen=True, slots=True)
+class RowLists:
+    """The lists of all tables, of all shards."""
+
+    tables: Mapping[str, Sequence[RowList]]
+
+    def width(self, table: str) -> int:
+        """Return d."""
+        return int(self.tables[table][0].grad.shape[1])
+
+    def read_counts(self, table: str, rows: np.ndarray) -> np.ndarray:
+        """Return how many reads rows (r,) have, (r,) int64."""
+        found: np.ndarray = np.sum([piece.offsets[rows + 1] - piece.offsets[rows] for piece in self.tables[table]], 0)
+        return found
+
+    def reader_counts(self, table: str) -> np.ndarray:
+        """Return how many training triples read each row of a table, (rows,) int64."""
+        found = np.zeros(len(self.tables[table][0].offsets) - 1, np.int64)
+        for piece in self.tables[table]:
+            firsts = np.concatenate([[True], np.diff(piece.triple) != 0])[: len(piece.triple)]
+            firsts[piece.offsets[:-1][np.diff(piece.offsets) > 0]] = True
+            found += np.diff(np.concatenate([[0], np.cumsum(firsts)])[piece.offsets])
+        return found
+
+    def mean_square(self) -> float:
+        """Return the unit of damping: the mean over training triples of Σ ‖g‖², over their reads of embedding rows.
+
+        Each read is squared by itself: of a row that a triple reads twice this is not the squared norm of its gradient.
+        """
+        pieces = [piece for lists in self.tables.values() for piece in lists]
+        count = sum(len(piece.place) for piece in next(iter(self.tables.values())))
+        return sum(float(np.square(piece.norm, dtype=np.float64).sum()) for piece in pieces) / count + FLOOR
+
+    def blocks(
+        self, table: str, row: int, size: int, weight: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the training triples (m,) that read a row, ascending, and g(z) (m, d) float64, about `size` at a time.
+
+        `weight` is as in `RowList.summed`.
+        """
+        for piece in self.tables[table]:
+            start, end = (int(piece.offsets[i]) for i in (row, row + 1))
+            while start < end:
+                stop = min(end, start + size)
+                stop = start + int(np.searchsorted(piece.triple[start:end], piece.triple[stop - 1], "right"))
+                triple, grad = piece.summed_reads(np.arange(start, stop), np.zeros(stop - start, np.int64), weight)[1:]
+                yield triple, grad
+                start = stop
+
+    def moment(self, table: str, row: int) -> np.ndarray:
+        """Return F of a row, (d, d) float64."""
+        found = np.zeros((self.width(table),) * 2)
+        for _, grad in self.blocks(table, row, _BLOCK):
+            found += grad.T @ grad
+        return found
+
+    def padded(self, table: str, rows: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return which training triples read each of rows (r,), and g_i(z), (r, n) int64 and (r, n, d) float64.
+
+        Where a row has fewer readers than others the triple is −1, and the gradient zero. `weight` is as in
+        `RowList.summed`.
+        """
+        pieces = [piece.summed(rows, weight) for piece in self.tables[table]]
+        owner, triple, grad = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        order = np.argsort(owner, kind="stable") if len(pieces) > 1 else slice(None)
+        owner, triple, grad = owner[order], triple[order], grad[order]
+        counts = np.bincount(owner, minlength=len(rows))
+        number = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+        triples = np.full((len(rows), int(counts.max(initial=0))), -1)
+        grads = np.zeros((*triples.shape, grad.shape[1]))
+        triples[owner, number], grads[owner, number] = triple, grad
+        return triples, grads
+
+    def readers(self, table: str, rows: np.ndarray) -> np.ndarray:
+        """Return the training triples that read any of some rows, (m,) int64, some of them more than once."""
+        pieces = [piece.triple[piece.entries(rows)[0]].astype(np.int64) + piece.start for piece in self.tables[table]]
+        found: np.ndarray = np.concatenate(pieces)
+        return found
+
+    def matches(
+        self, table: str, queries: RowQueries, query: np.ndarray, triples: np.ndarray
+    ) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the reads by training triples (m,) of rows that test triples (m,) read: k of them in each shard.
+
+        These are the list, which of the m they belong to, the pair of `queries`, and where they stand, (k,) each.
+        """
+        for piece, of, row, place in self.reads(table, triples):
+            pairs = queries.pairs[query[of]]  # (reads, ·)
+            read, which = np.nonzero((queries.row[pairs] == row[:, None]) & (pairs >= 0))
+            yield piece, of[read], pairs[read, which], place[read]
+
+    def influences(self, queries: Mapping[str, RowQueries], query: np.ndarray, triples: np.ndarray) -> np.ndarray:
+        """Return the influence of training triples (m,) on test triples (m,) by rows, (m,) float64."""
+        total = np.zeros(len(triples))
+        for start in range(0, len(triples), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            for table, asked in queries.items():
+                for piece, of, pair, place in self.matches(table, asked, query[some], triples[some]):
+                    products = np.einsum("kd,kd->k", piece.grad[place].astype(np.float64), asked.grad[pair])
+                    total[some] += np.bincount(of, products, len(total[some]))
+        return total
+
+    def norm_products(self, queries: Mapping[str, RowQueries], query: int, triples: np.ndarray) -> np.ndarray:
+        """Return Σ ‖g‖‖p‖ over the rows that training triples (m,) and one test triple read, (m,) float64."""
+        total = np.zeros(len(triples))
+        for table, asked in queries.items():
+            norms = np.linalg.norm(asked.grad, axis=1)
+            for piece, of, pair, place in self.matches(table, asked, np.full(len(triples), query), triples):
+                total += np.bincount(of, piece.norm[place] * norms[pair], len(total))
+        return total
+
+    def reads(self, table: str, triples: np.ndarray) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield all reads of a table by training triples (m,), k of them in each shard.
+
+        These are the list, which of the m reads, the row, and where it stands, (k,) each. A table that is not listed
+        has none.
+        """
+        for piece in self.tables.get(table, ()):
+            here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece.place)))
+            place = piece.place[triples[here] - piece.start]  # (m, reads)
+            rows = np.searchsorted(piece.offsets, place, "right") - 1
+            yield piece, here.repeat(place.shape[1]), rows.ravel(), place.ravel()
+
+    def gradients(self, table: str, triples: np.ndarray) -> np.ndarray:
+        """Return the gradient of every read by training triples (m,), (m, reads, d) float32."""
+        found = np.empty((len(triples), self.tables[table][0].place.shape[1], self.width(table)), np.float32)
+        for piece in self.tables[table]:
+            here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece.place)))
+            found[here] = piece.grad[piece.place[triples[here] - piece.start]]
+        return found
+
+    def against(self, tables: Mapping[str, np.ndarray], triples: np.ndarray) -> np.ndarray:
+        """Return the influence of training triples (m,) on gradients of whole tables, (rows + 1, d) each: (m,) float64.
+
+        Rows beyond those of a table are its last one.
+        """
+        total = np.zeros(len(triples))
+        for start in range(0, len(triples), _BLOCK):
+            some = triples[start : start + _BLOCK]
+            for table, grads in tables.items():
+                for piece, of, rows, place in self.reads(table, some):
+                    products = np.einsum("kd,kd->k", piece.grad[place], grads[np.minimum(rows, len(grads) - 1)])
+                    total[start : start + len(some)] += np.bincount(of, products, len(some))
+        return total

@@ -1,0 +1,283 @@
+"""Certified top-k of influences on embedding rows alone, for a batch of test triples at once.
+
+Such an influence is a sum over the rows that both triples read, and each row is a list of an inverted file
+(`kgtrace_indexer.index.inverted`), which gives training triples in descending order of a bound of their part. A
+threshold algorithm (Fagin, Lotem and Naor, 2003) over the lists of a test triple, in two rounds:
+
+1. the best entries of each list, and the exact influences of those whose summed bounds are largest. The k-th best is
+   the threshold T. Where a list goes on, the last bound r_j bounds what follows;
+2. where Σ max(0, r_j) reaches T, one range search of each list for everything that could still matter: entries with a
+   bound above r_j = T τ_j / Σ τ, τ_j being the list's largest bound. What no list returns has less influence than T.
+
+Triples that share no row have an influence of exactly 0; where fewer than k are larger, they fill up the answer. The
+number of operations does not depend on the size of the batch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import torch
+
+from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.index.inverted import Entries, InvertedFile
+from kgtrace_indexer.index.rows import RowLists, RowQueries
+from kgtrace_indexer.names import Order
+from kgtrace_indexer.query.certify import SIGNS, Ask, Found, value
+
+_FIRST_HITS = 64
+"""Entries asked of each list in the first round, at least; four times top_k if that is more."""
+_FIRST_EXACT = 2
+"""Times top_k training triples whose exact influence gives the first threshold."""
+_BELOW = 1 - 1e-5
+"""Times the threshold is searched for: equal influences count, and sums are rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """The lists of one table in one shard that searches read: a pair (P,) of a search and a row for each."""
+
+    file: InvertedFile
+    shard: int
+    search: np.ndarray
+    row: np.ndarray
+    grad: np.ndarray
+    """(P, d) float64: p, or −p where the most negative influences are searched for."""
+
+
+Part = tuple[_List, Entries, np.ndarray]
+"""Some entries of lists, and a frontier (P,): no others have a larger bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What is known of the influences that v searches look for."""
+
+    search: np.ndarray
+    """(c,) int64."""
+    triple: np.ndarray
+    """(c,) int64: each once for each search."""
+    upper: np.ndarray
+    """(c,) float64: no influence is larger."""
+    unseen: np.ndarray
+    """(v,) float64: nor is that of any other training triple that shares a row; −∞ where there is none."""
+
+    @classmethod
+    def summed(cls, parts: Sequence[Part], searches: int, triples: int) -> "_Bounds":
+        """Add up the bounds of lists."""
+        base = np.zeros((1 + max(lists.shard for lists, _, _ in parts), searches))
+        goes_on = np.zeros(base.shape, bool)
+        keys, excess, shards = [], [], []
+        for lists, entries, frontier in parts:
+            least = np.maximum(frontier, 0)  # what does not read the row gets nothing from it
+            np.add.at(base[lists.shard], lists.search, least)
+            np.logical_or.at(goes_on[lists.shard], lists.search, frontier > -inf)
+            keys.append(lists.search[entries.pair] * triples + entries.triple)
+            excess.append(entries.upper - least[entries.pair])
+            shards.append(np.full(len(entries.pair), lists.shard))
+        found, first, of = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+        search, triple = np.divmod(found, triples)
+        upper = np.bincount(of, np.concatenate(excess), len(found)) + base[np.concatenate(shards)[first], search]
+        return cls(search, triple, upper, np.where(goes_on, base, -inf).max(0))
+
+
+class _Answers:
+    """Exact influences on b test triples, as they become known, best first."""
+
+    def __init__(self, count: int, triples: int, order: Order, top_k: int, budget: float) -> None:
+        self._triples, self._order, self._top_k = triples, order, top_k
+        self._numbers = np.arange(count)
+        self.room = np.full(count, budget)
+        self._taken = np.zeros(count, np.int64)
+        self._left_out = np.full(count, -inf)
+        self._query = np.empty(0, np.int64)
+        self._triple = np.empty(0, np.int64)
+        self._influence = np.empty(0, np.float32)
+
+    def add(self, query: np.ndarray, triple: np.ndarray, influence: np.ndarray) -> None:
+        """Take in influences (m,)."""
+        query = np.concatenate([self._query, query])
+        triple = np.concatenate([self._triple, triple])
+        influence = np.concatenate([self._influence, influence.astype(np.float32)])
+        order = np.lexsort((triple, -value(influence, self._order), query))
+        self._query, self._triple, self._influence = query[order], triple[order], influence[order]
+
+    def leave_out(self, unseen: np.ndarray) -> None:
+        """Note what training triples that nobody looked at may have, by each search (v,); −∞ where there are none."""
+        self._left_out = np.maximum(self._left_out, unseen.reshape(-1, len(self.room)).max(0))
+
+    def threshold(self) -> np.ndarray:
+        """Return the k-th best value of each test triple, (b,) float64; −∞ where there are fewer."""
+        starts, ends = self._ranges()
+        last = starts + self._top_k - 1
+        found = np.full(len(starts), -inf)
+        found[last < ends] = value(self._influence[last[last < ends]], self._order)
+        return found
+
+    def choose(self, bounds: _Bounds, most: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the test triples and training triples whose influence is to be computed, (m,) int64 each.
+
+        They are the `most` of largest bound for each test triple that are not known yet and reach its threshold, if
+        there is room for these.
+        """
+        query, triple, upper = bounds.search % len(self.room), bounds.triple, bounds.upper
+        new = upper >= self.threshold()[query]
+        new &= ~np.isin(query * self._triples + triple, self._query * self._triples + self._triple)
+        order = np.lexsort((triple, -upper, query))
+        order = order[new[order]]
+        _, first = np.unique(query[order] * self._triples + triple[order], return_index=True)
+        order = order[np.sort(first)]  # of both signs the larger
+        query, triple, upper = query[order], triple[order], upper[order]
+        number = np.arange(len(query)) - np.searchsorted(query, query)
+        cut = (number >= self.room[query]) & (number < most)
+        np.maximum.at(self._left_out, query[cut], upper[cut])
+        chosen = (number < most) & ~cut
+        counts = np.bincount(query[chosen], minlength=len(self.room))
+        self.room -= counts
+        self._taken += counts
+        return query[chosen], triple[chosen]
+
+    def found(self) -> list[Found]:
+        """Return the best of each."""
+        starts, ends = self._ranges()
+        number = np.arange(len(self._query)) - starts[self._query]
+        sizes = np.minimum(ends - starts, self._top_k).tolist()
+        rows, influences = (
+            torch.from_numpy(array[number < self._top_k]).split(sizes) for array in (self._triple, self._influence)
+        )
+        last = self.threshold()
+        gaps = np.maximum(0, self._left_out - np.where(last > -inf, last, 0))
+        certified = (gaps == 0) & ((self._left_out == -inf) | (last > -inf))
+        return [
+            Found(*each, float(gaps[i]), int(self._taken[i]), int(self._taken[i]), bool(certified[i]))
+            for i, each in enumerate(zip(rows, influences, strict=True))
+        ]
+
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        starts, ends = (np.searchsorted(self._query, self._numbers, side) for side in ("left", "right"))
+        return starts, ends
+
+
+@dataclass(frozen=True, slots=True)
+class RowSearch:
+    """Searches the lists of all tables, of all shards."""
+
+    rows: RowLists
+    files: Mapping[str, Sequence[InvertedFile]]
+    """By table, one for each shard."""
+    count: int
+    """Training triples."""
+
+    def find(self, terms: Terms, ask: Ask) -> list[Found]:
+        """Return the exact top k of each test triple, certified unless `max_candidates` cut the search short."""
+        if ask.same_rows:
+            return self._find(ask.queries or RowQueries.of(terms), len(terms), ask, ask.allowed[0])
+        return [
+            found
+            for i, mask in enumerate(ask.allowed)
+            for found in self._find(RowQueries.of(terms.triple(i)), 1, ask, mask)
+        ]
+
+    def upper(self, terms: Terms, triples: np.ndarray) -> np.ndarray:
+        """Return upper bounds of the influences of training triples (m,) on a test triple, (m,) float64."""
+        lists = self._lists(RowQueries.of(terms), 1, (1,))
+        bounds = _Bounds.summed([(each, *_everything(each, None)) for each in lists], 1, self.count)
+        found = np.zeros(self.count)
+        found[bounds.triple] = bounds.upper
+        upper: np.ndarray = found[triples]
+        return upper
+
+    def _find(self, queries: Mapping[str, RowQueries], count: int, ask: Ask, mask: np.ndarray | None) -> list[Found]:
+        signs = SIGNS[ask.order]
+        lists = self._lists(queries, count, signs)
+        budget = inf if ask.max_candidates is None else ask.max_candidates
+        answers = _Answers(count, self.count, ask.order, ask.top_k, budget)
+
+        def compute(bounds: _Bounds, most: float = inf) -> None:
+            query, triple = answers.choose(bounds, most)
+            ask.lap("search")
+            answers.add(query, triple, self.rows.influences(queries, query, triple))
+            ask.lap("rerank")
+
+        def fill_up(bounds: _Bounds, whole: np.ndarray) -> None:
+            """Add triples that share no row to answers (b,) for which all that share one are known."""
+            for i in np.flatnonzero(whole & (answers.threshold() <= 0)):
+                rows = self._unlinked(bounds.triple[bounds.search % count == i], ask.top_k, mask)
+                answers.add(np.full(len(rows), i), rows, np.zeros(len(rows)))
+
+        hits = max(_FIRST_HITS, 4 * ask.top_k)
+        first = [(each, *each.file.best(each.row, each.grad, hits, mask)) for each in lists]
+        bounds = _Bounds.summed(first, count * len(signs), self.count)
+        compute(bounds, min(_FIRST_EXACT * ask.top_k, answers.room.max()))
+        fill_up(bounds, (bounds.unseen == -inf).reshape(-1, count).min(0))
+        compute(bounds)
+        threshold = np.tile(answers.threshold(), len(signs))
+        again = (bounds.unseen > -inf) & ~((threshold > 0) & (bounds.unseen < threshold))
+        room = np.tile(answers.room > 0, len(signs))
+        answers.leave_out(np.where(again & ~room, bounds.unseen, -inf))
+        again &= room
+        if again.any():
+            largest = [_largest(each, entries) for each, entries, _ in first]
+            second = list(self._above(lists, largest, np.where(again, threshold, inf), mask))
+            bounds = _Bounds.summed(second, count * len(signs), self.count)
+            fill_up(bounds, (again & (threshold <= 0)).reshape(-1, count).min(0))
+            compute(bounds)
+            threshold = np.tile(answers.threshold(), len(signs))
+            answers.leave_out(np.where(bounds.unseen >= threshold, bounds.unseen, -inf))
+        return answers.found()
+
+    def _lists(self, queries: Mapping[str, RowQueries], count: int, signs: Sequence[int]) -> list[_List]:
+        """Return what a search for each sign of each of `count` test triples reads: i · count + q for the i-th sign."""
+        return [
+            _List(
+                file,
+                shard,
+                np.concatenate([asked.query + i * count for i in range(len(signs))]),
+                np.tile(asked.row, len(signs)),
+                np.concatenate([sign * asked.grad for sign in signs]),
+            )
+            for table, asked in queries.items()
+            for shard, file in enumerate(self.files[table])
+        ]
+
+    def _above(
+        self, lists: Sequence[_List], largest: Sequence[np.ndarray], threshold: np.ndarray, mask: np.ndarray | None
+    ) -> Iterable[Part]:
+        """Yield everything that may matter to searches for more than a threshold (v,).
+
+        Those for ∞ are over; those for what is not positive read all of their lists. `largest` are the largest bounds
+        of each list.
+        """
+        sums = np.zeros((1 + max(each.shard for each in lists), len(threshold)))
+        for each, most in zip(lists, largest, strict=True):
+            np.add.at(sums[each.shard], each.search, most)
+        for each, most in zip(lists, largest, strict=True):
+            wanted = threshold[each.search]
+            share = most / np.where(sums > 0, sums, 1)[each.shard, each.search]
+            for all_of_it in (False, True):
+                some = np.flatnonzero((wanted < inf) & ((wanted <= 0) == all_of_it) & (all_of_it | (share > 0)))
+                if len(some):
+                    part = _List(each.file, each.shard, each.search[some], each.row[some], each.grad[some])
+                    radius = wanted[some] * _BELOW * share[some]
+                    found = _everything(part, mask) if all_of_it else each.file.above(part.row, part.grad, radius, mask)
+                    yield part, *found
+
+    def _unlinked(self, linked: np.ndarray, count: int, mask: np.ndarray | None) -> np.ndarray:
+        """Return the first `count` allowed training triples that are not among those that share a row, ascending."""
+        linked = np.unique(linked)
+        enough = count + len(linked)
+        pool = np.arange(min(enough, self.count)) if mask is None else np.flatnonzero(mask)[:enough]
+        rows: np.ndarray = np.setdiff1d(pool, linked, assume_unique=True)[:count]
+        return rows
+
+
+def _everything(lists: _List, mask: np.ndarray | None) -> tuple[Entries, np.ndarray]:
+    return lists.file.best(lists.row, lists.grad, 1 + lists.file.longest(lists.row), mask)
+
+
+def _largest(lists: _List, entries: Entries) -> np.ndarray:
+    """Return the largest bound of each list that is positive, (P,)."""
+    found = np.zeros(len(lists.row))
+    np.maximum.at(found, entries.pair, entries.upper)
+    return found

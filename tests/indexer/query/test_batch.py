@@ -1,0 +1,72 @@
+"""A batch of test triples is answered as each of them would be alone, in about as many operations."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kgtrace_indexer import Attributor, open_index
+from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.query.certify import Ask, value
+from tests.indexer.query.test_certify import ORDERS, Case, cases
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count an operation and run it."""
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def attributor(umls_index: Path) -> Attributor:
+    return open_index(umls_index, device="cpu")
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 250), (64, 600)])
+def test_operations_do_not_grow_with_the_batch(attributor: Attributor, size: int, most: int) -> None:
+    """Of the preconditioned score, gradient and ranks included."""
+    triples = attributor.training.triples[:: len(attributor) // 64][:size].astype(np.int64)
+    attributor.query(triples, score="preconditioned")
+    with Operations() as operations:
+        attributor.query(triples, score="preconditioned")
+    assert operations.count <= most
+
+
+@given(cases, st.integers(1, 20), st.sampled_from(ORDERS), st.data())
+@settings(max_examples=60)
+def test_a_batch_is_its_triples(case: Case, top_k: int, order: str, data: st.DataObject) -> None:
+    """Whatever the model, score, filter and shards are; and each answer is that of the full scan."""
+    count = data.draw(st.integers(1, len(case.queries)))
+    masks: list[np.ndarray | None] = [None] * count
+    if data.draw(st.booleans()):
+        masks = [np.array(data.draw(st.lists(st.booleans(), min_size=case.triples, max_size=case.triples)))] * count
+    if data.draw(st.booleans()):  # each its own
+        masks = [np.roll(np.arange(case.triples) % 3 > 0, i) for i in range(count)]
+
+    def find(terms: Terms, allowed: list[np.ndarray | None]) -> list[Any]:
+        return case.cascade.find(terms, Ask(top_k, order, None, allowed, case.computed))
+
+    together = case.featurizer.test_terms(case.queries[:count], "tail")
+    if case.damping is not None and case.preconditioner is not None:
+        together = case.preconditioner(together, case.damping)
+    for i, (found, mask) in enumerate(zip(find(together, masks), masks, strict=True)):
+        (alone,) = find(case.test_terms(i), [mask])
+        tolerance = {"rtol": 1e-4, "atol": 1e-6 * case.magnitude}
+        torch.testing.assert_close(found.influence, alone.influence, **tolerance)
+        allowed = torch.arange(case.triples) if mask is None else torch.from_numpy(np.flatnonzero(mask))
+        truth = value(case.truth[:, i], order)
+        assert found.certified
+        assert set(found.rows.tolist()) <= set(allowed.tolist())
+        best = truth[allowed].topk(min(top_k, len(allowed))).values
+        torch.testing.assert_close(truth[found.rows], best, **tolerance)
