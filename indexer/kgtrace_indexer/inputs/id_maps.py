@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kgtrace_indexer.inputs.text_files import (
     INTEGER,
+    counted,
     csv_rows,
     is_blank,
     line_ends,
@@ -27,7 +28,8 @@ def read_vocabulary(entity_to_id: Path, relation_to_id: Path, names: Path | None
 
     An id map has two columns. A header ``id⇥label`` or ``label⇥id`` says which is which, and labels are then quoted
     as in CSV, which is how PyKEEN writes them: they may hold tabs and line breaks, and CR before the end of a line
-    belongs to the label unless every line has it. Without a header the ids are the column that holds 0..n−1.
+    belongs to the label unless every line has it. Without a header the ids are the column that holds 0..n−1. OpenKE's
+    maps begin with the number of their lines, label and id.
     `names` has lines ``label⇥name``, of entities or relations; those of labels that the maps lack are ignored.
 
     Raises
@@ -81,8 +83,13 @@ def read_id_map(path: Path, noun: str) -> tuple[str, ...]:
     if first is None:
         raise EmptyInput(f"{path} holds no {noun}")
     has_header = _is_header(first[1].rstrip("\r").split("\t"))
-    lines = chain([first], lines)
-    rows = csv_rows(lines) if has_header else ((number, line.split("\t")) for number, line in without_ends(lines))
+    rows: Iterable[tuple[int, list[str]]]
+    if INTEGER.fullmatch(first[1].strip()):  # the number of lines, as OpenKE writes it
+        rows = ((number, line.rsplit(maxsplit=1)) for number, line in counted(path, first, without_ends(lines)))
+    elif has_header:
+        rows = csv_rows(chain([first], lines))
+    else:
+        rows = ((number, line.split("\t")) for number, line in without_ends(chain([first], lines)))
     pairs = _read_pairs(path, "label⇥id or id⇥label", rows)
     if has_header and all(right.endswith("\r") for right in pairs.right[:-1]):  # the last line may lack its end
         pairs.right[:] = [right.removesuffix("\r") for right in pairs.right]

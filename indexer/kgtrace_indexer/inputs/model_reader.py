@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from kgtrace_indexer.inputs import conve_shape
+from kgtrace_indexer.inputs.frameworks import Found, find_archive, find_folder, is_framework_folder
 from kgtrace_indexer.inputs.inert import is_count
 from kgtrace_indexer.inputs.model_file import FACTS, TENSORS, ModelFile, read_converted
+from kgtrace_indexer.inputs.pykeen_unimodal import is_unimodal, later_form, later_names
 from kgtrace_indexer.inputs.pykeen_versions import current_form, current_names
 from kgtrace_indexer.inputs.saved_objects import (
     describe_modules,
@@ -48,9 +50,11 @@ def read_model(
     path
         A folder of PyKEEN's ``save_to_directory``, a folder of :func:`write_model`, or a file of
         ``torch.save``: a whole PyKEEN model, a state dict, or a mapping that holds one under ``state_dict``
-        or ``model_state_dict``, as PyKEEN's checkpoints and those of its training loop do.
+        or ``model_state_dict``, as PyKEEN's checkpoints and those of its training loop do; or the file or folder of
+        another framework (docs/frameworks.md).
     interaction
-        Needed for a state dict whose names do not give it away (all but ConvE's); checked otherwise.
+        Needed for a state dict whose names do not give it away (of PyKEEN's, all but ConvE's); checked otherwise. Of
+        other frameworks ``NAME(key=value, ...)``, with hyper-parameters that the file does not record.
     embedding_dim
         Checked against the entity table.
     num_relations
@@ -73,12 +77,19 @@ def read_model(
     file, source = _locate(path), path.absolute().name
     if file.name == FACTS:
         model = read_converted(file.parent)
+    elif file.is_dir():
+        return _from_framework(find_folder(file), interaction, embedding_dim, num_relations)
     else:
         with open_archive(file) as archive:
+            foreign = find_archive(archive, source)
+            if foreign is not None:
+                return _from_framework(foreign, interaction, embedding_dim, num_relations)
             if is_module(archive.root):
                 model = _from_module(archive, source)
             else:
                 tensors, labels = load(archive, state_dict(archive)), label_ids(archive)
+                if "conv1.weight" in tensors:
+                    tensors = later_names(tensors, "ConvE")
                 recorded = len(labels.get("relations", ())) or None
                 model = _from_state_dict(tensors, source, interaction, num_relations or recorded)
                 model = dataclasses.replace(model, label_ids=labels)
@@ -118,10 +129,16 @@ def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
     labels: Mapping[str, Mapping[str, int]] = {}
     if file.name == FACTS:
         tensors = read_converted(file.parent).tensors
+    elif file.is_dir():
+        tensors = find_folder(file).tensors
     else:
         with open_archive(file) as archive:
-            stored = module_tensors(archive) if is_module(archive.root) else state_dict(archive)
-            tensors, labels = current_names(load(archive, stored), like.interaction), label_ids(archive)
+            foreign = find_archive(archive, source)
+            if foreign is not None:
+                tensors = foreign.tensors
+            else:
+                stored = module_tensors(archive) if is_module(archive.root) else state_dict(archive)
+                tensors, labels = current_names(load(archive, stored), like.interaction), label_ids(archive)
     for name in [*like.tensors, *tensors]:
         found, wanted = (
             f"{name} {tuple(t[name].shape)}" if name in t else f"no {name}" for t in (tensors, like.tensors)
@@ -140,15 +157,20 @@ def check_place(path: Path) -> None:
 
 
 def _locate(path: Path) -> Path:
-    """The file to open: a ``torch.save`` archive, or the ``model.json`` of a converted folder."""
+    """The file to open: a ``torch.save`` archive, or the ``model.json`` of a converted folder; or another framework's
+    folder.
+    """
     if path.is_dir():
         if (path / FACTS).is_file():
             return path / FACTS
         if (path / PYKEEN_MODEL).is_file():
             return path / PYKEEN_MODEL
+        if is_framework_folder(path):
+            return path
         below = sorted(found for depth in ("*", "*/*") for found in path.glob(f"{depth}/{PYKEEN_MODEL}"))
         raise UnreadableModel(
-            f"folder {path} holds no model: neither PyKEEN's {PYKEEN_MODEL} nor {FACTS} with {TENSORS}"
+            f"folder {path} holds no model: neither PyKEEN's {PYKEEN_MODEL} nor {FACTS} with {TENSORS}, nor another "
+            "framework's (docs/frameworks.md)"
             + (f"; pass {below[0].parent}" if below else "")
             + ("; replicate_best_pipeline(save_training=True) trains one" if not below and _is_search(path) else "")
         )
@@ -165,6 +187,15 @@ def _is_search(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("study.json", "pipeline_config.json"))
 
 
+def _from_framework(
+    found: Found, interaction: str | None, embedding_dim: int | None, num_relations: int | None
+) -> ModelFile:
+    """The model of another framework."""
+    model = found.model(interaction, embedding_dim, num_relations)
+    _check_finite(model.tensors, model.source)
+    return model
+
+
 _MODEL_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "num_entities": is_count,
     "num_relations": is_count,
@@ -175,15 +206,17 @@ _MODEL_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
 
 def _from_module(archive: TorchArchive, source: str) -> ModelFile:
     """A whole PyKEEN model."""
-    modules = describe_modules(archive)
+    modules, tensors = describe_modules(archive), load(archive, module_tensors(archive))
+    if is_unimodal(archive.root) and "interaction" not in modules:
+        modules, tensors = later_form(modules, tensors, source)
     root, kind = modules[""], modules.get("interaction", {}).get("class")
     if kind is None or not all(is_valid(root.get(key)) for key, is_valid in _MODEL_ATTRIBUTES.items()):
         raise UnsupportedModel(
             f"{source} holds a {quote(root['class'])}, which is not a PyKEEN model with an interaction, such as PyKEEN "
-            "saves since 1.9; pass one, or a model that is registered (docs/models.md)"
+            "saves since 1.9; pass one, or another framework's (docs/frameworks.md), or register it (docs/models.md)"
         )
     entities, rows, inverse = (root[key] for key in _MODEL_ATTRIBUTES)
-    modules, tensors = current_form(modules, load(archive, module_tensors(archive)), archive.path)
+    modules, tensors = current_form(modules, tensors, archive.path)
     loss = dict(modules.get("loss", {}))
     for path, attributes in modules.items():
         if path.startswith("loss."):
@@ -215,8 +248,8 @@ def _from_state_dict(
                 )
             raise UnsupportedModel(
                 f"{source} is a state dict, and only ConvE's is taken (found {quote(', '.join(tensors))}): pass the "
-                f"whole saved model ({PYKEEN_MODEL}), and its state dicts as --checkpoints; other frameworks' models "
-                "must be registered (docs/models.md)"
+                f"whole saved model ({PYKEEN_MODEL}), and its state dicts as --checkpoints; models that "
+                "docs/frameworks.md does not name must be registered (docs/models.md)"
             )
         interaction = "ConvE"
     interaction = interaction.removesuffix("Interaction")

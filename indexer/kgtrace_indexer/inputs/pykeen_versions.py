@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kgtrace_indexer.inputs import conve_shape
+from kgtrace_indexer.inputs.pykeen_unimodal import later_names
 from kgtrace_store.errors import UnsupportedModel
 
 METADATA = "metadata.json"
@@ -62,7 +63,7 @@ def current_form(
 def current_names(tensors: Mapping[str, torch.Tensor], interaction: str) -> dict[str, torch.Tensor]:
     """Return tensors under the names that PyKEEN 1.11 gives them."""
     renamed = _RENAMED_TENSORS.get(interaction, {})
-    return {renamed.get(name, name): tensor for name, tensor in tensors.items()}
+    return {renamed.get(name, name): tensor for name, tensor in later_names(tensors, interaction).items()}
 
 
 def relation_slots(interaction: Mapping[str, Any], count: int, source: str) -> Sequence[int]:

@@ -47,6 +47,18 @@ def without_ends(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     return ((number, text.rstrip("\r")) for number, text in lines if not is_blank(text))
 
 
+def counted(path: Path, first: tuple[int, str], lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Lines after a first one that holds their number; raise :class:`UnreadableInput` if there are more or fewer."""
+    count = 0
+    for line in lines:
+        count += 1
+        yield line
+    if count != int(first[1]):
+        raise UnreadableInput(
+            f"{path} line {first[0]}: says that {int(first[1]):,} lines follow, but {count:,} do: is the file whole?"
+        )
+
+
 def is_blank(text: str) -> bool:
     return not text.rstrip("\r").strip(" ")
 

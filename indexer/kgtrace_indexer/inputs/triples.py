@@ -6,14 +6,14 @@ Labels are taken as they are, but for the quotes of CSV, with which PyKEEN reads
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer.inputs.text_files import INTEGER, csv_fields, line_ends, quote, read_lines
+from kgtrace_indexer.inputs.text_files import INTEGER, counted, csv_fields, line_ends, quote, read_lines
 from kgtrace_store.errors import EmptyInput, IdOutOfRange, MalformedTriple, UnknownLabel
 from kgtrace_store.vocabulary import Vocabulary
 
@@ -48,7 +48,8 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
     """Read ``head⇥relation⇥tail`` lines of labels, or of ids if `ids` is on.
 
     A file whose first line is the header ``head⇥relation⇥tail`` holds ids, too, as PyKEEN's
-    ``numeric_triples.tsv.gz`` does, unless these three are labels themselves. A line with a label that is not known, or
+    ``numeric_triples.tsv.gz`` does, unless these three are labels themselves. A file whose first line is the number of
+    those that follow is OpenKE's: lines of the ids of head, *tail*, relation. A line with a label that is not known, or
     without three fields, is read once more with the quotes of CSV undone, as PyKEEN reads files.
 
     Raises
@@ -65,6 +66,10 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
         There is no triple, or none with known labels.
     """
     lines = read_lines(path)
+    first = next(lines, None)
+    if first is not None and INTEGER.fullmatch(first[1].strip()):
+        return _read_numeric(path, _in_order(counted(path, first, lines)), vocabulary)
+    lines = lines if first is None else chain([first], lines)
     if ids:
         return _read_numeric(path, lines, vocabulary)
     entities = {label: i for i, label in enumerate(vocabulary.entities)}
@@ -106,6 +111,13 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
         hint = _SAY_IDS if look_like_ids else ""
         raise EmptyInput(f"{path} holds no triple with known labels: all {row + 1} were skipped{hint}")
     return _table(found, rows, skipped=row + 1 - len(rows))
+
+
+def _in_order(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Put the ids of OpenKE's lines, head tail relation, into the order of all other files."""
+    for number, line in lines:
+        fields = line.split()
+        yield number, "\t".join([fields[0], fields[2], fields[1]] if len(fields) == 3 else fields)
 
 
 def _read_numeric(path: Path, lines: Iterable[tuple[int, str]], vocabulary: Vocabulary) -> TripleTable:

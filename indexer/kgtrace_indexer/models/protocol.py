@@ -10,10 +10,12 @@ from torch import Tensor
 from kgtrace_indexer.gradients.layers import NO_PARAMETERS, Selection
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
 from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.inputs.frameworks.described import SCORE
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.conve import ConvE
 from kgtrace_indexer.models.pykeen import pykeen_model
 from kgtrace_indexer.models.pykeen_interactions import INTERACTIONS
+from kgtrace_indexer.models.table_scores import table_score_model
 from kgtrace_store.errors import BadRequest, UnsupportedModel
 
 _HEADS = 2048
@@ -163,6 +165,8 @@ def scoring_model(model: ModelFile, device: torch.device) -> ScoringModel:
         return _checked(offered.load()(model, device), model)
     if model.interaction == "ConvE" and not any(map(_needs_autograd, model.modules.values())):
         return ConvE(model, device)
+    if SCORE in model.modules:
+        return table_score_model(model, device)
     if model.interaction not in INTERACTIONS:
         raise UnsupportedModel(
             f"no model of the name {model.interaction} is registered here, and interaction {model.interaction} is not "

@@ -80,14 +80,13 @@ def pykeen_model(model: ModelFile, device: torch.device | str = "cpu") -> Autogr
     rebuilt = pykeen_score(model, device)
     factors = rank_one_parameters(model, rebuilt.interaction)
     parameters = dict(rebuilt.score.named_parameters())
-    frozen = {f"{path}.{name}" for path, recorded in model.modules.items() for name in recorded.get("frozen", ())}
     return AutogradModel(
         rebuilt.tables,
         head=rebuilt.head,
         relation=rebuilt.relation,
         tail=rebuilt.tail,
         score=rebuilt.score,
-        frozen=frozenset(frozen),
+        frozen=frozen_parameters(model),
         factors=factors,
         scratch=sum(parameters[name][0].numel() for name in factors),
     )
@@ -163,3 +162,10 @@ def _form(
     if is_complex:
         x = torch.view_as_complex(x)
     return x if normalizer is None else normalizer(x)
+
+
+def frozen_parameters(model: ModelFile) -> frozenset[str]:
+    """Return the parameters that were not trained."""
+    return frozenset(
+        f"{path}.{name}" for path, attributes in model.modules.items() for name in attributes.get("frozen", ())
+    )

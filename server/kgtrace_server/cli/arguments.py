@@ -118,7 +118,7 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     "--entity-to-id": {"type": Path, "metavar": "FILE", "help": "lines of label⇥id or id⇥label"},
     "--fresh": {"action": "store_true", "help": "discard what an interrupted run left beside --output"},
     "--ids": {"action": "store_true"},
-    "--interaction": {"metavar": "NAME", "help": "as PyKEEN calls it: ConvE"},
+    "--interaction": {"metavar": "NAME", "help": "of a state dict: ConvE, 'TransE(p_norm=1)'"},
     "--json": {"action": "store_true", "help": "print JSON"},
     "--max-test-triples": {"type": integer(1), "metavar": "N", "help": "only the first N of --test"},
     "--order": {"choices": ORDERS, "default": ORDERS[0], "help": "default: %(default)s"},

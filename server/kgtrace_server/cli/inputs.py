@@ -76,12 +76,15 @@ def training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
 
     Raises `VocabularyMismatch` where the former contradict the latter.
     """
+    from kgtrace_indexer.inputs.frameworks import carried_data
     from kgtrace_indexer.inputs.id_maps import read_vocabulary
     from kgtrace_indexer.inputs.model_reader import check_place
     from kgtrace_indexer.inputs.training_folder import NUMERIC_TRIPLES, check_against_folder, read_folder_vocabulary
     from kgtrace_indexer.inputs.triples import read_triples
 
     carried = _carried(args)
+    if args.train is None and (data := carried_data(args.model, args.names)) is not None:
+        return data
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
         check_place(args.model)
         raise BadRequest(
