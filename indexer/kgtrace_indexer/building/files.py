@@ -116,7 +116,7 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
         for number, (table, rows) in enumerate(listed[-1].items()):
             inverted = InvertedFile.build(rows)
             inverted.write(each / layout.LISTS.format(number))
-            scales |= inverted.arrays(table)
+            scales[f"{table}.scale"] = inverted.scale
         if each != folder:
             write_part(each / layout.SCALES, scales)
         else:

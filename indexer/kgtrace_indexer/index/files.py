@@ -71,9 +71,8 @@ class Shard:
         if scaled != list(self.rows):
             raise CorruptGeneration(f"{self.folder}: {layout.SCALES} has tables {scaled}, the rows {list(self.rows)}")
         for number, (table, rows) in enumerate(self.rows.items()):
-            scale, unit = (self.scales[f"{table}.{name}"] for name in ("scale", "unit"))
             path = self.folder / layout.LISTS.format(number)
-            found[table] = InvertedFile.read(path, rows.start, scale, unit, rows.grad.shape[1])
+            found[table] = InvertedFile.read(path, rows.start, self.scales[f"{table}.scale"], rows.grad.shape[1])
         return found
 
     def __len__(self) -> int:

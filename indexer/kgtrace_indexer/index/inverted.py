@@ -1,14 +1,14 @@
 """An inverted file whose lists are embedding rows: upper bounds of ⟨g_i(z), p⟩ as inner products of 8-bit codes.
 
-Each entry is what one training triple z adds to the gradient of one row i, g = g_i(z) summed over its reads. With s and
-t the row's own scales, it is stored as c = round(g/s) and e = ⌈‖g − sc‖/t⌉, so that for any p, by Cauchy-Schwarz,
+Each entry is what one training triple z adds to the gradient of one row i, g = g_i(z) summed over its reads. With s the
+row's own scale, and κ that of rounding errors, it is stored as c = round(g/s) and e = ⌈‖g − sc‖/κs⌉, so that for any p,
+by Cauchy-Schwarz,
 
-    ⟨g, p⟩  ≤  s⟨c, p⟩ + te‖p‖  =  s‖p‖ · ⟨[c, e], [p/‖p‖, t/s]⟩.
+    ⟨g, p⟩  ≤  s⟨c, p⟩ + κse‖p‖  =  s‖p‖ · ⟨[c, e], [p/‖p‖, κ]⟩.
 
 FAISS's `IndexIVFScalarQuantizer` keeps the codes and takes the inner products, with lists that are given to it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,44 +44,37 @@ class Entries:
 class InvertedFile:
     """The reads of a table by the training triples of a shard: a list for each row, an entry for each triple."""
 
-    def __init__(self, index: Any, start: int, scale: np.ndarray, unit: np.ndarray) -> None:
-        """`index` is FAISS's; scales s and units t are (rows,) float32; `start` is the first training triple."""
+    def __init__(self, index: Any, start: int, scale: np.ndarray, width: int) -> None:
+        """`index` is FAISS's, of gradients of `width` numbers; `scale` (rows,) is s; `start` is the first triple."""
         self._index = index
         self._start = start
-        self._scale = scale
-        self._unit = unit
+        self.scale = scale
+        self._width = width
 
     @classmethod
     def build(cls, rows: RowList) -> "InvertedFile":
         """Encode all lists."""
         faiss = load_faiss()
-        count, width = len(rows.offsets) - 1, rows.grad.shape[1]
-        index = _empty(faiss, _padded(width), count)
-        scale, unit = np.ones((2, count), np.float32)
-        for some in _blocks(rows.offsets, max(1, _BLOCK // width)):
-            owner, triple, grad = rows.summed(some)
-            if not len(owner):
-                continue
-            firsts = np.flatnonzero(np.diff(owner, prepend=-1))
-            read = some[owner[firsts]]  # rows with entries
-            largest = np.maximum.reduceat(np.abs(grad).max(1), firsts)
-            scale[read] = np.where(largest > 0, largest / _LEVELS, 1)
-            lists = some[owner]
+        reads, width = rows.grad.shape
+        index, size = _empty(faiss, width, len(rows.offsets) - 1), max(1, _BLOCK // width)
+        largest = np.zeros(len(rows.offsets) - 1)
+        for lists, _, grad in rows.blocks(0, reads, size):
+            np.maximum.at(largest, lists, np.abs(grad).max(1))
+        scale = np.where(largest > 0, largest / _LEVELS, 1).astype(np.float32)
+        for lists, triple, grad in rows.blocks(0, reads, size):
             each = scale[lists].astype(np.float64)[:, None]
             codes = np.zeros((len(grad), index.d), np.float32)
             codes[:, :width] = np.clip(np.rint(grad / each), -_LEVELS, _LEVELS)
             near = each * codes[:, :width]
             error = np.linalg.norm(grad - near, axis=1) + _FLOAT32 * np.linalg.norm(near, axis=1)
-            most = np.maximum.reduceat(error, firsts) * (1 + 1e-6)
-            unit[read] = np.where(most > 0, most / _LEVELS, 1)
-            codes[:, width] = np.minimum(np.ceil(error / unit[lists]), _LEVELS)
+            codes[:, width] = np.ceil(error / (_unit(width) * each[:, 0]))
             local = triple - rows.start
             index.add_core(len(codes), *map(faiss.swig_ptr, (codes, local, lists)))
-        return cls(index, rows.start, scale, unit)
+        return cls(index, rows.start, scale, width)
 
     @classmethod
-    def read(cls, path: Path, start: int, scale: np.ndarray, unit: np.ndarray, width: int) -> "InvertedFile":
-        """Map what `write` wrote; gradients have `width` numbers. Raises `CorruptGeneration`."""
+    def read(cls, path: Path, start: int, scale: np.ndarray, width: int) -> "InvertedFile":
+        """Map what `write` wrote. Raises `CorruptGeneration`."""
         faiss = load_faiss()
         if not path.is_file():
             raise CorruptGeneration(f"{path} is missing")
@@ -93,17 +86,13 @@ class InvertedFile:
         wanted = ("IndexIVFScalarQuantizer", _padded(width), len(scale), faiss.METRIC_INNER_PRODUCT)
         if found != wanted or index.sq.qtype != faiss.ScalarQuantizer.QT_8bit_direct_signed:
             raise CorruptGeneration(f"{path} holds {found}, expected {wanted} of signed bytes")
-        return cls(index, start, scale, unit)
+        return cls(index, start, scale, width)
 
     def write(self, path: Path) -> None:
         """Write the codes and force them to disk. Raises `StorageFailed`."""
         faiss = load_faiss()
         with durable.opened(path, "wb", self._index.ntotal * (self._index.code_size + 8)) as f:
             faiss.write_index(self._index, faiss.PyCallbackIOWriter(f.write))
-
-    def arrays(self, table: str) -> dict[str, np.ndarray]:
-        """Return the scales under the names they have in a generation."""
-        return {f"{table}.scale": self._scale, f"{table}.unit": self._unit}
 
     def best(
         self, row: np.ndarray, grad: np.ndarray, count: int, mask: np.ndarray | None
@@ -155,9 +144,9 @@ class InvertedFile:
         faiss = load_faiss()
         norm = np.linalg.norm(grad, axis=1)
         asked = np.zeros((len(row), self._index.d), np.float32)
-        asked[:, : grad.shape[1]] = grad / np.where(norm > 0, norm, 1)[:, None]
-        asked[:, grad.shape[1]] = self._unit[row] / self._scale[row]
-        factor = norm * self._scale[row]
+        asked[:, : self._width] = grad / np.where(norm > 0, norm, 1)[:, None]
+        asked[:, self._width] = _unit(self._width)
+        factor = norm * self.scale[row]
         options = None
         if mask is not None:
             bits = np.packbits(mask[self._start :], bitorder="little")
@@ -171,16 +160,16 @@ def _padded(width: int) -> int:
     return length + 8 if length % 16 == 0 else length
 
 
-def _empty(faiss: Any, length: int, lists: int) -> Any:
+def _unit(width: int) -> float:
+    """Return κ: no rounding error of `width` numbers, nor of inner products with them, is larger than 127 κs."""
+    return float(np.sqrt(width)) * (0.5 + _LEVELS * _FLOAT32) * (1 + 1e-6) / _LEVELS
+
+
+def _empty(faiss: Any, width: int, lists: int) -> Any:
+    length = _padded(width)
     coarse = faiss.IndexFlatIP(length)
     index = faiss.IndexIVFScalarQuantizer(
         coarse, length, lists, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT, False
     )
     index.is_trained = True  # there is nothing to learn, and no coarse quantizer: lists are given
     return index
-
-
-def _blocks(offsets: np.ndarray, size: int) -> Sequence[np.ndarray]:
-    """Split rows into runs that hold about so many reads together, or are single rows."""
-    cuts = np.unique(np.searchsorted(offsets, np.arange(0, offsets[-1] + size, size), "right") - 1)
-    return np.split(np.arange(len(offsets) - 1), cuts[cuts > 0])

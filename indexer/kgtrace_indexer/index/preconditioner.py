@@ -38,8 +38,8 @@ average, what retraining did (``python -m benchmarks.truth.lds``)."""
 
 _SIZES = (16, 64, 256)
 """Pairs whose rows have up to so many readers are solved together, padded to the largest."""
-_NUMBERS = 1 << 24
-"""Numbers of the gradients of a batch's rows that are in memory together: 128 MiB."""
+_NUMBERS = 1 << 21
+"""Numbers of the gradients of a batch's rows that are in memory together: 16 MiB."""
 _HUBS = 64
 """Rows whose eigenvectors are in memory together while they are computed."""
 

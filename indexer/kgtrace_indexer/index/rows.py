@@ -147,7 +147,8 @@ class RowList:
     @classmethod
     def of(cls, start: int, table: str, arrays: Mapping[str, np.ndarray]) -> "RowList":
         """Read the arrays of a generation."""
-        return cls(start, *(arrays[f"{table}.{name}"] for name in ("offsets", *RUN[1:], "place")))
+        names = ("offsets", *RUN[1:], "place")
+        return cls(start, *(np.asarray(arrays[f"{table}.{name}"]) for name in names))  # views of maps are slow
 
     def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where the reads of rows (r,) stand, and which of these rows each is of: (m,) int64 each."""
@@ -155,21 +156,37 @@ class RowList:
         owner = np.arange(len(rows)).repeat(counts)
         return np.arange(len(owner)) + (starts - np.cumsum(counts) + counts)[owner], owner
 
+    def row_of(self, places: np.ndarray | int) -> np.ndarray:
+        """Return the row of each read, given where it stands."""
+        rows: np.ndarray = np.searchsorted(self.offsets, places, "right") - 1
+        return rows
+
     def summed(self, rows: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return g_i(z) for rows i (r,): whose row it is (e,), the triple z (e,), and the sum over its reads (e, d).
+        """Return g_i(z) for rows i (r,): which of these it is (e,), the triple z (e,), and the sum over reads (e, d).
 
         Triples are counted from the first of all. With `weight` (n, directions), reads are multiplied with that of
         their loss term.
         """
-        return self.summed_reads(*self.entries(rows), weight)
+        return self._summed(*self.entries(rows), weight)
 
-    def summed_reads(
-        self, entries: np.ndarray, owner: np.ndarray, weight: np.ndarray | None
+    def blocks(
+        self, start: int, stop: int, size: int, weight: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the same of the reads between two, with their rows, about `size` reads at a time."""
+        while start < stop:
+            end = min(start + size, stop)
+            while end < stop and self.triple[end] == self.triple[end - 1] and self.offsets[self.row_of(end)] < end:
+                end += 1
+            places = np.arange(start, end)
+            yield self._summed(places, self.row_of(places), weight)
+            start = end
+
+    def _summed(
+        self, places: np.ndarray, owner: np.ndarray, weight: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the same of some reads (m,), those of one row and triple side by side; `owner` (m,) is whose row."""
-        triple, grad = self.triple[entries].astype(np.int64), self.grad[entries].astype(np.float64)
+        triple, grad = self.triple[places].astype(np.int64), self.grad[places].astype(np.float64)
         if weight is not None:
-            grad *= weight[triple + self.start, self.read[entries] % weight.shape[1]][:, None]
+            grad *= weight[triple + self.start, self.read[places] % weight.shape[1]][:, None]
         first = np.flatnonzero(np.concatenate([[True], (np.diff(triple) != 0) | (np.diff(owner) != 0)])[: len(owner)])
         return owner[first], triple[first] + self.start, np.add.reduceat(grad, first, 0) if len(first) else grad
 
@@ -210,18 +227,10 @@ class RowLists:
     def blocks(
         self, table: str, row: int, size: int, weight: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the training triples (m,) that read a row, ascending, and g(z) (m, d) float64, about `size` at a time.
-
-        `weight` is as in `RowList.summed`.
-        """
+        """Yield the training triples (e,) that read a row, ascending, and g(z) (e, d), about `size` reads at a time."""
         for piece in self.tables[table]:
-            start, end = (int(piece.offsets[i]) for i in (row, row + 1))
-            while start < end:
-                stop = min(end, start + size)
-                stop = start + int(np.searchsorted(piece.triple[start:end], piece.triple[stop - 1], "right"))
-                triple, grad = piece.summed_reads(np.arange(start, stop), np.zeros(stop - start, np.int64), weight)[1:]
+            for _, triple, grad in piece.blocks(int(piece.offsets[row]), int(piece.offsets[row + 1]), size, weight):
                 yield triple, grad
-                start = stop
 
     def moment(self, table: str, row: int) -> np.ndarray:
         """Return F of a row, (d, d) float64."""
@@ -294,8 +303,7 @@ class RowLists:
         for piece in self.tables.get(table, ()):
             here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece.place)))
             place = piece.place[triples[here] - piece.start]  # (m, reads)
-            rows = np.searchsorted(piece.offsets, place, "right") - 1
-            yield piece, here.repeat(place.shape[1]), rows.ravel(), place.ravel()
+            yield piece, here.repeat(place.shape[1]), piece.row_of(place.ravel()), place.ravel()
 
     def gradients(self, table: str, triples: np.ndarray) -> np.ndarray:
         """Return the gradient of every read by training triples (m,), (m, reads, d) float32."""

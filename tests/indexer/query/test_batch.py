@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kgtrace_indexer import Attributor, open_index
+from kgtrace_indexer import Attributor, Restriction, open_index
 from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.query import row_search
 from kgtrace_indexer.query.certify import Ask, value
 from tests.indexer.query.test_certify import ORDERS, Case, cases
 
@@ -41,6 +42,29 @@ def test_operations_do_not_grow_with_the_batch(attributor: Attributor, size: int
     with Operations() as operations:
         attributor.query(triples, score="preconditioned")
     assert operations.count <= most
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("restriction", [Restriction(), Restriction(must={"relation": {3, 5}})], ids=["all", "filter"])
+def test_what_the_first_entries_leave_open(
+    attributor: Attributor, order: Any, restriction: Restriction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is searched for in whole lists; budgets are kept, and their gaps true."""
+    monkeypatch.setattr(row_search, "_FIRST_HITS", 1)
+    monkeypatch.setattr(row_search, "_FIRST_EXACT", 1)
+    asked: dict[str, Any] = {"order": order, "top_k": 3, "restriction": restriction, "score": "preconditioned"}
+    triples = attributor.training.triples[::260].astype(np.int64)
+    wanted = attributor.query(triples, exact=True, **asked).attributions
+    for found, exact in zip(attributor.query(triples, **asked).attributions, wanted, strict=True):
+        assert found.certified
+        np.testing.assert_allclose(found.influence, exact.influence, rtol=1e-4, atol=1e-6)
+    cut = attributor.query(triples, max_candidates=2, **asked).attributions
+    assert not all(found.certified for found in cut)
+    for found, exact in zip(cut, wanted, strict=True):
+        assert found.candidates <= 2
+        last = value(found.influence, order)[-1] if len(found.influence) == 3 else 0.0
+        missed = value(exact.influence, order)[~np.isin(exact.train_index, found.train_index)]
+        assert missed.max(initial=-np.inf) <= last + found.bound_gap + 1e-6
 
 
 @given(cases, st.integers(1, 20), st.sampled_from(ORDERS), st.data())
