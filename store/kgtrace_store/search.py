@@ -145,13 +145,7 @@ class FaissSearch:
         FAISS does not notice damaged numbers: compare the file's checksum first. Raises
         :class:`CorruptGeneration` for a missing, truncated or foreign file and :class:`MissingExtra`.
         """
-        faiss = load_faiss()
-        if not path.is_file():
-            raise CorruptGeneration(f"{path} is missing")
-        try:
-            index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
-        except (RuntimeError, MemoryError) as e:
-            raise CorruptGeneration(f"{path} is not a whole FAISS index: {_last_sentence(e)}") from e
+        faiss, index = load_faiss(), read_faiss(path)
         if type(index) is not faiss.IndexFlatIP and not _is_half(faiss, index):
             raise CorruptGeneration(
                 f"{path} holds a {type(index).__name__}, expected IndexFlatIP, or IndexScalarQuantizer of bfloat16"
@@ -160,11 +154,7 @@ class FaissSearch:
 
     def write(self, path: Path) -> None:
         """Write the index and force it to disk. Raises :class:`StorageFailed`."""
-        faiss = load_faiss()
-        # Given a path, FAISS reports a failed close on its standard error only: a full disk would go
-        # unnoticed.
-        with durable.opened(path, "wb", self.ntotal * self._index.sa_code_size()) as f:
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(f.write))
+        write_faiss(self._index, path, self.ntotal * self._index.sa_code_size())
 
     @property
     def ntotal(self) -> int:
@@ -246,6 +236,28 @@ def load_faiss() -> Any:
         ) from e
     _tune(faiss, faiss.omp_get_max_threads())
     return faiss
+
+
+def read_faiss(path: Path) -> Any:
+    """Map an index of FAISS.
+
+    Raises :class:`CorruptGeneration` for a missing or truncated file, and :class:`MissingExtra`.
+    """
+    faiss = load_faiss()
+    if not path.is_file():
+        raise CorruptGeneration(f"{path} is missing")
+    try:
+        return faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+    except (RuntimeError, MemoryError) as e:
+        raise CorruptGeneration(f"{path} is not a whole FAISS index: {_last_sentence(e)}") from e
+
+
+def write_faiss(index: Any, path: Path, size: int) -> None:
+    """Write an index of FAISS, of about ``size`` bytes, and force it to disk. Raises :class:`StorageFailed`."""
+    faiss = load_faiss()
+    # Given a path, FAISS reports a failed close on its standard error only: a full disk would go unnoticed.
+    with durable.opened(path, "wb", size) as f:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(f.write))
 
 
 def set_search_threads(threads: int) -> None:

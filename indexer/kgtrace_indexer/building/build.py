@@ -77,7 +77,7 @@ class BuildConfig:
     """What queries are answered with unless they ask otherwise: ``none``, TracIn itself, or ``fisher``, the
     preconditioned score; None means ``fisher`` where the index can, and ``none`` elsewhere."""
     damping: Damping | None = None
-    """σ² of the latter, in units of `kgtrace_indexer.index.preconditioner.mean_square`; None and ``auto`` are 3."""
+    """σ² of the latter, in units of `kgtrace_indexer.index.rows.RowLists.mean_square`; None and ``auto`` are 3."""
     shard_size: int | None = None
     """Training triples whose codes, rows and search indexes lie together in files of their own; None: all."""
     dtype: str = "float16"

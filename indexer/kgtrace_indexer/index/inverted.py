@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from kgtrace_indexer.index.rows import RowList
-from kgtrace_store import durable
 from kgtrace_store.errors import CorruptGeneration
-from kgtrace_store.search import load_faiss
+from kgtrace_store.search import load_faiss, read_faiss, write_faiss
 
 _LEVELS = 127
+"""Largest code of a number: it fills a signed byte."""
 _FLOAT32 = 2e-5
 """Relative error of a float32 inner product of so many numbers, in units of ‖sc‖‖p‖, and more."""
 _BLOCK = 1 << 22
@@ -75,13 +75,7 @@ class InvertedFile:
     @classmethod
     def read(cls, path: Path, start: int, scale: np.ndarray, width: int) -> "InvertedFile":
         """Map what `write` wrote. Raises `CorruptGeneration`."""
-        faiss = load_faiss()
-        if not path.is_file():
-            raise CorruptGeneration(f"{path} is missing")
-        try:
-            index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
-        except (RuntimeError, MemoryError) as e:
-            raise CorruptGeneration(f"{path} is not a whole FAISS index: {' '.join(str(e).split()[-12:])}") from e
+        faiss, index = load_faiss(), read_faiss(path)
         found = (type(index).__name__, index.d, getattr(index, "nlist", 0), index.metric_type)
         wanted = ("IndexIVFScalarQuantizer", _padded(width), len(scale), faiss.METRIC_INNER_PRODUCT)
         if found != wanted or index.sq.qtype != faiss.ScalarQuantizer.QT_8bit_direct_signed:
@@ -90,9 +84,7 @@ class InvertedFile:
 
     def write(self, path: Path) -> None:
         """Write the codes and force them to disk. Raises `StorageFailed`."""
-        faiss = load_faiss()
-        with durable.opened(path, "wb", self._index.ntotal * (self._index.code_size + 8)) as f:
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(f.write))
+        write_faiss(self._index, path, self._index.ntotal * (self._index.code_size + 8))
 
     def best(
         self, row: np.ndarray, grad: np.ndarray, count: int, mask: np.ndarray | None

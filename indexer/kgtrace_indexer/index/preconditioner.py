@@ -67,7 +67,7 @@ def check_rows(stored: Collection[str]) -> None:
         )
     if not listed_tables(stored):
         raise BadRequest(
-            "these layers hold no embedding rows with codes; the preconditioned score needs some, and projection pca"
+            "these layers hold no gradients of embedding rows; the preconditioned score needs some, and projection pca"
         )
 
 

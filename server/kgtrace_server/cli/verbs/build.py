@@ -82,7 +82,7 @@ def _build_arguments(to: argparse.ArgumentParser) -> None:
         "--shard-size",
         type=integer(1),
         metavar="N",
-        help="keep codes, posting lists and search index of so many training triples each in files of their own "
+        help="keep codes, rows and search indexes of so many training triples each in files of their own "
         "(default: of all together)",
     )
     what.add_argument(
