@@ -106,7 +106,7 @@ def test_it_is_what_an_index_answers_unless_asked(umls_part: Umls, attributor: A
         ({"projection": "none"}, "projection pca"),
         ({"projection": "gaussian"}, "projection pca"),
         ({"loss": "ce-1vsall"}, "loss of single tails"),
-        ({"layers": ("interaction.hr1d.0.weight",)}, "hold no embedding rows"),
+        ({"layers": ("interaction.hr1d.0.weight",)}, "hold no gradients of embedding rows"),
     ],
 )
 def test_what_cannot_be_preconditioned_is_refused(
