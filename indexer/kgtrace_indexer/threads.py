@@ -7,12 +7,18 @@ computes on one thread; scans and builds, whose operations are large, on as many
 """
 
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from kgtrace_store.search import search_threads, set_search_threads
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def limit_threads(count: int | None) -> None:
@@ -40,3 +46,24 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
         if searching is not None:
             set_search_threads(searching)
+
+
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the results of a function for each item, in order, computed by a thread for each core.
+
+    Twice as many results as threads are in memory, whatever the number of items. What the function raises is raised
+    here.
+    """
+    cores = torch.get_num_threads()
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(cores, "kgtrace-block", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for item in items:
+            if len(waiting) == 2 * cores:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # which threads that begin later take over from whoever set it last

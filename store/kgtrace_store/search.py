@@ -260,6 +260,29 @@ def write_faiss(index: Any, path: Path, size: int) -> None:
         faiss.write_index(index, faiss.PyCallbackIOWriter(f.write))
 
 
+def write_inverted_file(index: Any, path: Path, sizes: np.ndarray, pieces: Iterable[np.ndarray]) -> None:
+    """Write an inverted file of FAISS list by list, and force it to disk; memory holds one piece at a time.
+
+    ``index`` is an empty one, ``sizes`` (lists,) the number of entries of each list. ``pieces`` are the lists that have
+    entries, one after the other: their codes (m, bytes of one) uint8, then their ids (m,) int64, either of them in any
+    number of pieces. Raises :class:`StorageFailed` and :class:`MissingExtra`.
+    """
+    faiss = load_faiss()
+    index.ntotal = int(sizes.sum())
+    head = faiss.serialize_index(index).tobytes()
+    head = head[: head.rindex(b"ilar")]
+    used = np.flatnonzero(sizes)
+    if len(used) > len(sizes) // 2:
+        kind, table = b"full", sizes
+    else:
+        kind, table = b"sprs", np.stack([used, sizes[used]], 1)
+    with durable.opened(path, "wb", len(head) + table.nbytes + index.ntotal * (index.code_size + 8)) as f:
+        f.write(head + b"ilar" + np.array([len(sizes), index.code_size], "<u8").tobytes() + kind)
+        f.write(np.array(table.size, "<u8").tobytes() + table.astype("<u8").tobytes())
+        for piece in pieces:
+            f.write(np.ascontiguousarray(piece).data.cast("B"))
+
+
 def set_search_threads(threads: int) -> None:
     """Let searches started by the calling thread use this many; OpenMP keeps the number per thread."""
     faiss = load_faiss()

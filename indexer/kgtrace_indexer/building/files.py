@@ -114,9 +114,7 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
         listed.append({} if has_slopes(arrays) else Shard.open_rows(each, int(start)))
         scales: dict[str, np.ndarray] = {}
         for number, (table, rows) in enumerate(listed[-1].items()):
-            inverted = InvertedFile.build(rows)
-            inverted.write(each / layout.LISTS.format(number))
-            scales[f"{table}.scale"] = inverted.scale
+            scales[f"{table}.scale"] = InvertedFile.write(rows, each / layout.LISTS.format(number))
         if each != folder:
             write_part(each / layout.SCALES, scales)
         else:

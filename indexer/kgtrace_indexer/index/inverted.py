@@ -9,22 +9,26 @@ by Cauchy-Schwarz,
 FAISS's `IndexIVFScalarQuantizer` keeps the codes and takes the inner products, with lists that are given to it.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kgtrace_indexer.index.rows import RowList
+from kgtrace_indexer.threads import side_by_side
 from kgtrace_store.errors import CorruptGeneration
-from kgtrace_store.search import load_faiss, read_faiss, write_faiss
+from kgtrace_store.search import load_faiss, read_faiss, write_inverted_file
 
 _LEVELS = 127
 """Largest code of a number: it fills a signed byte."""
 _FLOAT32 = 2e-5
-"""Relative error of a float32 inner product of so many numbers, in units of ‖sc‖‖p‖, and more."""
-_BLOCK = 1 << 22
-"""Numbers of gradients that are encoded together."""
+"""Relative error of a float32 inner product of so many numbers, in units of ‖sc‖‖p‖, and of such a norm, and more."""
+_BLOCK = 1 << 18
+"""Numbers of gradients that are encoded together: they stay in the caches."""
 _SMALLEST = 1e-30
 """Least radius of a search, in units of s‖p‖."""
 
@@ -51,26 +55,20 @@ class InvertedFile:
         self.scale = scale
         self._width = width
 
-    @classmethod
-    def build(cls, rows: RowList) -> "InvertedFile":
-        """Encode all lists."""
-        faiss = load_faiss()
+    @staticmethod
+    def write(rows: RowList, path: Path) -> np.ndarray:
+        """Encode all lists into a file that is forced to disk, and return s (rows,). Raises `StorageFailed`."""
         reads, width = rows.grad.shape
-        index, size = _empty(faiss, width, len(rows.offsets) - 1), max(1, _BLOCK // width)
-        largest = np.zeros(len(rows.offsets) - 1)
-        for lists, _, grad in rows.blocks(0, reads, size):
-            np.maximum.at(largest, lists, np.abs(grad).max(1))
-        scale = np.where(largest > 0, largest / _LEVELS, 1).astype(np.float32)
-        for lists, triple, grad in rows.blocks(0, reads, size):
-            each = scale[lists].astype(np.float64)[:, None]
-            codes = np.zeros((len(grad), index.d), np.float32)
-            codes[:, :width] = np.clip(np.rint(grad / each), -_LEVELS, _LEVELS)
-            near = each * codes[:, :width]
-            error = np.linalg.norm(grad - near, axis=1) + _FLOAT32 * np.linalg.norm(near, axis=1)
-            codes[:, width] = np.ceil(error / (_unit(width) * each[:, 0]))
-            local = triple - rows.start
-            index.add_core(len(codes), *map(faiss.swig_ptr, (codes, local, lists)))
-        return cls(index, rows.start, scale, width)
+        spans = list(rows.spans(0, reads, max(1, _BLOCK // width)))
+        largest, sizes = np.zeros(len(rows.offsets) - 1, np.float32), np.zeros(len(rows.offsets) - 1, np.int64)
+        for lists, most, counts in side_by_side(partial(_extent, rows), spans):
+            largest[lists] = np.maximum(largest[lists], most)
+            sizes[lists] += counts
+        scale: np.ndarray = np.maximum(largest / np.float32(_LEVELS), np.finfo(np.float32).tiny)
+        index = _empty(load_faiss(), width, len(scale))
+        encoded = side_by_side(partial(_encoded, rows, scale, index.d), spans)
+        write_inverted_file(index, path, sizes, _by_list(encoded, sizes))
+        return scale
 
     @classmethod
     def read(cls, path: Path, start: int, scale: np.ndarray, width: int) -> "InvertedFile":
@@ -81,10 +79,6 @@ class InvertedFile:
         if found != wanted or index.sq.qtype != faiss.ScalarQuantizer.QT_8bit_direct_signed:
             raise CorruptGeneration(f"{path} holds {found}, expected {wanted} of signed bytes")
         return cls(index, start, scale, width)
-
-    def write(self, path: Path) -> None:
-        """Write the codes and force them to disk. Raises `StorageFailed`."""
-        write_faiss(self._index, path, self._index.ntotal * (self._index.code_size + 8))
 
     def best(
         self, row: np.ndarray, grad: np.ndarray, count: int, mask: np.ndarray | None
@@ -146,6 +140,47 @@ class InvertedFile:
         return asked, factor, np.ascontiguousarray(row, np.int64), options
 
 
+def _extent(rows: RowList, span: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the lists that some reads belong to, of each the largest number, and how many entries they make."""
+    lists, _, grad = rows.sums(span)
+    first = np.flatnonzero(np.diff(lists, prepend=-1))
+    most = np.maximum.reduceat(np.abs(grad).max(1), first).astype(np.float32)
+    return lists[first], most, np.diff(first, append=len(lists))
+
+
+def _encoded(rows: RowList, scale: np.ndarray, length: int, span: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the list of each entry of some reads (m,), its training triple (m,), and its code (m, length) uint8."""
+    lists, triple, grad = rows.sums(span)
+    grad, each = grad.astype(np.float32), scale[lists]
+    width = grad.shape[1]
+    code = np.rint(grad / each[:, None])
+    near = _norms(code) * each
+    grad -= code * each[:, None]
+    error = _norms(grad) * (1 + _FLOAT32) + _FLOAT32 * near
+    stored = np.full((len(grad), length), 128, np.uint8)  # FAISS adds so much to a signed byte
+    stored[:, :width] = np.add(code, 128, out=code)
+    stored[:, width] = 128 + np.ceil(error * (1 + 1e-6) / (_unit(width) * each))
+    return lists, triple - rows.start, stored
+
+
+def _norms(x: np.ndarray) -> np.ndarray:
+    norms: np.ndarray = np.sqrt(np.einsum("md,md->m", x, x).astype(np.float64))
+    return norms
+
+
+def _by_list(encoded: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], sizes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the codes of each list, then its ids, given entries in the order of lists that have `sizes` (lists,)."""
+    ids: list[np.ndarray] = []
+    for lists, triple, codes in encoded:
+        first = np.flatnonzero(np.diff(lists, prepend=-1)).tolist()
+        for start, stop in pairwise([*first, len(lists)]):
+            yield codes[start:stop]
+            ids.append(triple[start:stop])
+            if sum(map(len, ids)) == sizes[lists[start]]:
+                yield np.concatenate(ids)
+                ids.clear()
+
+
 def _padded(width: int) -> int:
     """Return the length of a code: FAISS has fast code for multiples of 8, and rounds queries for multiples of 16."""
     length = -(-(width + 1) // 8) * 8
@@ -154,7 +189,7 @@ def _padded(width: int) -> int:
 
 def _unit(width: int) -> float:
     """Return κ: no rounding error of `width` numbers, nor of inner products with them, is larger than 127 κs."""
-    return float(np.sqrt(width)) * (0.5 + _LEVELS * _FLOAT32) * (1 + 1e-6) / _LEVELS
+    return float(np.sqrt(width)) * (0.5 + _LEVELS * _FLOAT32) * (1 + 1e-4) / _LEVELS
 
 
 def _empty(faiss: Any, width: int, lists: int) -> Any:

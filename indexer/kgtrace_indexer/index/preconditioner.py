@@ -20,6 +20,7 @@ All of it is computed in float64, of a whole batch at once.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import ClassVar
@@ -30,6 +31,7 @@ import torch
 from kgtrace_indexer.gradients.terms import Rows, Terms
 from kgtrace_indexer.index.rows import RowLists, RowQueries, listed_tables
 from kgtrace_indexer.names import Damping
+from kgtrace_indexer.threads import side_by_side
 from kgtrace_store.errors import BadRequest
 
 AUTO_DAMPING = 3.0
@@ -94,14 +96,18 @@ def moments(rows: RowLists, table: str) -> Iterator[Moments]:
     """Compute those of a table, some at a time."""
     width = rows.width(table)
     hubs = np.flatnonzero(rows.reader_counts(table) > width)
-    for start in range(0, max(1, len(hubs)), _HUBS):
-        some = hubs[start : start + _HUBS]
-        found = [np.linalg.eigh(rows.moment(table, row)) for row in some]
-        yield Moments(
-            some,
-            np.array([values.clip(0) for values, _ in found]).reshape(-1, width),
-            np.array([vectors.T for _, vectors in found], np.float32).reshape(-1, width, width),
-        )
+    found = side_by_side(partial(_eigenvectors, rows, table), hubs.tolist())
+    for some in np.split(hubs, range(_HUBS, len(hubs), _HUBS)):
+        values, vectors = np.empty((len(some), width)), np.empty((len(some), width, width), np.float32)
+        for number in range(len(some)):
+            values[number], vectors[number] = next(found)
+        yield Moments(some, values, vectors)
+
+
+def _eigenvectors(rows: RowLists, table: str, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues of a row's F, (d,) float64, and its eigenvectors, one in each row, (d, d) float64."""
+    values, vectors = torch.linalg.eigh(torch.from_numpy(rows.moment(table, row)))
+    return values.clamp_min(0).numpy(), vectors.T.numpy()
 
 
 class Preconditioner:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import FLOOR
@@ -18,7 +19,7 @@ from kgtrace_indexer.index.bases import FLOOR
 RUN = ("row", "triple", "read", "norm", "grad")
 """Ends the names of the arrays of a part that are lists: ``TABLE.row`` and so on, one entry for each read."""
 
-_BLOCK = 16_384
+_BLOCK = 4096
 """Training triples whose row gradients are in memory together."""
 
 
@@ -167,28 +168,43 @@ class RowList:
         Triples are counted from the first of all. With `weight` (n, directions), reads are multiplied with that of
         their loss term.
         """
-        return self._summed(*self.entries(rows), weight)
+        places, owner = self.entries(rows)
+        return self._summed(owner, self.triple[places], self.read[places], self.grad[places], weight)
 
-    def blocks(
-        self, start: int, stop: int, size: int, weight: np.ndarray | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield the same of the reads between two, with their rows, about `size` reads at a time."""
+    def sums(self, span: range, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the same of reads that stand side by side, with their rows."""
+        some = slice(span.start, span.stop)
+        owner = self.row_of(np.arange(span.start, span.stop))
+        return self._summed(owner, self.triple[some], self.read[some], self.grad[some], weight)
+
+    def spans(self, start: int, stop: int, size: int) -> Iterator[range]:
+        """Yield the places between two, about `size` at a time; reads of one row by one triple stay together."""
         while start < stop:
             end = min(start + size, stop)
             while end < stop and self.triple[end] == self.triple[end - 1] and self.offsets[self.row_of(end)] < end:
                 end += 1
-            places = np.arange(start, end)
-            yield self._summed(places, self.row_of(places), weight)
+            yield range(start, end)
             start = end
 
     def _summed(
-        self, places: np.ndarray, owner: np.ndarray, weight: np.ndarray | None
+        self,
+        owner: np.ndarray,
+        triple: np.ndarray,
+        read: np.ndarray,
+        grad: np.ndarray,
+        weight: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        triple, grad = self.triple[places].astype(np.int64), self.grad[places].astype(np.float64)
+        triple, grad = triple.astype(np.int64) + self.start, grad.astype(np.float64)
         if weight is not None:
-            grad *= weight[triple + self.start, self.read[places] % weight.shape[1]][:, None]
-        first = np.flatnonzero(np.concatenate([[True], (np.diff(triple) != 0) | (np.diff(owner) != 0)])[: len(owner)])
-        return owner[first], triple[first] + self.start, np.add.reduceat(grad, first, 0) if len(first) else grad
+            grad *= weight[triple, read % weight.shape[1]][:, None]
+        first = np.flatnonzero((np.diff(triple, prepend=-1) != 0) | (np.diff(owner, prepend=-1) != 0))
+        if len(first) < len(triple):
+            counts, total = np.diff(first, append=len(triple)), grad[first]
+            for further in range(1, counts.max(initial=1)):
+                more = np.flatnonzero(counts > further)
+                total[more] += grad[first[more] + further]
+            grad = total
+        return owner[first], triple[first], grad
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,20 +240,15 @@ class RowLists:
         count = sum(len(piece.place) for piece in next(iter(self.tables.values())))
         return sum(float(np.square(piece.norm, dtype=np.float64).sum()) for piece in pieces) / count + FLOOR
 
-    def blocks(
-        self, table: str, row: int, size: int, weight: np.ndarray | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the training triples (e,) that read a row, ascending, and g(z) (e, d), about `size` reads at a time."""
-        for piece in self.tables[table]:
-            for _, triple, grad in piece.blocks(int(piece.offsets[row]), int(piece.offsets[row + 1]), size, weight):
-                yield triple, grad
-
     def moment(self, table: str, row: int) -> np.ndarray:
         """Return F of a row, (d, d) float64."""
-        found = np.zeros((self.width(table),) * 2)
-        for _, grad in self.blocks(table, row, _BLOCK):
-            found += grad.T @ grad
-        return found
+        found = torch.zeros(self.width(table), self.width(table), dtype=torch.float64)
+        for piece in self.tables[table]:
+            start, stop = piece.offsets[row : row + 2].tolist()
+            for span in piece.spans(start, stop, _BLOCK):
+                grad = torch.from_numpy(piece.sums(span)[2])
+                found += grad.T @ grad
+        return found.numpy()
 
     def padded(self, table: str, rows: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return which training triples read each of rows (r,), and g_i(z), (r, n) int64 and (r, n, d) float64.

@@ -9,14 +9,18 @@ whose F is kept: the squared slope times what statistics call leverage.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
+import torch
 
-from kgtrace_indexer.index.preconditioner import Preconditioner, by_moments, by_readers
+from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, by_readers
+from kgtrace_indexer.index.rows import RowList, RowLists
 from kgtrace_indexer.models.checkpoints import checkpoint_of
 from kgtrace_indexer.names import Damping
+from kgtrace_indexer.threads import side_by_side
 
-_NUMBERS = 1 << 22
+_NUMBERS = 1 << 20
 """Numbers of the gradients of embedding rows that are looked at together."""
 
 
@@ -33,19 +37,39 @@ def preconditioned_self_influences(
     for table, held in preconditioner.held.items():
         weight = None if slopes is None else np.split(slopes, _checkpoints(preconditioner), 1)[checkpoint_of(table)]
         together = max(1, _NUMBERS // rows.width(table))
-        for start in range(len(held.row)):
-            some = held.row[start : start + 1]
-            for triple, grad in rows.blocks(table, int(some[0]), together, weight):
-                changed = by_moments(held, np.array([start]), grad[None], sigma)[0]
-                np.add.at(found, triple, (grad * changed).sum(1))
+        hubs = (
+            (place, piece, span)
+            for place, row in enumerate(held.row)
+            for piece in rows.tables[table]
+            for span in piece.spans(int(piece.offsets[row]), int(piece.offsets[row + 1]), together)
+        )
+        for triples, own in side_by_side(partial(_of_hub, held, weight, sigma), hubs):
+            found[triples] += own
         counts = rows.reader_counts(table)
         counts[held.row] = 0
-        for some in _alike(counts, together):
-            triples, grads = rows.padded(table, some)
-            x = grads if weight is None else rows.padded(table, some, weight)[1]
-            own = (x * by_readers(grads, x, sigma)).sum(2)
-            np.add.at(found, triples[triples >= 0], own[triples >= 0])
+        for triples, own in side_by_side(partial(_of_rows, rows, table, weight, sigma), _alike(counts, together)):
+            np.add.at(found, triples, own)
     return found.astype(np.float32)
+
+
+def _of_hub(
+    held: Moments, weight: np.ndarray | None, sigma: float, reads: tuple[int, RowList, range]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training triples that some reads of a row are by (e,), and g_iᵀ P g_i (e,), given its moments."""
+    place, piece, span = reads
+    _, triples, grad = piece.sums(span, weight)
+    along = torch.from_numpy(grad) @ torch.from_numpy(held.vectors[place].astype(np.float64)).T  # ⟨v, g⟩
+    return triples, (along.square() @ torch.from_numpy(sigma / (held.values[place] + sigma))).numpy()
+
+
+def _of_rows(
+    rows: RowLists, table: str, weight: np.ndarray | None, sigma: float, some: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same of all reads of rows (r,) whose readers are as many."""
+    triples, grads = rows.padded(table, some)
+    x = grads if weight is None else rows.padded(table, some, weight)[1]
+    own = np.einsum("rnd,rnd->rn", x, by_readers(grads, x, sigma))
+    return triples[triples >= 0], own[triples >= 0]
 
 
 def _checkpoints(preconditioner: Preconditioner) -> int:

@@ -4,8 +4,10 @@ The truth is summed in float64 from gradients that the model computed in float32
 input or a saturated score lies within rounding, the gradient itself may differ between precisions.
 """
 
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,11 +217,19 @@ class Case:
         vectors = short.stored(phi, rho)
         indexes = [ExactSearch(vectors[shard.start : shard.stop]) for shard in shards_of(len(phi), self.shard_size)]
         index = indexes[0] if self.shard_size is None else ShardedSearch(indexes)
-        files = {table: [InvertedFile.build(piece) for piece in pieces] for table, pieces in self.rows.tables.items()}
+        files = {table: [inverted_file(piece) for piece in pieces] for table, pieces in self.rows.tables.items()}
         return Cascade(self.bases, self.codes, index, short, RowSearch(self.rows, files, len(phi)))
 
     def find(self, i: int, **options: object) -> Found:
         return self.cascade.find(self.test_terms(i), self.ask(**options))[0]
+
+
+def inverted_file(rows: RowList) -> InvertedFile:
+    """The inverted file of some reads, written and read back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lists.faiss"
+        scale = InvertedFile.write(rows, path)
+        return InvertedFile.read(path, rows.start, scale, rows.grad.shape[1])
 
 
 cases = st.builds(
