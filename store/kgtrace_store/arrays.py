@@ -1,11 +1,12 @@
 """Named arrays on disk: written in parts while building, published contiguous, read through memory maps.
 
-A part is a small HDF5 file that is written whole, closed and forced to disk before it gets its name, because
-HDF5 files of a killed writer are unreadable. A published file holds each array in one piece, because random
-rows then come straight from a memory map: several times faster than from chunks, and no HDF5 call is on a
-reader's path.
+A published file holds each array in one piece, because random rows then come straight from a memory map: several times
+faster than from chunks, and no HDF5 call is on a reader's path. It is laid out at its full size, closed and forced to
+disk before any rows are written into their places, because HDF5 files of a killed writer are unreadable. A part is a
+small HDF5 file that is written whole before it gets its name.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,49 @@ def read_part(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, in memory. Raises :class:`CorruptGeneration`."""
     with _open(path) as f:
         return {name: dataset[...] for name, dataset in f.items()}
+
+
+def lay_out(
+    target: Path, like: Mapping[str, np.ndarray], lengths: Mapping[str, int], extra: Mapping[str, np.ndarray]
+) -> None:
+    """Create a file of contiguous arrays, whose rows :func:`write_rows` writes; force it to disk.
+
+    An array has ``lengths[name]`` rows, of the shape and type of those of ``like[name]``. ``extra`` are arrays that are
+    written at once. Raises :class:`StorageFailed`.
+    """
+    shapes = {name: (length, *like[name].shape[1:]) for name, length in lengths.items()}
+    _write(target, shapes, {name: like[name].dtype for name in lengths}, [], extra)
+    durable.sync_folder(target.parent)
+
+
+def write_rows(path: Path, start: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write rows into the arrays of a file that was laid out, from number ``start`` on, and force them to disk.
+
+    Raises :class:`CorruptGeneration` for rows that do not belong there, and :class:`StorageFailed`.
+    """
+    with _open(path) as f:
+        offsets = {name: _offset_of_rows(path, f, name, start, array) for name, array in arrays.items()}
+    with durable.opened(path, "r+b", sum(array.nbytes for array in arrays.values())) as out:
+        for name, array in arrays.items():
+            if array.size:
+                out.seek(offsets[name])
+                out.write(np.ascontiguousarray(array).data.cast("B"))
+
+
+def read_rows(path: Path, names: Sequence[str], rows: range) -> dict[str, np.ndarray]:
+    """Rows of some arrays of a file, in memory. Raises :class:`CorruptGeneration`."""
+    with _open(path) as f:
+        if missing := sorted(set(names) - set(f)):
+            raise CorruptGeneration(f"{path} lacks {', '.join(missing)}")
+        return {name: _own_dataset(path, f, name)[rows.start : rows.stop] for name in names}
+
+
+def checksum(arrays: Iterable[np.ndarray]) -> str:
+    """The sha256 of the numbers of some arrays, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def assemble(
@@ -128,6 +172,20 @@ def _own_dataset(path: Path, f: h5py.File, name: str) -> h5py.Dataset:
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.hasobject:
         raise CorruptGeneration(f"{path}: {name!r} is not an array of numbers in this file")
     return dataset
+
+
+def _offset_of_rows(path: Path, f: h5py.File, name: str, start: int, rows: np.ndarray) -> int:
+    """Where rows of an array begin in the file."""
+    if name not in f:
+        raise CorruptGeneration(f"{path} lacks {name}")
+    dataset = _own_dataset(path, f, name)
+    if (dataset.shape[1:], dataset.dtype) != (rows.shape[1:], rows.dtype) or start + len(rows) > len(dataset):
+        raise CorruptGeneration(
+            f"{path}: array {name!r} of shape {dataset.shape} and type {dataset.dtype} has no place for rows of shape "
+            f"{rows.shape} and type {rows.dtype} from {start} on"
+        )
+    row_bytes = math.prod(rows.shape[1:]) * rows.itemsize
+    return int(dataset.id.get_offset() or 0) + start * row_bytes
 
 
 def _map(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray:

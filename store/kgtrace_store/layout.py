@@ -36,7 +36,8 @@ GRADIENTS = "gradients.h5"
 """Contiguous arrays over the training triples."""
 
 ROWS = "rows-{}.h5"
-"""Gradients of the rows of one embedding table, listed by the row; tables are numbered in the order of their names."""
+"""Gradients of the rows of one embedding table, and a list of them by row; tables are numbered in the order of their
+names."""
 
 LISTS = "lists-{}.faiss"
 """Inverted file over the same."""
@@ -94,4 +95,4 @@ JOURNAL = "journal.jsonl"
 """One line for each finished part, with its checksum."""
 
 PARTS = "parts"
-"""Folder of finished parts; it does not go into the generation."""
+"""Folder of finished parts that are files; it does not go into the generation."""

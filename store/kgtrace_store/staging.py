@@ -4,8 +4,9 @@
 
     staging/KEY/staging.json     what is being built
     staging/KEY/journal.jsonl    the finished parts, with their checksums
-    staging/KEY/parts/           the parts; a part that is not in the journal does not count
-    staging/KEY/generation/      becomes generations/ID in one rename; begun anew by each attempt
+    staging/KEY/parts/           parts that are files; one that is not in the journal does not count
+    staging/KEY/generation/      becomes generations/ID in one rename; of an earlier attempt only files are kept that
+                                 hold parts which are rows
 """
 
 from __future__ import annotations
@@ -54,14 +55,22 @@ class Staging:
         from kgtrace_store.arrays import write_part
 
         write_part(self.part_path(name), arrays)
-        self.finish_part(name)
-
-    def finish_part(self, name: str) -> None:
-        """Enter a part in the journal that is already whole and on disk under :meth:`part_path`.
-
-        Raises :class:`CorruptGeneration` when it is not there and :class:`StorageFailed`.
-        """
         self._journal.add({"part": name, **asdict(FileRecord.of(self.part_path(name)))})
+
+    def write_rows(self, name: str, places: Mapping[str, tuple[int, Mapping[str, np.ndarray]]]) -> None:
+        """Write a part that is rows of files below :attr:`path`, laid out by `arrays.lay_out`; enter it in the journal.
+
+        ``places`` give, for each file, the number of the first row and the rows of its arrays. Raises
+        :class:`StorageFailed`.
+        """
+        from kgtrace_store.arrays import checksum, write_rows
+
+        rows: dict[str, Any] = {}
+        for file, (start, arrays) in places.items():
+            write_rows(self.path / file, start, arrays)
+            rows[file] = [start, start + len(next(iter(arrays.values()))), list(arrays)]
+        digest = checksum(array for _, arrays in places.values() for array in arrays.values())
+        self._journal.add({"part": name, "rows": rows, "sha256": digest})
 
     def draft(
         self, *, configuration: Mapping[str, Any], counts: Mapping[str, int], provenance: Mapping[str, Any]
@@ -120,15 +129,18 @@ def open_staging(folder: Path, generations: Path, fingerprint: str, *, fresh: bo
     """
     job = {"schema_version": layout.SCHEMA_VERSION, "fingerprint": fingerprint}
     claim(folder, layout.STAGING_RECORD, job, other="another build", fresh=fresh)
-    durable.remove_tree(folder / layout.STAGED)
-    durable.make_folder(folder / layout.STAGED)
-    parts = folder / layout.PARTS
+    staged, parts = folder / layout.STAGED, folder / layout.PARTS
+    durable.make_folder(staged)
     durable.make_folder(parts)
-    journal = open_journal(folder, valid=partial(_is_whole, parts))
+    journal = open_journal(folder, valid=partial(_is_whole, folder))
     staging = Staging(folder, generations, fingerprint, journal)
     for leftover in parts.iterdir():
         if leftover.name not in staging.parts():
             durable.remove_file(leftover)
+    kept = {file for step in journal.steps for file in step.get("rows", ())}
+    for name in list_tree(staged)[0]:
+        if name not in kept:
+            durable.remove_file(staged / name)
     return staging
 
 
@@ -139,14 +151,25 @@ def generation_ids(generations: Path) -> list[str]:
     return sorted(p.name for p in generations.iterdir() if layout.GENERATION_ID.fullmatch(p.name))
 
 
-def _is_whole(parts: Path, step: Any) -> bool:
+def _is_whole(folder: Path, step: Any) -> bool:
     """Whether a part is what the journal says of it."""
-    match step:
-        case {"part": str(name), "bytes": int(size), "sha256": str(digest)}:
-            record = FileRecord(size, digest)
-            with contextlib.suppress(CorruptGeneration):  # missing
-                return FileRecord.of(parts / name) == record
+    with contextlib.suppress(CorruptGeneration):  # missing
+        match step:
+            case {"sha256": str(digest), "rows": dict(rows)}:
+                return _checksum_of_rows(folder / layout.STAGED, rows) == digest
+            case {"part": str(name), "bytes": int(size), "sha256": str(digest)}:
+                return FileRecord.of(folder / layout.PARTS / name) == FileRecord(size, digest)
     return False
+
+
+def _checksum_of_rows(staged: Path, places: Mapping[str, Any]) -> str:
+    from kgtrace_store.arrays import checksum, read_rows
+
+    return checksum(
+        array
+        for file, (start, stop, names) in places.items()
+        for array in read_rows(staged / file, names, range(start, stop)).values()
+    )
 
 
 def _next_id(generations: Path, fingerprint: str, now: datetime) -> str:

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kgtrace_store import arrays
-from kgtrace_store.arrays import assemble, merge, open_arrays, read_part, write_part
+from kgtrace_store.arrays import assemble, lay_out, merge, open_arrays, read_part, read_rows, write_part, write_rows
 from kgtrace_store.errors import CorruptGeneration, StorageFailed
 
 DTYPES = st.sampled_from(["float32", "float16", "int32", "int64"])
@@ -54,6 +54,25 @@ def test_round_trip(whole: dict[str, np.ndarray], data: st.DataObject) -> None:
         assert set(found) == set(whole)
         for key, array in whole.items():
             same(found[key], array)
+
+
+def test_rows_are_written_into_their_places(tmp_path: Path) -> None:
+    """In any order; rows that do not belong there are refused, with both shapes."""
+    path, rows = tmp_path / "all.h5", {"a": np.arange(4, dtype=np.int32), "b": np.ones((4, 2, 3), np.float16)}
+    lay_out(path, rows, {"a": 10, "b": 10}, {"c": np.arange(5)})
+    for start, count in ((6, 4), (0, 2), (2, 4)):
+        write_rows(path, start, {name: start + array[:count] for name, array in rows.items()})
+    found = open_arrays(path)
+    same(found["a"], np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], np.int32))
+    same(found["b"][:, 1, 2], np.array([1, 1, 3, 3, 3, 3, 7, 7, 7, 7], np.float16))
+    same(found["c"], np.arange(5))
+    same(read_rows(path, ["a"], range(2, 5))["a"], np.arange(2, 5, dtype=np.int32))
+    for start, array in ((8, rows["a"]), (0, rows["a"].astype(np.int64)), (0, rows["b"])):
+        with pytest.raises(CorruptGeneration, match=r"'a' of shape \(10,\) and type int32 has no place for rows"):
+            write_rows(path, start, {"a": array})
+    for call in (lambda: write_rows(path, 0, {"d": rows["a"]}), lambda: read_rows(path, ["d"], range(1))):
+        with pytest.raises(CorruptGeneration, match="lacks d"):
+            call()
 
 
 def test_arrays_are_aligned_read_only_maps(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kgtrace_store import durable, layout
-from kgtrace_store.arrays import assemble, open_arrays
+from kgtrace_store.arrays import lay_out, open_arrays
 from kgtrace_store.errors import KgtraceError, StorageFailed
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.search import FaissSearch
@@ -33,12 +33,16 @@ def build(
     value = float(fingerprint[0])
     before = root.current()
     with root.stage(fingerprint) as staging:
+        rows = {"phi": np.full((3, 2), value, np.float32)}
+        if "bases" not in staging.parts():
+            staging.write_part("bases", rows)
+        if not (staging.path / layout.GRADIENTS).exists():
+            lay_out(staging.path / layout.GRADIENTS, rows, {"phi": 6}, {})
         for name in ("0", "1"):
             if name not in staging.parts():
-                staging.write_part(name, {"phi": np.full((3, 2), value, np.float32)})
+                staging.write_rows(name, {layout.GRADIENTS: (3 * int(name), rows)})
                 if finished is not None:
                     finished.append(name)
-        assemble([staging.part_path(name) for name in ("0", "1")], staging.path / layout.GRADIENTS)
         phi = open_arrays(staging.path / layout.GRADIENTS)["phi"]
         FaissSearch.build([phi], 6, 2).write(staging.path / layout.SEARCH)
         Vocabulary(["a", "b"], ["r"], {0: fingerprint}).write(staging.path / layout.VOCABULARY)

@@ -1,1 +1,1 @@
-"""Writes an index: encoding in parts, by one or many workers; joining; the gate that every generation passes."""
+"""Writes an index: encoding in parts, by one or many workers; the gate that every generation passes."""

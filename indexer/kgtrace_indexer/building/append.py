@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from kgtrace_indexer.building.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
-from kgtrace_indexer.building.files import merge_parts
-from kgtrace_indexer.building.parts import Progress, encode, parts_of, require_space, write_parts
+from kgtrace_indexer.building.files import Layout
+from kgtrace_indexer.building.parts import Progress, part_name, parts_of, require_space, stored, write_parts
 from kgtrace_indexer.index.codec import read_codec
 from kgtrace_indexer.index.files import Files, shards_of
 from kgtrace_indexer.index.training_set import in_order
@@ -27,6 +27,7 @@ from kgtrace_indexer.inputs.triples import TripleTable, read_triples
 from kgtrace_indexer.models.featurizer import featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
 from kgtrace_store import layout
+from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import BadRequest, EmptyInput
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
@@ -88,18 +89,21 @@ def append(
         with index_root.stage(_fingerprint(live, new), fresh=fresh) as staging:
             total = old_counts["triples"] + len(added.ids)
             unsampled = everything if rate < 1 else None
-            first = encode(featurizer, codec, added, np.arange(1))
+            first = stored(featurizer, codec, added, np.arange(1))
             shard_size = configuration.get("shard_size")
             parts, shards = parts_of(len(added.ids), first, None), shards_of(total, shard_size)
             require_space(
-                staging, first, codec, unsampled, parts=parts, shards=shards, model=model, vocabulary=vocabulary
-            )
-            share = featurizer.batch_size(batch_size)
-            paths = write_parts(
-                staging, featurizer, codec, added, parts, row=first, batch_size=share, progress=progress
-            )
+                staging, first, codec, unsampled,
+                parts=parts, shards=shards, merged=total, model=model, vocabulary=vocabulary,
+            )  # fmt: skip
+            write_parts(
+                staging, featurizer, codec, added, parts,
+                write=lambda part, rows: staging.write_part(part_name(part), rows),
+                row=first, batch_size=featurizer.batch_size(batch_size), progress=progress,
+            )  # fmt: skip
             stages.lap("gradients")
-            merge_parts(staging.path, files, parts, paths, shard_size, model)
+            written = [open_arrays(staging.part_path(part_name(part))) for part in parts]
+            Layout(staging.path, first, total, shard_size, model).merge(files, written)
             contents = Contents(
                 model,
                 vocabulary,

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kgtrace_indexer.building.files import add_self_influences, index_files, join_parts
+from kgtrace_indexer.building.files import Layout, add_self_influences, index_files
 from kgtrace_indexer.building.gate import pass_gate
-from kgtrace_indexer.building.parts import Progress, encode, parts_of, require_space, write_parts
+from kgtrace_indexer.building.parts import Progress, part_name, parts_of, require_space, stored, write_parts
 from kgtrace_indexer.building.workers import BASES, Workers, write_parts_with
 from kgtrace_indexer.gradients.losses import check_loss, resolve_negatives
 from kgtrace_indexer.index.bases import Bases, fit_bases
@@ -175,23 +175,32 @@ def build(
         indexed = sample_table(table, config.sample_rate, config.stratify_by, config.seed)
         codec = _codec(staging, featurizer, indexed, config)
         stages.lap("landmarks")
-        first = encode(featurizer, codec, indexed, np.arange(1))
+        first = stored(featurizer, codec, indexed, np.arange(1))
         settings["precondition"] = _precondition(config.precondition, first)
         batch_size = featurizer.batch_size(config.batch_size)
         count = len(indexed.ids)
         parts, shards = parts_of(count, first, config.shard_size), shards_of(count, config.shard_size)
-        require_space(staging, first, codec, known, parts=parts, shards=shards, model=model, vocabulary=vocabulary)
+        require_space(
+            staging, first, codec, known, parts=parts, shards=shards, merged=0, model=model, vocabulary=vocabulary
+        )
+        arrays = Layout(staging.path, first, count, config.shard_size, model)
+        arrays.create(codec.arrays())
+
+        def write(part: range, rows: dict[str, np.ndarray]) -> None:
+            staging.write_rows(part_name(part), arrays.places(part, rows))
+
         if workers is None:
-            paths = write_parts(
-                staging, featurizer, codec, indexed, parts, row=first, batch_size=batch_size, progress=progress
-            )
-        else:
-            paths = write_parts_with(
-                workers, staging, indexed, known, parts,
-                model=model, configuration=settings, batch_size=batch_size, device=config.device, progress=progress,
+            write_parts(
+                staging, featurizer, codec, indexed, parts,
+                write=write, row=first, batch_size=batch_size, progress=progress,
             )  # fmt: skip
+        else:
+            write_parts_with(
+                workers, staging, indexed, known, parts, model=model, configuration=settings,
+                write=write, batch_size=batch_size, device=config.device, progress=progress,
+            )  # fmt: skip
+        arrays.list_rows()
         stages.lap("gradients")
-        join_parts(staging.path, parts, paths, config.shard_size, codec.arrays(), model)
         contents = Contents(
             model,
             vocabulary,
@@ -240,7 +249,7 @@ def finish(
     committed: Callable[[str], None],
     stages: "Stages",
 ) -> BuildReport:
-    """Turn gradients that were joined into a generation: index them, let it pass the gate, commit and publish it.
+    """Turn arrays in their places into a generation: index them, let it pass the gate, commit and publish it.
 
     `live` is the generation that it is compared with, and that it replaces unless another has in the meantime.
     `committed` is as in `build`.

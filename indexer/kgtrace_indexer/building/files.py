@@ -1,4 +1,4 @@
-"""The arrays of a generation, joined from parts, and indexed."""
+"""The arrays of a generation: where they lie, and how they are indexed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,12 @@ from kgtrace_indexer.index.files import (
     PRECONDITIONED,
     Files,
     Shard,
-    rows_of,
     shard_folders,
     shards_of,
 )
 from kgtrace_indexer.index.inverted import InvertedFile
 from kgtrace_indexer.index.preconditioner import Moments, has_slopes, moments
-from kgtrace_indexer.index.rows import RUN, RowList, RowLists, arranged, is_listed, listed_tables
+from kgtrace_indexer.index.rows import RowList, RowLists, is_read, list_dtype, list_reads, listed_tables
 from kgtrace_indexer.index.self_influence import preconditioned_self_influences
 from kgtrace_indexer.index.short_code import COLUMNS, WIDTH, ShortCode
 from kgtrace_indexer.index.training_set import KNOWN, in_order
@@ -29,7 +28,7 @@ from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import parameter_of
 from kgtrace_indexer.models.featurizer import BCE_SLOPE, OF_BCE
 from kgtrace_store import durable, layout
-from kgtrace_store.arrays import assemble, merge, open_arrays, write_part
+from kgtrace_store.arrays import assemble, lay_out, merge, open_arrays, write_part, write_rows
 from kgtrace_store.search import FaissSearch
 
 _SHARED = (*NAMED, *OF_BCE)
@@ -38,59 +37,82 @@ _BLOCK = 65_536
 """Rows copied at a time into the search index."""
 
 
-def join_parts(
-    folder: Path,
-    parts: Sequence[range],
-    paths: Sequence[Path],
-    shard_size: int | None,
-    bases: Mapping[str, np.ndarray],
-    model: ModelFile,
-) -> None:
-    """Write ``gradients.h5`` and the lists of rows of a generation, and of its shards, from the parts at some paths."""
-    runs = [_Run(open_arrays(path), np.arange(part.start, part.stop)) for part, path in zip(parts, paths, strict=True)]
-    count = parts[-1].stop
-    if shard_size is None:
-        assemble(paths, folder / layout.GRADIENTS, wanted=lambda name: not is_listed(name), extra=bases)
-        _write_rows(folder, runs, range(count), model)
-        return
-    assemble(paths, folder / layout.GRADIENTS, wanted=lambda name: name in _SHARED, extra=bases)
-    for shard, within in _shards(folder, count, shard_size):
-        these = [i for i, part in enumerate(parts) if part.start in shard]
-        codes = [paths[i] for i in these]
-        assemble(codes, within / layout.GRADIENTS, wanted=lambda name: name not in _SHARED and not is_listed(name))
-        _write_rows(within, [runs[i] for i in these], shard, model)
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which file of a generation holds which rows of which arrays."""
 
+    folder: Path
+    """Of the generation."""
+    row: Mapping[str, np.ndarray]
+    """What is stored of one training triple, as `kgtrace_indexer.building.parts.stored` gives it."""
+    count: int
+    """Training triples."""
+    shard_size: int | None
+    model: ModelFile
 
-def merge_parts(
-    folder: Path,
-    old: Files,
-    parts: Sequence[range],
-    paths: Sequence[Path],
-    shard_size: int | None,
-    model: ModelFile,
-) -> None:
-    """Write the same from the arrays of a generation and parts of further triples."""
-    new = [open_arrays(path) for path in paths]
-    bases = {name: array for name, array in old.arrays.items() if name.startswith(BASIS)}
-    order = in_order(np.concatenate([old.arrays["triples"], *(part["triples"] for part in new)]))
-    places = np.argsort(order)  # of old triples, then of new ones
-    count = len(old.arrays["triples"])
-    starts = np.cumsum([0, *map(len, old.shards)])
-    runs = [_Run(_unlisted(shard), places[start:]) for start, shard in zip(starts, old.shards, strict=False)]
-    runs += [_Run(arrays, places[count + part.start :]) for part, arrays in zip(parts, new, strict=True)]
-    codes = [{name: array for name, array in part.items() if not is_listed(name)} for part in new]
-    if shard_size is None:
-        merge([rows_of(old.arrays), *codes], order, folder / layout.GRADIENTS, extra=bases)
-        _write_rows(folder, runs, range(len(order)), model)
-        return
-    names = [name for name in _SHARED if name in old.arrays]
-    shared = [{name: source[name] for name in names} for source in (old.arrays, *new)]
-    merge(shared, order, folder / layout.GRADIENTS, extra=bases)
-    codes = [{name: part[name] for name in part if name not in _SHARED} for part in codes]
-    for shard, within in _shards(folder, len(order), shard_size):
-        these = order[shard.start : shard.stop]
-        merge([*(shard.codes for shard in old.shards), *codes], these, within / layout.GRADIENTS)
-        _write_rows(within, runs, shard, model)
+    def files(self) -> dict[str, tuple[range, list[str]]]:
+        """Return the training triples and the names of the arrays in each file, by its path in the folder."""
+        tables = {
+            layout.ROWS.format(i): [name for name in self.row if name.startswith(f"{table}.") and is_read(name)]
+            for i, table in enumerate(listed_tables(self.row))
+        }
+        others, everything = [name for name in self.row if not is_read(name)], range(self.count)
+        if self.shard_size is None:
+            return {name: (everything, names) for name, names in {layout.GRADIENTS: others, **tables}.items()}
+        shared = [name for name in _SHARED if name in self.row]
+        within = {layout.GRADIENTS: [name for name in others if name not in _SHARED], **tables}
+        return {layout.GRADIENTS: (everything, shared)} | {
+            f"{layout.SHARDS}/{number:04d}/{name}": (shard, names)
+            for number, shard in enumerate(shards_of(self.count, self.shard_size))
+            for name, names in within.items()
+        }
+
+    def create(self, bases: Mapping[str, np.ndarray]) -> None:
+        """Lay out the files that are not there yet, and write the bases."""
+        for path, (triples, names) in self.files().items():
+            if (self.folder / path).exists():
+                continue
+            durable.make_folder((self.folder / path).parent)
+            like, lengths = dict(self.row), dict.fromkeys(names, len(triples))
+            for table in listed_tables(names):
+                reads = self.row[f"{table}.row"].shape[1] * len(triples)
+                like |= {f"{table}.offsets": np.empty(0, np.int64), f"{table}.listed": np.empty(0, list_dtype(reads))}
+                lengths |= {f"{table}.offsets": self._rows(table) + 1, f"{table}.listed": reads}
+            lay_out(self.folder / path, like, lengths, bases if path == layout.GRADIENTS else {})
+
+    def places(self, part: range, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, dict[str, np.ndarray]]]:
+        """Return the number of the first row, and the rows, of what each file holds of a part."""
+        return {
+            path: (part.start - triples.start, {name: arrays[name] for name in names})
+            for path, (triples, names) in self.files().items()
+            if part.start in triples
+        }
+
+    def list_rows(self) -> None:
+        """List the reads of each table by row, once all parts are in their places."""
+        for path, (_, names) in self.files().items():
+            for table in listed_tables(names):
+                write_rows(self.folder / path, 0, self._listed(table, open_arrays(self.folder / path)[f"{table}.row"]))
+
+    def merge(self, old: Files, new: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Write all files from those of another generation, and arrays of further triples."""
+        order = in_order(np.concatenate([old.arrays["triples"], *(part["triples"] for part in new)]))
+        bases = {name: array for name, array in old.arrays.items() if name.startswith(BASIS)}
+        for path, (triples, names) in self.files().items():
+            folders = [old.folder] if "/" not in path else [shard.folder for shard in old.shards]
+            sources = [open_arrays(folder / Path(path).name) for folder in folders] + list(new)
+            rows = order[triples.start : triples.stop]
+            extra = dict(bases) if path == layout.GRADIENTS else {}
+            for table in listed_tables(names):
+                extra |= self._listed(table, np.concatenate([source[f"{table}.row"] for source in sources])[rows])
+            durable.make_folder((self.folder / path).parent)
+            merge([{name: source[name] for name in names} for source in sources], rows, self.folder / path, extra=extra)
+
+    def _listed(self, table: str, row: np.ndarray) -> dict[str, np.ndarray]:
+        return {f"{table}.{name}": array for name, array in list_reads(row, self._rows(table)).items()}
+
+    def _rows(self, table: str) -> int:
+        return len(self.model.tensors[parameter_of(table)])
 
 
 def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
@@ -136,43 +158,6 @@ def add_self_influences(folder: Path, configuration: Mapping[str, Any]) -> None:
     write_part(folder / layout.SELF_INFLUENCE, {PRECONDITIONED: found})
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Reads of embedding rows by some training triples, sorted by row."""
-
-    arrays: Mapping[str, np.ndarray]
-    """``TABLE.row`` and so on."""
-    places: np.ndarray
-    """(·,) int64: where those training triples, and perhaps others after them, stand among all."""
-
-
-def _unlisted(shard: Shard) -> dict[str, np.ndarray]:
-    """Return the reads of a shard as those of a part."""
-    found: dict[str, np.ndarray] = {}
-    for table, rows in shard.rows.items():
-        row = np.arange(len(rows.offsets) - 1).repeat(np.diff(rows.offsets))
-        arrays = (row, rows.triple, rows.read, rows.norm, rows.grad)
-        found |= {f"{table}.{name}": array for name, array in zip(RUN, arrays, strict=True)}
-    return found
-
-
-def _write_rows(folder: Path, runs: Sequence[_Run], shard: range, model: ModelFile) -> None:
-    """Write the reads by the training triples of a shard, listed by the row."""
-    for number, table in enumerate(listed_tables(runs[0].arrays)):
-        row, read = (np.concatenate([run.arrays[f"{table}.{name}"] for run in runs]) for name in ("row", "read"))
-        triple = np.concatenate([run.places[run.arrays[f"{table}.triple"]] for run in runs])
-        here = np.flatnonzero((triple >= shard.start) & (triple < shard.stop))
-        order = here[np.lexsort((read[here], triple[here], row[here]))]
-        size = len(model.tensors[parameter_of(table)])
-        arrays = arranged(row[order], triple[order] - shard.start, read[order], size, len(shard))
-        merge(
-            [{f"{table}.{name}": run.arrays[f"{table}.{name}"] for name in ("norm", "grad")} for run in runs],
-            order,
-            folder / layout.ROWS.format(number),
-            extra={f"{table}.{name}": array for name, array in arrays.items()},
-        )
-
-
 def _write_moments(path: Path, rows: RowLists, table: str) -> None:
     pieces = []
     for number, held in enumerate(moments(rows, table)):
@@ -181,14 +166,6 @@ def _write_moments(path: Path, rows: RowLists, table: str) -> None:
     assemble(pieces, path)
     for piece in pieces:
         piece.unlink()
-
-
-def _shards(folder: Path, count: int, shard_size: int) -> Iterator[tuple[range, Path]]:
-    """Yield the training triples of each shard with its folder, which is made."""
-    for number, shard in enumerate(shards_of(count, shard_size)):
-        within = folder / layout.SHARDS / f"{number:04d}"
-        durable.make_folder(within)
-        yield shard, within
 
 
 def _energy(rows: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ import torch
 from kgtrace_indexer.building.lanes import Lanes
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec
 from kgtrace_indexer.index.files import shards_of
-from kgtrace_indexer.index.rows import list_reads
+from kgtrace_indexer.index.rows import store_reads
 from kgtrace_indexer.index.short_code import WIDTH
 from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
@@ -23,6 +22,8 @@ from kgtrace_store.vocabulary import Vocabulary
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and of how much."""
+Write = Callable[[range, dict[str, np.ndarray]], None]
+"""Called with a part, and with what is stored of its triples; the part is in the journal when it returns."""
 
 _PART = 65_536
 """Most triples in a part: what a crash costs, and what of the codes is in memory at a time."""
@@ -37,13 +38,14 @@ def write_parts(
     table: TripleTable,
     parts: Sequence[range],
     *,
+    write: Write,
     row: Mapping[str, np.ndarray],
     batch_size: int,
     progress: Progress,
-) -> list[Path]:
-    """Encode the triples of a table, sorted; parts that an earlier attempt finished are kept. Returns their paths.
+) -> None:
+    """Encode the triples of a table, sorted, and write them; parts that an earlier attempt finished are kept.
 
-    `row` is what `encode` gives for one triple.
+    `row` is what `stored` gives for one triple.
     """
     order = in_order(table.ids)
     finished = {part.start for part in parts if part_name(part) in staging.parts()}
@@ -64,8 +66,7 @@ def write_parts(
                 lanes, featurizer, codec, table, order[part.start : part.stop],
                 row=row, batch_size=batch_size, encoded=encoded,
             )  # fmt: skip
-            lanes.write(partial(staging.write_part, part_name(part), arrays))
-    return [staging.part_path(part_name(part)) for part in parts]
+            lanes.write(partial(write, part, arrays))
 
 
 def encode_part(
@@ -84,7 +85,7 @@ def encode_part(
     fill = partial(_fill, arrays, featurizer, codec, table, rows)
     for count in lanes.map(fill, [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]):
         encoded(count)
-    return list_reads(arrays)
+    return arrays
 
 
 def _fill(
@@ -96,13 +97,18 @@ def _fill(
     batch: slice,
 ) -> int:
     """Encode a batch of the rows (m,) of a table into its place in arrays (m, ...); return how many triples it has."""
-    for name, encoded in encode(featurizer, codec, table, rows[batch]).items():
-        arrays[name][batch] = encoded
+    for name, array in stored(featurizer, codec, table, rows[batch]).items():
+        arrays[name][batch] = array
     return len(rows[batch])
 
 
+def stored(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the arrays that a generation has of training triples `batch`, rows of the table. Raises as `encode`."""
+    return store_reads(encode(featurizer, codec, table, batch))
+
+
 def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.ndarray) -> dict[str, np.ndarray]:
-    """Return everything that is stored of training triples `batch`, rows of the table.
+    """Return all codes of training triples `batch`, rows of the table, and the gradients of the rows that they read.
 
     Raises `NonFinite` for a gradient that is NaN or infinite, naming the triple.
     """
@@ -131,6 +137,7 @@ def require_space(
     *,
     parts: Sequence[range],
     shards: Sequence[range],
+    merged: int,
     model: ModelFile,
     vocabulary: Vocabulary,
 ) -> None:
@@ -139,25 +146,28 @@ def require_space(
     Parameters
     ----------
     row
-        What `encode` gives for one triple with `codec`.
+        What `stored` gives for one triple with `codec`.
     known
         All training triples (N, 3), where only a sample of them is indexed.
     parts
         Which triples are encoded.
     shards
         Which triples of the generation lie together.
+    merged
+        Triples whose arrays are written again, besides the parts.
     """
     missing = sum(len(part) for part in parts if part_name(part) not in staging.parts())
     row_bytes = _bytes(row)
     search_bytes = (
         2 * WIDTH if isinstance(codec, PrincipalCodec) else 4 * sum(row[name].size for name in codec.searched)
     )
-    list_bytes = sum(array.nbytes // 2 for name, array in row.items() if name.endswith(".grad"))  # at most, with ids
+    list_bytes = sum(array.nbytes for name, array in row.items() if name.endswith(".high"))  # at most, with ids
+    list_bytes += sum(8 * array.size for name, array in row.items() if name.endswith(".row"))
     states = 1 + len(model.checkpoints)
     tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
     labels = sum(map(len, [*vocabulary.entities, *vocabulary.relations]))
     offsets = 8 * len(shards) * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
-    needed = row_bytes * missing + (row_bytes + search_bytes + list_bytes) * shards[-1].stop
+    needed = row_bytes * (missing + merged) + (search_bytes + list_bytes) * shards[-1].stop
     unsampled = 0 if known is None else known.nbytes
     durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kgtrace_indexer.building.lanes import Lanes
-from kgtrace_indexer.building.parts import Progress, encode, encode_part, part_name
+from kgtrace_indexer.building.parts import Progress, Write, encode_part, part_name, stored
 from kgtrace_indexer.index.codec import PCA, read_codec
 from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
@@ -70,7 +70,7 @@ class Encoder:
         self._featurizer = featurizer_for(task.model, task.configuration, device, training)
         self._codec = read_codec(task.configuration, directions, device)
         self._table = TripleTable(ids, train_index, 0)
-        self._row = encode(self._featurizer, self._codec, self._table, np.arange(1))
+        self._row = stored(self._featurizer, self._codec, self._table, np.arange(1))
         self._task = task
 
     def encode(self, part: range) -> str:
@@ -95,10 +95,11 @@ def write_parts_with(
     *,
     model: ModelFile,
     configuration: Mapping[str, Any],
+    write: Write,
     batch_size: int,
     device: str,
     progress: Progress,
-) -> list[Path]:
+) -> None:
     """Do what `write_parts` does, with workers. `training` are all training triples where only a sample is indexed."""
     missing = [part for part in parts if part_name(part) not in staging.parts()]
     done = len(table.ids) - sum(map(len, missing))
@@ -111,11 +112,10 @@ def write_parts_with(
             np.save(staging.part_path(name), array)
     task = Task(model, configuration, staging.part_path(BASES).parent, batch_size, device)
     for part, name in workers.encode(task, missing):
-        durable.rename(staging.part_path(name), staging.part_path(part_name(part)))
-        staging.finish_part(part_name(part))
+        write(part, read_part(staging.part_path(name)))
+        durable.remove_file(staging.part_path(name))
         done += len(part)
         progress("gradients", done, len(table.ids))
-    return [staging.part_path(part_name(part)) for part in parts]
 
 
 def count_lost(lost: Counter[range], part: range, more: str) -> None:

@@ -91,12 +91,12 @@ class Codes:
         pairs += [(u.entry(index), x.product(factor)) for index, factor in query.entries[table]]
         bounds = [_product_bounds(*pair) for pair in pairs]
         estimate, slack = (torch.stack(part).sum((0, 2)) for part in zip(*bounds, strict=True))
-        for piece, of, index, place in self.rows.reads(table, rows.cpu().numpy()):
+        for piece, of, index, read in self.rows.reads(table, rows.cpu().numpy()):
             for each in slopes:
                 weight = each.all.cpu().numpy()[index]  # u' at the row that was read
-                most = np.abs(weight) * piece.norm[place] * (each.x.norm * (1 + ROUNDING))
+                most = np.abs(weight) * piece.norm[read] * (each.x.norm * (1 + ROUNDING))
                 exact = most > rounding[of]
-                product = (piece.grad[place[exact]] @ each.vector.cpu().numpy()) * weight[exact]
+                product = (piece.gradients(read[exact]) @ each.vector.cpu().numpy()) * weight[exact]
                 error = np.where(exact, FLOAT32 * most, most)
                 estimate += torch.from_numpy(np.bincount(of[exact], product, len(rows))).to(estimate)
                 slack += torch.from_numpy(np.bincount(of, error, len(rows))).to(slack)

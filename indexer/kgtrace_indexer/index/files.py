@@ -72,7 +72,7 @@ class Shard:
             raise CorruptGeneration(f"{self.folder}: {layout.SCALES} has tables {scaled}, the rows {list(self.rows)}")
         for number, (table, rows) in enumerate(self.rows.items()):
             path = self.folder / layout.LISTS.format(number)
-            found[table] = InvertedFile.read(path, rows.start, self.scales[f"{table}.scale"], rows.grad.shape[1])
+            found[table] = InvertedFile.read(path, rows.start, self.scales[f"{table}.scale"], rows.width)
         return found
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class Files:
     def preconditioner(self) -> Preconditioner:
         """Return P. Raises `BadRequest` as `check_rows` does, and `CorruptGeneration`."""
         lists = self.row_lists()
-        check_rows([*self.shards[0].codes, *(f"{table}.grad" for table in lists.tables)])
+        check_rows([*self.shards[0].codes, *(f"{table}.high" for table in lists.tables)])
         held = {}
         for number, table in enumerate(lists.tables):
             path = self.folder / layout.MOMENTS.format(number)
@@ -159,7 +159,7 @@ class Files:
         """Return the number of rows of each stored array that should have one for each training triple."""
         lists = self.row_lists().tables
         found = {name: len(stack) for name, stack in self.stacks().items()}
-        return found | {table: sum(len(piece.place) for piece in pieces) for table, pieces in lists.items()}
+        return found | {table: sum(map(len, pieces)) for table, pieces in lists.items()}
 
     def take(self, names: Collection[str], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return rows (m,) of stored arrays, and of ``TABLE.i.grad`` what each loss term's use i reads, (m, D, d)."""

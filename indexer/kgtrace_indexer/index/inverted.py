@@ -58,8 +58,8 @@ class InvertedFile:
     @staticmethod
     def write(rows: RowList, path: Path) -> np.ndarray:
         """Encode all lists into a file that is forced to disk, and return s (rows,). Raises `StorageFailed`."""
-        reads, width = rows.grad.shape
-        spans = list(rows.spans(0, reads, max(1, _BLOCK // width)))
+        width = rows.width
+        spans = list(rows.spans(0, len(rows.listed), max(1, _BLOCK // width)))
         largest, sizes = np.zeros(len(rows.offsets) - 1, np.float32), np.zeros(len(rows.offsets) - 1, np.int64)
         for lists, most, counts in side_by_side(partial(_extent, rows), spans):
             largest[lists] = np.maximum(largest[lists], most)
@@ -151,15 +151,12 @@ def _extent(rows: RowList, span: range) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _encoded(rows: RowList, scale: np.ndarray, length: int, span: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the list of each entry of some reads (m,), its training triple (m,), and its code (m, length) uint8."""
     lists, triple, grad = rows.sums(span)
-    grad, each = grad.astype(np.float32), scale[lists]
-    width = grad.shape[1]
-    code = np.rint(grad / each[:, None])
-    near = _norms(code) * each
-    grad -= code * each[:, None]
-    error = _norms(grad) * (1 + _FLOAT32) + _FLOAT32 * near
-    stored = np.full((len(grad), length), 128, np.uint8)  # FAISS adds so much to a signed byte
+    number = (grad / scale[lists].astype(np.float64)[:, None]).astype(np.float32)  # in units of s, or squares underflow
+    code, width = np.rint(number), number.shape[1]
+    error = _norms(number - code) * (1 + _FLOAT32) + _FLOAT32 * _norms(code)
+    stored = np.full((len(number), length), 128, np.uint8)  # FAISS adds so much to a signed byte
     stored[:, :width] = np.add(code, 128, out=code)
-    stored[:, width] = 128 + np.ceil(error * (1 + 1e-6) / (_unit(width) * each))
+    stored[:, width] = 128 + np.ceil(error * (1 + 1e-6) / _unit(width))
     return lists, triple - rows.start, stored
 
 

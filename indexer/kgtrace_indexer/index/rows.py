@@ -1,10 +1,13 @@
-"""Gradients of embedding rows, listed by the row that is read.
+"""Gradients of embedding rows, stored by training triple and listed by the row that is read.
 
-The reads of a table by all training triples of a shard stand in one list: rows ascending, then triples, then reads.
-The gradients of one row are one contiguous piece, in full width and as computed, float32; and each triple knows where
-its own reads stand. Influence on rows alone is then a sum of products of numbers on disk, without the model:
+Each training triple of a shard has R reads of a table, and read number r of triple t is read number t · R + r of all. A
+list has these numbers by row: rows ascending, then triples, then reads. Influence on rows alone is then a sum of
+products of numbers on disk, without the model:
 
     Σ_i ⟨g_i(z), p_i⟩  over the rows i that both the training triple z and the query read.
+
+A gradient is stored as its norm and its numbers over the norm, these as integers of 24 bits: none changes by more than
+2⁻²⁴ √d of its norm, about as much as it differs from one batch to another.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,27 +19,31 @@ import torch
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import FLOOR
 
-RUN = ("row", "triple", "read", "norm", "grad")
-"""Ends the names of the arrays of a part that are lists: ``TABLE.row`` and so on, one entry for each read."""
+STORED = ("row", "norm", "high", "low")
+"""Ends the names of the arrays of a table with a row for each training triple: ``TABLE.row`` and so on."""
+LISTED = ("offsets", "listed")
+"""Ends the names of the arrays that list the reads of a table by row."""
 
+_LARGEST = (1 << 23) - 1
+"""Largest integer: it fills a sign and 23 bits."""
 _BLOCK = 4096
-"""Training triples whose row gradients are in memory together."""
+"""Reads whose gradients are in memory together."""
 
 
 def listed_tables(names: Iterable[str]) -> list[str]:
-    """Return the tables whose reads are among arrays of these names, sorted."""
-    return sorted(name.removesuffix(".grad") for name in names if name.endswith(".grad"))
+    """Return the tables whose gradients are among arrays of these names, sorted."""
+    return sorted(name.removesuffix(".high") for name in names if name.endswith(".high"))
 
 
-def is_listed(name: str) -> bool:
-    """Return whether an array of a part is a list of reads, with no row for each triple."""
-    return name.rpartition(".")[2] in RUN
+def is_read(name: str) -> bool:
+    """Return whether an array of a training triple is of its reads of a table."""
+    return name.rpartition(".")[2] in STORED
 
 
-def list_reads(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Turn ``TABLE.i.index`` (n, D) and ``TABLE.i.grad`` (n, D, d) of n triples into lists of their reads.
+def store_reads(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turn ``TABLE.i.index`` (n, D) and ``TABLE.i.grad`` (n, D, d) of n triples into the arrays that are stored.
 
-    Other arrays stay as they are. Read number i · D + direction is that of use i by a direction's loss term.
+    Other arrays stay as they are. Read number i · D + direction of a triple is use i by the loss term of a direction.
     """
     found = {name: array for name, array in arrays.items() if not name.endswith((".index", ".grad"))}
     found |= {name: array for name, array in arrays.items() if name.endswith(".spread.index")}
@@ -46,29 +53,26 @@ def list_reads(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             table = name.removesuffix(".grad").rpartition(".")[0]
             uses[table] = uses.get(table, 0) + 1
     for table, count in uses.items():
-        index = np.concatenate([arrays[f"{table}.{i}.index"] for i in range(count)], 1)  # (n, reads)
-        grad = np.concatenate([arrays[f"{table}.{i}.grad"] for i in range(count)], 1)  # (n, reads, d)
-        order = np.argsort(index, axis=None, kind="stable")
-        triple, read = np.divmod(order, index.shape[1])
-        grad = grad.reshape(-1, grad.shape[2])[order]
-        run: tuple[np.ndarray, ...] = (
-            index.ravel()[order], triple.astype(np.int32), read.astype(np.int16), _norms(grad), grad,
-        )  # fmt: skip
-        found |= {f"{table}.{name}": array for name, array in zip(RUN, run, strict=True)}
+        grad = np.concatenate([arrays[f"{table}.{i}.grad"] for i in range(count)], 1)  # (n, R, d)
+        norm = np.sqrt(np.einsum("nrd,nrd->nr", grad, grad, dtype=np.float64)).astype(np.float32)
+        unit = _LARGEST / np.where(norm > 0, norm, 1).astype(np.float64)
+        code = np.rint(grad * unit[:, :, None]).astype(np.int32)  # no number exceeds the norm
+        row = np.concatenate([arrays[f"{table}.{i}.index"] for i in range(count)], 1)  # (n, R)
+        stored = (row, norm, (code >> 8).astype(np.int16), (code & 255).astype(np.uint8))
+        found |= {f"{table}.{name}": array for name, array in zip(STORED, stored, strict=True)}
     return found
 
 
-def arranged(row: np.ndarray, triple: np.ndarray, read: np.ndarray, rows: int, count: int) -> dict[str, np.ndarray]:
-    """Return arrays of a `RowList` for reads (m,) of a table of `rows` rows by `count` training triples, all sorted."""
-    place = np.empty((count, len(row) // max(1, count)), np.int32 if len(row) < 1 << 31 else np.int64)
-    place[triple, read] = np.arange(len(row))
-    offsets = np.searchsorted(row, np.arange(rows + 1))
-    return {"offsets": offsets, "triple": triple.astype(np.int32), "read": read, "place": place}
+def list_reads(row: np.ndarray, rows: int) -> dict[str, np.ndarray]:
+    """Return the list of reads (n, R) of a table of `rows` rows: the arrays of `LISTED`."""
+    order = np.argsort(row, axis=None, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row.ravel(), minlength=rows))])
+    return {"offsets": offsets, "listed": order.astype(list_dtype(row.size))}
 
 
-def _norms(grad: np.ndarray) -> np.ndarray:
-    norms: np.ndarray = np.sqrt(np.einsum("md,md->m", grad, grad, dtype=np.float64)).astype(np.float32)
-    return norms
+def list_dtype(reads: int) -> np.dtype:
+    """Return the type of a list of so many reads."""
+    return np.dtype(np.int32 if reads < 1 << 31 else np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,39 +132,54 @@ def paired_products(a: Mapping[str, RowQueries], b: Mapping[str, RowQueries]) ->
 
 @dataclass(frozen=True, slots=True)
 class RowList:
-    """The reads of a table by the training triples of a shard."""
+    """The m = n · R reads of a table by the n training triples of a shard."""
 
     start: int
     """The shard's first training triple."""
-    offsets: np.ndarray
-    """(rows + 1,) int64: where the reads of each row begin."""
-    triple: np.ndarray
-    """(m,) int32: who reads, counted from the shard's first."""
-    read: np.ndarray
-    """(m,) int16: which of the triple's reads it is."""
+    row: np.ndarray
+    """(n, R) int32: the rows that each triple reads."""
     norm: np.ndarray
     """(m,) float32: ‖g‖."""
-    grad: np.ndarray
-    """(m, d) float32: g."""
-    place: np.ndarray
-    """(n, reads) int32, or int64 where there are too many: where each triple's reads stand."""
+    high: np.ndarray
+    """(m, d) int16: the integers, but for their last 8 bits."""
+    low: np.ndarray
+    """(m, d) uint8: these."""
+    offsets: np.ndarray
+    """(rows of the table + 1,) int64: where the reads of each row begin in the list."""
+    listed: np.ndarray
+    """(m,) int32, or int64 where there are too many: the list."""
 
     @classmethod
     def of(cls, start: int, table: str, arrays: Mapping[str, np.ndarray]) -> "RowList":
         """Read the arrays of a generation."""
-        names = ("offsets", *RUN[1:], "place")
-        return cls(start, *(np.asarray(arrays[f"{table}.{name}"]) for name in names))  # views of maps are slow
+        row, norm, high, low, offsets, listed = (  # views of maps are slow
+            np.asarray(arrays[f"{table}.{name}"]) for name in (*STORED, *LISTED)
+        )
+        width = high.shape[2]
+        return cls(start, row, norm.ravel(), high.reshape(-1, width), low.reshape(-1, width), offsets, listed)
 
-    def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the reads of rows (r,) stand, and which of these rows each is of: (m,) int64 each."""
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.row)
+
+    @property
+    def width(self) -> int:
+        """Return d."""
+        return int(self.high.shape[1])
+
+    def gradients(self, reads: np.ndarray) -> np.ndarray:
+        """Return the gradients of reads (k,), (k, d) float64."""
+        grad: np.ndarray = self.high[reads].astype(np.float64)
+        grad *= 256
+        grad += self.low[reads]
+        grad *= (self.norm[reads] / np.float64(_LARGEST))[:, None]
+        return grad
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the reads of rows (r,) stand in the list, and which of the rows each is of: (k,) int64 each."""
         starts, counts = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         owner = np.arange(len(rows)).repeat(counts)
         return np.arange(len(owner)) + (starts - np.cumsum(counts) + counts)[owner], owner
-
-    def row_of(self, places: np.ndarray | int) -> np.ndarray:
-        """Return the row of each read, given where it stands."""
-        rows: np.ndarray = np.searchsorted(self.offsets, places, "right") - 1
-        return rows
 
     def summed(self, rows: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return g_i(z) for rows i (r,): which of these it is (e,), the triple z (e,), and the sum over reads (e, d).
@@ -168,33 +187,35 @@ class RowList:
         Triples are counted from the first of all. With `weight` (n, directions), reads are multiplied with that of
         their loss term.
         """
-        places, owner = self.entries(rows)
-        return self._summed(owner, self.triple[places], self.read[places], self.grad[places], weight)
+        places, owner = self.places(rows)
+        return self._summed(owner, self.listed[places], weight)
 
     def sums(self, span: range, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the same of reads that stand side by side, with their rows."""
-        some = slice(span.start, span.stop)
-        owner = self.row_of(np.arange(span.start, span.stop))
-        return self._summed(owner, self.triple[some], self.read[some], self.grad[some], weight)
+        """Return the same of reads that stand side by side in the list, with their rows."""
+        reads = self.listed[span.start : span.stop]
+        return self._summed(self.row.ravel()[reads], reads, weight)
 
     def spans(self, start: int, stop: int, size: int) -> Iterator[range]:
         """Yield the places between two, about `size` at a time; reads of one row by one triple stay together."""
         while start < stop:
             end = min(start + size, stop)
-            while end < stop and self.triple[end] == self.triple[end - 1] and self.offsets[self.row_of(end)] < end:
+            while end < stop and self._same(end):
                 end += 1
             yield range(start, end)
             start = end
 
+    def _same(self, place: int) -> bool:
+        """Return whether a read is of the same row, and by the same triple, as the one before it in the list."""
+        before, read = self.listed[place - 1 : place + 1]
+        rows, each = self.row.ravel(), self.row.shape[1]
+        return bool(before // each == read // each and rows[before] == rows[read])
+
     def _summed(
-        self,
-        owner: np.ndarray,
-        triple: np.ndarray,
-        read: np.ndarray,
-        grad: np.ndarray,
-        weight: np.ndarray | None,
+        self, owner: np.ndarray, reads: np.ndarray, weight: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        triple, grad = triple.astype(np.int64) + self.start, grad.astype(np.float64)
+        triple, read = np.divmod(reads.astype(np.int64), self.row.shape[1])
+        triple += self.start
+        grad = self.gradients(reads)
         if weight is not None:
             grad *= weight[triple, read % weight.shape[1]][:, None]
         first = np.flatnonzero((np.diff(triple, prepend=-1) != 0) | (np.diff(owner, prepend=-1) != 0))
@@ -215,7 +236,7 @@ class RowLists:
 
     def width(self, table: str) -> int:
         """Return d."""
-        return int(self.tables[table][0].grad.shape[1])
+        return self.tables[table][0].width
 
     def read_counts(self, table: str, rows: np.ndarray) -> np.ndarray:
         """Return how many reads rows (r,) have, (r,) int64."""
@@ -226,9 +247,10 @@ class RowLists:
         """Return how many training triples read each row of a table, (rows,) int64."""
         found = np.zeros(len(self.tables[table][0].offsets) - 1, np.int64)
         for piece in self.tables[table]:
-            firsts = np.concatenate([[True], np.diff(piece.triple) != 0])[: len(piece.triple)]
-            firsts[piece.offsets[:-1][np.diff(piece.offsets) > 0]] = True
-            found += np.diff(np.concatenate([[0], np.cumsum(firsts)])[piece.offsets])
+            for start in range(0, len(piece), _BLOCK):
+                row = np.sort(piece.row[start : start + _BLOCK], axis=1)
+                once = np.diff(row, axis=1, prepend=-1) != 0
+                found += np.bincount(row[once], minlength=len(found))
         return found
 
     def mean_square(self) -> float:
@@ -237,7 +259,7 @@ class RowLists:
         Each read is squared by itself: of a row that a triple reads twice this is not the squared norm of its gradient.
         """
         pieces = [piece for lists in self.tables.values() for piece in lists]
-        count = sum(len(piece.place) for piece in next(iter(self.tables.values())))
+        count = sum(map(len, next(iter(self.tables.values()))))
         return sum(float(np.square(piece.norm, dtype=np.float64).sum()) for piece in pieces) / count + FLOOR
 
     def moment(self, table: str, row: int) -> np.ndarray:
@@ -269,7 +291,10 @@ class RowLists:
 
     def readers(self, table: str, rows: np.ndarray) -> np.ndarray:
         """Return the training triples that read any of some rows, (m,) int64, some of them more than once."""
-        pieces = [piece.triple[piece.entries(rows)[0]].astype(np.int64) + piece.start for piece in self.tables[table]]
+        pieces = [
+            piece.listed[piece.places(rows)[0]].astype(np.int64) // piece.row.shape[1] + piece.start
+            for piece in self.tables[table]
+        ]
         found: np.ndarray = np.concatenate(pieces)
         return found
 
@@ -278,12 +303,12 @@ class RowLists:
     ) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield the reads by training triples (m,) of rows that test triples (m,) read: k of them in each shard.
 
-        These are the list, which of the m they belong to, the pair of `queries`, and where they stand, (k,) each.
+        These are the list, which of the m they belong to, the pair of `queries`, and their numbers, (k,) each.
         """
-        for piece, of, row, place in self.reads(table, triples):
+        for piece, of, row, read in self.reads(table, triples):
             pairs = queries.pairs[query[of]]  # (reads, ·)
-            read, which = np.nonzero((queries.row[pairs] == row[:, None]) & (pairs >= 0))
-            yield piece, of[read], pairs[read, which], place[read]
+            which, use = np.nonzero((queries.row[pairs] == row[:, None]) & (pairs >= 0))
+            yield piece, of[which], pairs[which, use], read[which]
 
     def influences(self, queries: Mapping[str, RowQueries], query: np.ndarray, triples: np.ndarray) -> np.ndarray:
         """Return the influence of training triples (m,) on test triples (m,) by rows, (m,) float64."""
@@ -291,8 +316,8 @@ class RowLists:
         for start in range(0, len(triples), _BLOCK):
             some = slice(start, start + _BLOCK)
             for table, asked in queries.items():
-                for piece, of, pair, place in self.matches(table, asked, query[some], triples[some]):
-                    products = np.einsum("kd,kd->k", piece.grad[place].astype(np.float64), asked.grad[pair])
+                for piece, of, pair, read in self.matches(table, asked, query[some], triples[some]):
+                    products = np.einsum("kd,kd->k", piece.gradients(read), asked.grad[pair])
                     total[some] += np.bincount(of, products, len(total[some]))
         return total
 
@@ -301,27 +326,28 @@ class RowLists:
         total = np.zeros(len(triples))
         for table, asked in queries.items():
             norms = np.linalg.norm(asked.grad, axis=1)
-            for piece, of, pair, place in self.matches(table, asked, np.full(len(triples), query), triples):
-                total += np.bincount(of, piece.norm[place] * norms[pair], len(total))
+            for piece, of, pair, read in self.matches(table, asked, np.full(len(triples), query), triples):
+                total += np.bincount(of, piece.norm[read] * norms[pair], len(total))
         return total
 
     def reads(self, table: str, triples: np.ndarray) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield all reads of a table by training triples (m,), k of them in each shard.
 
-        These are the list, which of the m reads, the row, and where it stands, (k,) each. A table that is not listed
-        has none.
+        These are the list, which of the m reads, the row, and the number of the read, (k,) each. A table that is not
+        listed has none.
         """
         for piece in self.tables.get(table, ()):
-            here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece.place)))
-            place = piece.place[triples[here] - piece.start]  # (m, reads)
-            yield piece, here.repeat(place.shape[1]), piece.row_of(place.ravel()), place.ravel()
+            here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece)))
+            local, each = triples[here] - piece.start, piece.row.shape[1]
+            yield piece, here.repeat(each), piece.row[local].ravel(), _reads(local, each)
 
     def gradients(self, table: str, triples: np.ndarray) -> np.ndarray:
-        """Return the gradient of every read by training triples (m,), (m, reads, d) float32."""
-        found = np.empty((len(triples), self.tables[table][0].place.shape[1], self.width(table)), np.float32)
+        """Return the gradient of every read by training triples (m,), (m, R, d) float32."""
+        each = self.tables[table][0].row.shape[1]
+        found = np.empty((len(triples), each, self.width(table)), np.float32)
         for piece in self.tables[table]:
-            here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece.place)))
-            found[here] = piece.grad[piece.place[triples[here] - piece.start]]
+            here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece)))
+            found[here] = piece.gradients(_reads(triples[here] - piece.start, each)).reshape(len(here), each, -1)
         return found
 
     def against(self, tables: Mapping[str, np.ndarray], triples: np.ndarray) -> np.ndarray:
@@ -333,7 +359,12 @@ class RowLists:
         for start in range(0, len(triples), _BLOCK):
             some = triples[start : start + _BLOCK]
             for table, grads in tables.items():
-                for piece, of, rows, place in self.reads(table, some):
-                    products = np.einsum("kd,kd->k", piece.grad[place], grads[np.minimum(rows, len(grads) - 1)])
+                for piece, of, rows, read in self.reads(table, some):
+                    products = np.einsum("kd,kd->k", piece.gradients(read), grads[np.minimum(rows, len(grads) - 1)])
                     total[start : start + len(some)] += np.bincount(of, products, len(some))
         return total
+
+
+def _reads(triples: np.ndarray, each: int) -> np.ndarray:
+    """Return the numbers of all reads by triples (m,) that have so many each, (m · R,) int64."""
+    return (triples[:, None] * each + np.arange(each)).ravel()

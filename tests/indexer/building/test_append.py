@@ -38,8 +38,8 @@ def test_answers_are_those_of_a_full_rebuild(
     """Only new triples are computed; every array and answer is that of a build of all with the same directions."""
     model, vocabulary, table = umls
     encoded: list[int] = []
-    encode = parts.encode
-    monkeypatch.setattr(parts, "encode", lambda *args: (encoded.append(len(args[3])), encode(*args))[1])
+    stored = parts.stored
+    monkeypatch.setattr(parts, "stored", lambda *args: (encoded.append(len(args[3])), stored(*args))[1])
     monkeypatch.setattr(parts, "_PART", 32)  # several runs to merge
     report = append(grown, write(grown / "new.tsv", vocabulary, table.ids[OLD : OLD + NEW]))
     assert sum(encoded) == NEW
@@ -122,8 +122,8 @@ def test_an_interrupted_append_is_resumed(umls: Umls, grown: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         append(grown, file, progress=stop)
     encoded: list[int] = []
-    encode = parts.encode
-    monkeypatch.setattr(parts, "encode", lambda *args: (encoded.append(len(args[3])), encode(*args))[1])
+    stored = parts.stored
+    monkeypatch.setattr(parts, "stored", lambda *args: (encoded.append(len(args[3])), stored(*args))[1])
     append(grown, write(grown / "other.tsv", vocabulary, table.ids[OLD + 1 : OLD + 21]))
     assert sum(encoded) == 20
     IndexRoot(grown).rollback()

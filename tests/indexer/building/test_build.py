@@ -195,8 +195,8 @@ def test_an_interrupted_build_is_resumed(umls: Umls, tmp_path: Path, monkeypatch
         build(tmp_path / "a", *_few(umls), SMALL, progress=stop)
     assert IndexRoot(tmp_path / "a").current() is None
     encoded: list[int] = []
-    encode = parts.encode
-    monkeypatch.setattr(parts, "encode", lambda *args: (encoded.append(len(args[3])), encode(*args))[1])
+    stored = parts.stored
+    monkeypatch.setattr(parts, "stored", lambda *args: (encoded.append(len(args[3])), stored(*args))[1])
     build(tmp_path / "a", *_few(umls), SMALL)
     assert sum(encoded) == 300 - 2 * 64
     build(tmp_path / "b", *_few(umls), SMALL)

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from kgtrace_indexer import ModelFile, TripleTable
-from kgtrace_indexer.building.parts import encode
+from kgtrace_indexer.building.parts import stored
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, loss_by_name
 from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
 from kgtrace_indexer.index.bases import Bases, fit_bases
@@ -25,7 +25,7 @@ from kgtrace_indexer.index.files import shards_of
 from kgtrace_indexer.index.inverted import InvertedFile
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_rows, moments
 from kgtrace_indexer.index.query_code import QueryCode, encode_queries
-from kgtrace_indexer.index.rows import RUN, RowList, RowLists, arranged, is_listed, list_reads, listed_tables
+from kgtrace_indexer.index.rows import STORED, RowList, RowLists, is_read, list_reads, listed_tables
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.models.conve import ConvE
@@ -135,23 +135,21 @@ class Case:
     @cached_property
     def encoded(self) -> dict[str, np.ndarray]:
         codec = PrincipalCodec(self.bases, self.dtype)
-        return list_reads(encode(self.featurizer, codec, self.table, np.arange(len(self.table.ids))))
+        return stored(self.featurizer, codec, self.table, np.arange(len(self.table.ids)))
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        return {name: array for name, array in self.encoded.items() if not is_listed(name)}
+        return {name: array for name, array in self.encoded.items() if not is_read(name)}
 
     @cached_property
     def rows(self) -> RowLists:
         """As they would be mapped, but in memory."""
         tables: dict[str, list[RowList]] = {}
         for table in listed_tables(self.encoded):
-            row, triple, read, norm, grad = (self.encoded[f"{table}.{name}"] for name in RUN)
             size = 12 if table == ENTITY else 6
             for shard in shards_of(len(self.table.ids), self.shard_size):
-                some = (triple >= shard.start) & (triple < shard.stop)
-                listed = arranged(row[some], triple[some] - shard.start, read[some], size, len(shard))
-                listed |= {"norm": norm[some], "grad": grad[some]}
+                some = {name: self.encoded[f"{table}.{name}"][shard.start : shard.stop] for name in STORED}
+                listed = some | list_reads(some["row"], size)
                 named = {f"{table}.{name}": array for name, array in listed.items()}
                 tables.setdefault(table, []).append(RowList.of(shard.start, table, named))
         return RowLists(tables)
@@ -229,7 +227,7 @@ def inverted_file(rows: RowList) -> InvertedFile:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lists.faiss"
         scale = InvertedFile.write(rows, path)
-        return InvertedFile.read(path, rows.start, scale, rows.grad.shape[1])
+        return InvertedFile.read(path, rows.start, scale, rows.width)
 
 
 cases = st.builds(
