@@ -8,12 +8,14 @@ small HDF5 file that is written whole before it gets its name.
 
 import hashlib
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -149,6 +151,15 @@ def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
     """
     with _open(path) as f:
         return MappingProxyType({name: _map(path, name, _own_dataset(path, f, name)) for name in f})
+
+
+def let_go(array: np.ndarray) -> None:
+    """Give back the memory of the pages of a map that were read; they come from the file again when they are needed."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def read_blocks(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,5 +1,6 @@
 """Arrays: parts in, one contiguous file out, memory maps back."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,17 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kgtrace_store import arrays
-from kgtrace_store.arrays import assemble, lay_out, merge, open_arrays, read_part, read_rows, write_part, write_rows
+from kgtrace_store.arrays import (
+    assemble,
+    lay_out,
+    let_go,
+    merge,
+    open_arrays,
+    read_part,
+    read_rows,
+    write_part,
+    write_rows,
+)
 from kgtrace_store.errors import CorruptGeneration, StorageFailed
 
 DTYPES = st.sampled_from(["float32", "float16", "int32", "int64"])
@@ -54,6 +65,23 @@ def test_round_trip(whole: dict[str, np.ndarray], data: st.DataObject) -> None:
         assert set(found) == set(whole)
         for key, array in whole.items():
             same(found[key], array)
+
+
+def test_pages_that_are_let_go_are_read_again(tmp_path: Path) -> None:
+    """They are not in memory any more, and hold what they held; arrays that are no maps stay as they are."""
+    path, pages = tmp_path / "all.h5", 1 << 14
+    lay_out(path, {}, {}, {"a": np.arange(pages * 512).reshape(pages, 512)})
+    rows = np.asarray(open_arrays(path)["a"]).reshape(-1, 256)[1:]
+
+    def mapped() -> int:
+        return int(re.search(r"RssFile:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+
+    before = rows.sum()
+    most = mapped()
+    let_go(rows)
+    assert mapped() < most - pages * 3
+    assert rows.sum() == before
+    let_go(np.arange(3)[1:])
 
 
 def test_rows_are_written_into_their_places(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer.building.build import BuildReport, Contents, Stages, check_input, counts, finish, provenance
+from kgtrace_indexer.building.build import BuildReport, Contents, check_input, counts, finish, provenance
 from kgtrace_indexer.building.files import Layout
 from kgtrace_indexer.building.parts import Progress, part_name, parts_of, require_space, stored, write_parts
+from kgtrace_indexer.building.stages import Stages
 from kgtrace_indexer.index.codec import read_codec
 from kgtrace_indexer.index.files import Files, shards_of
 from kgtrace_indexer.index.training_set import in_order

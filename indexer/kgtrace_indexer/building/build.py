@@ -12,9 +12,9 @@ gradient terms and one part of codes, whatever the number of triples; of the tri
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ import torch
 
 from kgtrace_indexer.building.files import Layout, add_self_influences, index_files
 from kgtrace_indexer.building.gate import pass_gate
-from kgtrace_indexer.building.parts import Progress, part_name, parts_of, require_space, stored, write_parts
+from kgtrace_indexer.building.parts import Progress, parts_of, require_space, stored, write_parts
+from kgtrace_indexer.building.stages import Stages
 from kgtrace_indexer.building.workers import BASES, Workers, write_parts_with
 from kgtrace_indexer.gradients.losses import check_loss, resolve_negatives
 from kgtrace_indexer.index.bases import Bases, fit_bases
@@ -185,19 +186,15 @@ def build(
         )
         arrays = Layout(staging.path, first, count, config.shard_size, model)
         arrays.create(codec.arrays())
-
-        def write(part: range, rows: dict[str, np.ndarray]) -> None:
-            staging.write_rows(part_name(part), arrays.places(part, rows))
-
         if workers is None:
             write_parts(
                 staging, featurizer, codec, indexed, parts,
-                write=write, row=first, batch_size=batch_size, progress=progress,
+                write=partial(arrays.write, staging), row=first, batch_size=batch_size, progress=progress,
             )  # fmt: skip
         else:
             write_parts_with(
                 workers, staging, indexed, known, parts, model=model, configuration=settings,
-                write=write, batch_size=batch_size, device=config.device, progress=progress,
+                write=partial(arrays.write, staging), batch_size=batch_size, device=config.device, progress=progress,
             )  # fmt: skip
         arrays.list_rows()
         stages.lap("gradients")
@@ -247,7 +244,7 @@ def finish(
     publish: bool,
     gate_report: Path | None,
     committed: Callable[[str], None],
-    stages: "Stages",
+    stages: Stages,
 ) -> BuildReport:
     """Turn arrays in their places into a generation: index them, let it pass the gate, commit and publish it.
 
@@ -389,18 +386,3 @@ def _bases(staging: Staging, featurizer: Featurizer, table: TripleTable, config:
             landmarks = featurizer.training_terms_apart(table.ids[np.sort(chosen)])
             staging.write_part(name, fit_bases(landmarks, config.dim).arrays())
     return Bases.from_arrays(read_part(staging.part_path(name)), featurizer.model.device)
-
-
-class Stages:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        """Start the clock."""
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap to a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now

@@ -18,6 +18,8 @@ _QUERIES = 4
 """Training triples whose certified answer is compared with exact influences."""
 _PROBES = 1024
 """Random training triples whose exact influence on those is computed."""
+_BLOCK = 256
+"""Of these, how many are computed together."""
 _TOP_K = 10
 _TOLERANCE = 1e-3
 """Relative: float32 in another batch, or on another device."""
@@ -111,7 +113,8 @@ def _self_influences(attributor: Attributor, rows: np.ndarray) -> Check:
 def _searched(attributor: Attributor, queries: np.ndarray, probes: np.ndarray, score: Score) -> Iterator[Check]:
     """Compare what is found for training triples `queries`, and bounds, with exact influences of `probes`."""
     triples = np.asarray(attributor.training.triples[queries], np.int64)
-    exact = attributor.exact_influences(triples, probes, score=score)  # (probes, queries)
+    blocks = np.split(probes, range(_BLOCK, len(probes), _BLOCK))
+    exact = np.concatenate([attributor.exact_influences(triples, block, score=score) for block in blocks])
     attributions = attributor.query(triples, top_k=_TOP_K, score=score).attributions
     overlooked, violated = 0, 0
     for triple, influences, found in zip(triples, exact.T, attributions, strict=True):

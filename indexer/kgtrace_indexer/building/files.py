@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kgtrace_indexer.building.parts import part_name
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec
 from kgtrace_indexer.index.files import (
     BASIS,
@@ -30,6 +31,7 @@ from kgtrace_indexer.models.featurizer import BCE_SLOPE, OF_BCE
 from kgtrace_store import durable, layout
 from kgtrace_store.arrays import assemble, lay_out, merge, open_arrays, write_part, write_rows
 from kgtrace_store.search import FaissSearch
+from kgtrace_store.staging import Staging
 
 _SHARED = (*NAMED, *OF_BCE)
 """Arrays that no shard has: answers read them whatever is searched."""
@@ -80,13 +82,14 @@ class Layout:
                 lengths |= {f"{table}.offsets": self._rows(table) + 1, f"{table}.listed": reads}
             lay_out(self.folder / path, like, lengths, bases if path == layout.GRADIENTS else {})
 
-    def places(self, part: range, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, dict[str, np.ndarray]]]:
-        """Return the number of the first row, and the rows, of what each file holds of a part."""
-        return {
+    def write(self, staging: Staging, part: range, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the arrays of a part into their places, and enter it in the journal."""
+        places = {
             path: (part.start - triples.start, {name: arrays[name] for name in names})
             for path, (triples, names) in self.files().items()
             if part.start in triples
         }
+        staging.write_rows(part_name(part), places)
 
     def list_rows(self) -> None:
         """List the reads of each table by row, once all parts are in their places."""

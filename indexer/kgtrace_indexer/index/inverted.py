@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kgtrace_indexer.index.rows import RowList
+from kgtrace_indexer.index.rows import RowList, sparingly
 from kgtrace_indexer.threads import side_by_side
 from kgtrace_store.errors import CorruptGeneration
 from kgtrace_store.search import load_faiss, read_faiss, write_inverted_file
@@ -61,12 +61,12 @@ class InvertedFile:
         width = rows.width
         spans = list(rows.spans(0, len(rows.listed), max(1, _BLOCK // width)))
         largest, sizes = np.zeros(len(rows.offsets) - 1, np.float32), np.zeros(len(rows.offsets) - 1, np.int64)
-        for lists, most, counts in side_by_side(partial(_extent, rows), spans):
+        for lists, most, counts in sparingly([rows], side_by_side(partial(_extent, rows), spans)):
             largest[lists] = np.maximum(largest[lists], most)
             sizes[lists] += counts
         scale: np.ndarray = np.maximum(largest / np.float32(_LEVELS), np.finfo(np.float32).tiny)
         index = _empty(load_faiss(), width, len(scale))
-        encoded = side_by_side(partial(_encoded, rows, scale, index.d), spans)
+        encoded = sparingly([rows], side_by_side(partial(_encoded, rows, scale, index.d), spans))
         write_inverted_file(index, path, sizes, _by_list(encoded, sizes))
         return scale
 

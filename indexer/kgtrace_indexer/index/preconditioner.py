@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.gradients.terms import Rows, Terms
-from kgtrace_indexer.index.rows import RowLists, RowQueries, listed_tables
+from kgtrace_indexer.index.rows import RowLists, RowQueries, listed_tables, sparingly
 from kgtrace_indexer.names import Damping
 from kgtrace_indexer.threads import side_by_side
 from kgtrace_store.errors import BadRequest
@@ -96,7 +96,7 @@ def moments(rows: RowLists, table: str) -> Iterator[Moments]:
     """Compute those of a table, some at a time."""
     width = rows.width(table)
     hubs = np.flatnonzero(rows.reader_counts(table) > width)
-    found = side_by_side(partial(_eigenvectors, rows, table), hubs.tolist())
+    found = sparingly(rows.tables[table], side_by_side(partial(_eigenvectors, rows, table), hubs.tolist()))
     for some in np.split(hubs, range(_HUBS, len(hubs), _HUBS)):
         values, vectors = np.empty((len(some), width)), np.empty((len(some), width, width), np.float32)
         for number in range(len(some)):

@@ -12,12 +12,16 @@ A gradient is stored as its norm and its numbers over the norm, these as integer
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import FLOOR
+from kgtrace_store.arrays import let_go
+
+Result = TypeVar("Result")
 
 STORED = ("row", "norm", "high", "low")
 """Ends the names of the arrays of a table with a row for each training triple: ``TABLE.row`` and so on."""
@@ -28,6 +32,8 @@ _LARGEST = (1 << 23) - 1
 """Largest integer: it fills a sign and 23 bits."""
 _BLOCK = 4096
 """Reads whose gradients are in memory together."""
+_KEPT = 32
+"""Blocks of reads whose pages stay in memory in a pass over all of them."""
 
 
 def listed_tables(names: Iterable[str]) -> list[str]:
@@ -68,6 +74,16 @@ def list_reads(row: np.ndarray, rows: int) -> dict[str, np.ndarray]:
     order = np.argsort(row, axis=None, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row.ravel(), minlength=rows))])
     return {"offsets": offsets, "listed": order.astype(list_dtype(row.size))}
+
+
+def sparingly(lists: Sequence["RowList"], results: Iterable[Result]) -> Iterator[Result]:
+    """Yield what is computed of blocks of reads, and from time to time give back the memory of pages of the lists."""
+    for number, result in enumerate(results):
+        yield result
+        if number % _KEPT == 0:
+            for each in lists:
+                let_go(each.high)
+                let_go(each.low)
 
 
 def list_dtype(reads: int) -> np.dtype:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, by_readers
-from kgtrace_indexer.index.rows import RowList, RowLists
+from kgtrace_indexer.index.rows import RowList, RowLists, sparingly
 from kgtrace_indexer.models.checkpoints import checkpoint_of
 from kgtrace_indexer.names import Damping
 from kgtrace_indexer.threads import side_by_side
@@ -43,11 +43,13 @@ def preconditioned_self_influences(
             for piece in rows.tables[table]
             for span in piece.spans(int(piece.offsets[row]), int(piece.offsets[row + 1]), together)
         )
-        for triples, own in side_by_side(partial(_of_hub, held, weight, sigma), hubs):
+        of_hubs = side_by_side(partial(_of_hub, held, weight, sigma), hubs)
+        for triples, own in sparingly(rows.tables[table], of_hubs):
             found[triples] += own
         counts = rows.reader_counts(table)
         counts[held.row] = 0
-        for triples, own in side_by_side(partial(_of_rows, rows, table, weight, sigma), _alike(counts, together)):
+        of_others = side_by_side(partial(_of_rows, rows, table, weight, sigma), _alike(counts, together))
+        for triples, own in sparingly(rows.tables[table], of_others):
             np.add.at(found, triples, own)
     return found.astype(np.float32)
 
