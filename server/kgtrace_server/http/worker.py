@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -118,10 +119,15 @@ class Worker:
             raise QueueFull(f"{self._queue_length} requests are waiting already: try again shortly")
 
     async def run(self, task: Task[Any, T]) -> Computed[T]:
-        """Queue a task and return its result; cancelling this takes the task out of the queue.
+        """Queue a task and return its result; cancelling this takes the task out of the queue. Raises as `submit`."""
+        return await self.submit(task)
 
-        Raises `QueueFull`, `NotReady` after `close`, what the task's outcome is if that is an exception, and
-        `RuntimeError` after a fault of the thread.
+    def submit(self, task: Task[Any, T]) -> "asyncio.Future[Computed[T]]":
+        """Queue a task; return the future of its result, which takes it out of the queue when it is cancelled.
+
+        Raises `QueueFull`, and `NotReady` after `close`. The future raises `NotReady` when the worker is closed before
+        it is computed, what the task's outcome is if that is an exception, and `RuntimeError` after a fault of the
+        thread.
         """
         loop = asyncio.get_running_loop()
         job = _Job(task, loop, loop.create_future())
@@ -132,13 +138,18 @@ class Worker:
             if self._thread.ident is None:
                 self._thread.start()
             self._queue[job] = None
+        job.future.add_done_callback(partial(self._forget, job))
+        loop.call_soon(self._wake)  # after all requests that arrived together are queued
+        return job.future
+
+    def _wake(self) -> None:
+        with self._changed:
             self._changed.notify()
-        try:
-            return await job.future
-        except asyncio.CancelledError:
+
+    def _forget(self, job: _Job, future: "asyncio.Future[Computed[Any]]") -> None:
+        if future.cancelled():
             with self._changed:
                 self._queue.pop(job, None)
-            raise
 
     def close(self) -> None:
         """Refuse what waits and what comes, and give what is being computed a moment to end."""
