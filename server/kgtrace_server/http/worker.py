@@ -1,7 +1,8 @@
 """One thread that computes, and the queue before it.
 
 Nothing waits for company: what is queued when the thread gets free, and is alike, is computed together. Under light
-load that is one request at a time, under heavy load as many as fit.
+load that is one request at a time, under heavy load as many as fit. A free thread is woken when all requests that the
+event loop found at once are queued.
 """
 
 import asyncio
@@ -135,8 +136,6 @@ class Worker:
             if self._closed:
                 raise _shutting_down()
             self.require_room()
-            if self._thread.ident is None:
-                self._thread.start()
             self._queue[job] = None
         job.future.add_done_callback(partial(self._forget, job))
         loop.call_soon(self._wake)  # after all requests that arrived together are queued
@@ -144,6 +143,8 @@ class Worker:
 
     def _wake(self) -> None:
         with self._changed:
+            if self._thread.ident is None:
+                self._thread.start()
             self._changed.notify()
 
     def _forget(self, job: _Job, future: "asyncio.Future[Computed[Any]]") -> None:

@@ -94,6 +94,21 @@ def test_what_is_alike_is_computed_together_and_in_order() -> None:
     assert [len(batch.waited) for batch in batches] == [1, 3, 3]
 
 
+def test_what_arrives_together_is_computed_together() -> None:
+    """The thread begins when all that the event loop hands over at once are queued, not with the first."""
+    batches: list[Batch] = []
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make(observe=batches.append)
+        first = worker.submit(task(key="alike"))
+        if worker._thread.is_alive():
+            worker._thread.join(0.05)  # time enough to take the first
+        await asyncio.gather(first, *(worker.submit(task(key="alike")) for _ in range(BATCH - 1)))
+
+    run(test)
+    assert [batch.size for batch in batches] == [BATCH]
+
+
 def test_the_time_in_the_queue_is_told() -> None:
     """From when a task is queued to when it is taken."""
 
