@@ -41,7 +41,7 @@ _QUEUED = (429,)
 """A problem of the routes that compute, by which `queueing` knows them."""
 
 
-async def _ready(request: Request) -> Service:  # async, as the framework calls others in a thread
+async def _ready(request: Request) -> Service:  # a coroutine: plain functions are called in a thread of their own
     """Return the service, and pin its generation to the answer."""
     service: Service = request.app.state.backend.service
     request.state.generation = service.generation

@@ -119,10 +119,6 @@ class Worker:
         if len(self._queue) >= self._queue_length + (not self._busy):
             raise QueueFull(f"{self._queue_length} requests are waiting already: try again shortly")
 
-    async def run(self, task: Task[Any, T]) -> Computed[T]:
-        """Queue a task and return its result; cancelling this takes the task out of the queue. Raises as `submit`."""
-        return await self.submit(task)
-
     def submit(self, task: Task[Any, T]) -> "asyncio.Future[Computed[T]]":
         """Queue a task; return the future of its result, which takes it out of the queue when it is cancelled.
 
