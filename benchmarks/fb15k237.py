@@ -35,8 +35,8 @@ KGTRACE = Path(sys.executable).parent / "kgtrace"
 TOP_K = 10
 BLOCK = 2048
 LOOP_TRIPLES = 60
-TRACIN_OPTIONS = ("--loss", "bce", "--score", "tracin")
-"""What of ``kgtrace build`` makes the index answer with plain influence of the triples' own cross-entropy."""
+TRACIN_OPTIONS = ("--score", "tracin")
+"""What of ``kgtrace build`` makes the index answer with plain influence unless it is asked for the other score."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="FB15k-237")
     parser.add_argument("--model", default="conve-fb15k-237")
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--tracin", action="store_true", help="build with --loss bce --score tracin")
+    parser.add_argument("--tracin", action="store_true", help="build with --score tracin")
     parser.add_argument("--name", default="fb15k237-cpu")
     args = parser.parse_args()
     folder = SHARED / "models" / args.model

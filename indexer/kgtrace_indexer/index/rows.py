@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import FLOOR
+from kgtrace_indexer.models.checkpoints import checkpoint_count, checkpoint_of
 
 RUN = ("row", "triple", "read", "norm", "grad")
 """Ends the names of the arrays of a part that are lists: ``TABLE.row`` and so on, one entry for each read."""
@@ -88,10 +90,19 @@ class RowQueries:
         """Return those of each table."""
         found = {}
         for table, uses in terms.rows.items():
-            index = np.concatenate([use.index.cpu().numpy().reshape(len(terms), -1) for use in uses], 1)
-            grads = [use.grad.cpu().numpy().reshape(len(terms), -1, use.grad.shape[1]) for use in uses]
-            found[table] = cls._merged(index, np.concatenate(grads, 1).astype(np.float64))
+            index, grad = (
+                torch.stack(part, 1).cpu().numpy() for part in ([u.index for u in uses], [u.grad for u in uses])
+            )
+            shape = (len(terms), -1)
+            found[table] = cls._merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
         return found
+
+    def of_triple(self, number: int) -> "RowQueries":
+        """Return those of one test triple."""
+        pairs = self.pairs[number][self.pairs[number] >= 0]
+        return RowQueries(
+            np.zeros(len(pairs), np.int64), self.row[pairs], self.grad[pairs], np.arange(len(pairs))[None]
+        )
 
     def use(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a row of each test triple (b,) and its gradient (b, d); zeros where it reads fewer."""
@@ -196,6 +207,8 @@ class RowLists:
     """The lists of all tables, of all shards."""
 
     tables: Mapping[str, Sequence[RowList]]
+    slopes: np.ndarray | None = None
+    """(n, checkpoints · D): what each loss term's gradients are multiplied with in the influences below; None for 1."""
 
     def width(self, table: str) -> int:
         """Return d."""
@@ -282,6 +295,7 @@ class RowLists:
             for table, asked in queries.items():
                 for piece, of, pair, place in self.matches(table, asked, query[some], triples[some]):
                     products = np.einsum("kd,kd->k", piece.grad[place].astype(np.float64), asked.grad[pair])
+                    products *= self._slopes(table, piece, place)
                     total[some] += np.bincount(of, products, len(total[some]))
         return total
 
@@ -291,7 +305,8 @@ class RowLists:
         for table, asked in queries.items():
             norms = np.linalg.norm(asked.grad, axis=1)
             for piece, of, pair, place in self.matches(table, asked, np.full(len(triples), query), triples):
-                total += np.bincount(of, piece.norm[place] * norms[pair], len(total))
+                products = piece.norm[place] * norms[pair] * self._slopes(table, piece, place)
+                total += np.bincount(of, products, len(total))
         return total
 
     def reads(self, table: str, triples: np.ndarray) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
@@ -324,5 +339,15 @@ class RowLists:
             for table, grads in tables.items():
                 for piece, of, rows, place in self.reads(table, some):
                     products = np.einsum("kd,kd->k", piece.grad[place], grads[np.minimum(rows, len(grads) - 1)])
+                    products = products * self._slopes(table, piece, place)
                     total[start : start + len(some)] += np.bincount(of, products, len(some))
         return total
+
+    def _slopes(self, table: str, piece: RowList, place: np.ndarray) -> np.ndarray | float:
+        """Return what the gradients of reads (k,) are multiplied with, (k,)."""
+        if self.slopes is None:
+            return 1.0
+        directions = self.slopes.shape[1] // checkpoint_count(self.tables)
+        direction = checkpoint_of(table) * directions + piece.read[place] % directions
+        slopes: np.ndarray = self.slopes[piece.triple[place] + piece.start, direction]
+        return slopes

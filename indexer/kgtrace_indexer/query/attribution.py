@@ -1,13 +1,13 @@
 """What is said of test triples: score and rank, and the training triples that a search or scan named."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from kgtrace_indexer.answers import Attribution
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.names import Direction
+from kgtrace_indexer.names import Direction, Score
 from kgtrace_indexer.query.certify import Found
 from kgtrace_store.vocabulary import Vocabulary
 
@@ -27,28 +27,34 @@ def attribute(
     triples: np.ndarray,
     scores: np.ndarray,
     found: Sequence[Found],
+    values: Mapping[Score, Tensor],
     direction: Direction,
     *,
+    score: Score,
     loss: tuple[str, Sequence[float]],
     self_influence: Sequence[float],
     squared_norm: Sequence[float],
 ) -> list[Attribution]:
     """Return what is known of test triples (b, 3), given the scores (b, E) of all entities in tail's or head's place.
 
-    `loss` is its name and values; `squared_norm` is that of the gradients that training gradients were multiplied with.
+    `values` are the influences by each score, side by side; `loss` is its name and values; `squared_norm` is that of
+    the gradients that training gradients were multiplied with.
     """
     targets = triples[:, 2 if direction == "tail" else 0]
     query, entity = _known(training, triples, direction, scores.shape[1])
     ranks = _ranks(scores, targets, query, entity)
     in_training = np.bincount(query, entity == targets[query], len(targets)) > 0
-    rows, influence = (
-        torch.cat(tensors).numpy() for tensors in zip(*((f.rows, f.influence) for f in found), strict=True)
-    )
+    rows = torch.cat([each.rows for each in found]).numpy()
     sizes = [len(each.rows) for each in found]
-    norms = np.sqrt(training.squared_norm[rows].astype(np.float64) * np.repeat(squared_norm, sizes))
-    cosine = np.divide(influence, norms, out=np.zeros_like(influence), where=norms > 0)
-    named = (np.asarray(training.train_index[rows]), np.asarray(training.triples[rows]), influence, cosine)
-    columns = zip(*(np.split(column, np.cumsum(sizes)[:-1]) for column in named), strict=True)
+    influences = {name: of.numpy() for name, of in values.items()}
+    norms = np.sqrt(training.squared_norm[score][rows].astype(np.float64) * np.repeat(squared_norm, sizes))
+    cosine = np.divide(influences[score], norms, out=np.zeros_like(influences[score]), where=norms > 0)
+
+    def split(column: np.ndarray) -> list[np.ndarray]:
+        return np.split(column, np.cumsum(sizes)[:-1])
+
+    train_index, named = split(np.asarray(training.train_index[rows])), split(np.asarray(training.triples[rows]))
+    cosines, each = split(cosine), {name: split(influence) for name, influence in influences.items()}
     return [
         Attribution(
             triple=(int(triple[0]), int(triple[1]), int(triple[2])),
@@ -62,14 +68,14 @@ def attribute(
             bound_gap=found[i].bound_gap,
             candidates=found[i].candidates,
             exact_terms=found[i].exact_terms,
-            train_index=train_index,
-            triples=named_triples,
-            influence=influences,
-            cosine=cosines,
+            train_index=train_index[i],
+            triples=named[i],
+            influence=each[score][i],
+            cosine=cosines[i],
+            tracin=each["tracin"][i],
+            preconditioned=each["preconditioned"][i] if "preconditioned" in each else None,
         )
-        for i, (triple, (train_index, named_triples, influences, cosines)) in enumerate(
-            zip(triples, columns, strict=True)
-        )
+        for i, triple in enumerate(triples)
     ]
 
 

@@ -126,6 +126,10 @@ class Influence(Answer):
     """Inner product of the two loss gradients: positive where training on the triple lowered the test triple's loss."""
     cosine: float | None
     """The same over both gradients' norms."""
+    tracin: float | None = None
+    """Plain influence over all indexed parameters, whatever the score; null from older services."""
+    preconditioned: float | None = None
+    """Preconditioned influence, likewise; null of an index without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +181,8 @@ class Influences(Table):
         **triple_columns("train_"),
         "influence": "number",
         "cosine": "number",
+        "tracin": "number",
+        "preconditioned": "number",
     }
     """Of tabular output, one row per influence: ids, ``_label`` and ``_name``; ``position`` counts from 1."""
 
@@ -202,6 +208,8 @@ class Influences(Table):
                     **influence.triple.columns("train_"),
                     "influence": influence.influence,
                     "cosine": influence.cosine,
+                    "tracin": influence.tracin,
+                    "preconditioned": influence.preconditioned,
                 }
 
 
@@ -215,6 +223,10 @@ class SelfInfluence(Answer):
     self_influence: float | None
     """Squared norm of the triple's own gradient, or its preconditioned influence on itself: large where the model has
     to strain to hold it."""
+    tracin: float | None = None
+    """The squared norm, whatever the score; null from older services."""
+    preconditioned: float | None = None
+    """The preconditioned one, likewise; null of an index without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +238,8 @@ class SelfInfluences(Table):
         "train_index": "integer",
         **triple_columns(),
         "self_influence": "number",
+        "tracin": "number",
+        "preconditioned": "number",
     }
     """Of tabular output, one row per training triple."""
 
@@ -234,8 +248,7 @@ class SelfInfluences(Table):
     score: Score = "tracin"
     """Which of the two it is."""
     loss: str | None = None
-    """Whose gradient: that of the index, but ``bce`` where that is ``removal``, whose slope is always the same. Null
-    from older services, which do not say it."""
+    """Whose gradient. Null from older services, which do not say it."""
     self_influences: tuple[SelfInfluence, ...]
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -246,6 +259,8 @@ class SelfInfluences(Table):
                 "train_index": member.train_index,
                 **member.triple.columns(),
                 "self_influence": member.self_influence,
+                "tracin": member.tracin,
+                "preconditioned": member.preconditioned,
             }
 
 
