@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kgtrace_indexer.answers import Attribution
 from kgtrace_indexer.index.training_set import TrainingSet
