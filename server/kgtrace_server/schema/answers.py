@@ -32,6 +32,10 @@ class Answer:
     }
     """How OpenAPI documents them; a plain dictionary, because `kgtrace list` has no time to import pydantic."""
 
+    def fields(self, *names: str) -> dict[str, Any]:
+        """Return some of the fields, as they are."""
+        return {name: getattr(self, name) for name in names}
+
 
 def adapter(kind: type[A]) -> TypeAdapter[A]:
     """Return the adapter that writes and reads answers of a kind, made when it is first needed."""
@@ -179,10 +183,7 @@ class Influences(Table):
         "position": "integer",
         "train_index": "integer",
         **triple_columns("train_"),
-        "influence": "number",
-        "cosine": "number",
-        "tracin": "number",
-        "preconditioned": "number",
+        **dict.fromkeys(("influence", "cosine", "tracin", "preconditioned"), "number"),
     }
     """Of tabular output, one row per influence: ids, ``_label`` and ``_name``; ``position`` counts from 1."""
 
@@ -206,10 +207,7 @@ class Influences(Table):
                     "position": position,
                     "train_index": influence.train_index,
                     **influence.triple.columns("train_"),
-                    "influence": influence.influence,
-                    "cosine": influence.cosine,
-                    "tracin": influence.tracin,
-                    "preconditioned": influence.preconditioned,
+                    **influence.fields("influence", "cosine", "tracin", "preconditioned"),
                 }
 
 
@@ -237,9 +235,7 @@ class SelfInfluences(Table):
         "position": "integer",
         "train_index": "integer",
         **triple_columns(),
-        "self_influence": "number",
-        "tracin": "number",
-        "preconditioned": "number",
+        **dict.fromkeys(("self_influence", "tracin", "preconditioned"), "number"),
     }
     """Of tabular output, one row per training triple."""
 
@@ -258,9 +254,7 @@ class SelfInfluences(Table):
                 "position": position,
                 "train_index": member.train_index,
                 **member.triple.columns(),
-                "self_influence": member.self_influence,
-                "tracin": member.tracin,
-                "preconditioned": member.preconditioned,
+                **member.fields("self_influence", "tracin", "preconditioned"),
             }
 
 
@@ -306,9 +300,7 @@ class Predictions(Table):
             yield {
                 "position": position,
                 **prediction.triple.columns(),
-                "score": prediction.score,
-                "rank": prediction.rank,
-                "in_training": prediction.in_training,
+                **prediction.fields("score", "rank", "in_training"),
             }
 
 
