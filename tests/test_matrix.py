@@ -42,7 +42,7 @@ MODELS: dict[str, tuple[str, bool, dict[str, Any]]] = {
 
 OPTIONS: dict[str, Sequence[Any]] = {
     "model": list(MODELS),
-    "loss": ["removal", "bce", "ce-1vsall", "bce-kvsall", "nssa"],
+    "loss": [None, "removal", "bce", "ce-1vsall", "bce-kvsall", "nssa"],
     "checkpoints": [0, 1, 2],
     "directions": [None, "forward"],
     "layers": ["all", "last:1", "*relation*"],
@@ -221,24 +221,18 @@ class Oracle:
     """Gradients of a case from autograd, all parameters (or those that count) of all checkpoints in one vector."""
 
     def __init__(self, case: Case, states: Sequence[tuple[float, Saved]], known: np.ndarray, names: set[str]) -> None:
-        self.loss, self.states, self.names = case["loss"], states, names
+        self.losses = {"tracin": case["loss"] or "bce", "preconditioned": case["loss"] or "removal"}
+        self.states, self.names = states, names
         self.both = case["directions"] is None and states[0][1].model.inverse_triples
         self.known = known
 
-    def training(self, triples: np.ndarray) -> Tensor:
+    def training(self, triples: np.ndarray, score: str) -> Tensor:
         """Return the gradients of training triples, (n, parameters) float64."""
-        return torch.stack([self._gradient(triple, ["tail", "head"] if self.both else ["tail"]) for triple in triples])
+        return torch.stack([self._gradient(t, ["tail", "head"] if self.both else ["tail"], score) for t in triples])
 
-    def tests(self, triples: np.ndarray, direction: str) -> Tensor:
+    def tests(self, triples: np.ndarray, direction: str, score: str) -> Tensor:
         """Return those of test triples, of one direction alone."""
-        return torch.stack([self._gradient(triple, [direction]) for triple in triples])
-
-    def under_bce(self, triples: np.ndarray) -> Tensor:
-        """Return gradients that self-influence is of."""
-        loss, self.loss = self.loss, "bce" if self.loss == "removal" else self.loss
-        found = self.training(triples)
-        self.loss = loss
-        return found
+        return torch.stack([self._gradient(triple, [direction], score) for triple in triples])
 
     def rows(self, gradients: Tensor, table: str) -> Tensor:
         """Return the part (n, rows, numbers) of gradients that is a checkpoint's table, ConvE's bias with its row."""
@@ -252,24 +246,24 @@ class Oracle:
         rows = found[own, name]
         return torch.cat([rows, found[own, BIAS]], 2) if name == ENTITY and (own, BIAS) in found else rows
 
-    def _gradient(self, triple: np.ndarray, directions: Sequence[str]) -> Tensor:
-        parts = []
+    def _gradient(self, triple: np.ndarray, directions: Sequence[str], score: str) -> Tensor:
+        parts, loss = [], self.losses[score]
         for rate, saved in self.states:
             saved.original.zero_grad()
-            torch.stack([self._value(saved, saved._ids(triple, each)) for each in directions]).sum().backward()
+            torch.stack([self._value(saved, saved._ids(triple, each), loss) for each in directions]).sum().backward()
             for name, p in saved.original.named_parameters():
                 grad = torch.zeros_like(p) if p.grad is None or name not in self.names else p.grad
                 parts.append(rate**0.5 * grad.flatten())
         return torch.cat(parts).double()
 
-    def _value(self, saved: Saved, instance: list[int]) -> Tensor:
+    def _value(self, saved: Saved, instance: list[int], loss: str) -> Tensor:
         from pykeen import losses
 
         model = saved.original
-        if self.loss in ("removal", "bce"):
+        if loss in ("removal", "bce"):
             (score,) = model.score_hrt(torch.tensor([instance])).flatten()
-            return -score if self.loss == "removal" else softplus(-score)
-        if self.loss == "nssa":
+            return -score if loss == "removal" else softplus(-score)
+        if loss == "nssa":
             ids = corrupted(np.array([instance]), LOSS_OPTIONS["nssa"]["negatives"], model.num_entities, seed=0)[0]
             scores = model.score_hrt(torch.as_tensor(ids)).view(1, -1)
             trained = saved.model.loss
@@ -283,9 +277,9 @@ class Oracle:
         source, row, target = instance
         ids = torch.tensor([[source, row, entity] for entity in range(model.num_entities)])
         labels = torch.zeros(1, len(ids))
-        labels[0, [target, *(self._tails(saved, source, row) if self.loss == "bce-kvsall" else [])]] = 1
-        kind = losses.CrossEntropyLoss if self.loss == "ce-1vsall" else losses.BCEWithLogitsLoss
-        smoothing = LOSS_OPTIONS.get(self.loss, {}).get("label_smoothing", 0.0)
+        labels[0, [target, *(self._tails(saved, source, row) if loss == "bce-kvsall" else [])]] = 1
+        kind = losses.CrossEntropyLoss if loss == "ce-1vsall" else losses.BCEWithLogitsLoss
+        smoothing = LOSS_OPTIONS.get(loss, {}).get("label_smoothing", 0.0)
         scores = model.score_hrt(ids).view(1, -1)
         return kind().process_lcwa_scores(scores, labels, label_smoothing=smoothing, num_entities=len(ids))
 
@@ -357,7 +351,12 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
     every = attributor.exact_influences(tests, np.arange(len(indexed)), **asked)
     scale = np.abs(every).max()
     answers = [attributor.query(tests, **options, exact=exact).attributions for exact in (False, True)]
-    for test, one, full, column in zip(tests, *answers, every.T, strict=True):
+    values_of = {"tracin": attributor.exact_influences(tests, np.arange(len(indexed)), direction, score="tracin")}
+    if "preconditioned" in attributor._retrievals:
+        values_of["preconditioned"] = attributor.exact_influences(
+            tests, np.arange(len(indexed)), direction, score="preconditioned", damping=damping
+        )
+    for i, (test, one, full, column) in enumerate(zip(tests, *answers, every.T, strict=True)):
         allowed = _allowed(case["among"], test, indexed, triples)
         values = {"proponents": column, "opponents": -column, "absolute": abs(column)}[order]
         wanted = np.sort(values[allowed])[::-1][:TOP_K]
@@ -370,6 +369,9 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
             assert len(set(rows)) == len(rows) == len(wanted)
             assert allowed[rows].all()
             np.testing.assert_allclose(each.influence, column[rows], rtol=1e-4, atol=1e-5 * scale)
+            assert (each.preconditioned is not None) == ("preconditioned" in values_of)
+            for name, of in values_of.items():
+                np.testing.assert_allclose(getattr(each, name), of[rows, i], rtol=1e-4, atol=1e-5 * np.abs(of).max())
             if each.certified:
                 np.testing.assert_allclose(values[rows], wanted, rtol=1e-4, atol=1e-5 * scale)
             elif len(wanted):
@@ -382,22 +384,19 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
     if case["layers"] == "last:1":
         return  # which leaves out the head's use of a table, and autograd knows no uses
     oracle = Oracle(case, states, triples, set(attributor._featurizer.selection.parameters))
-    training, test, own = (
-        oracle.training(indexed),
-        oracle.tests(tests, direction if inverse else "tail"),
-        oracle.under_bce(indexed),
-    )
-    if score == "tracin":
-        dense = (training @ test.T).numpy()
-        np.testing.assert_allclose(every, dense, rtol=1e-3, atol=1e-4 * np.abs(dense).max())
+    side = direction if inverse else "tail"
+    own = oracle.training(indexed, "tracin")
+    dense = (own @ oracle.tests(tests, side, "tracin").T).numpy()
+    np.testing.assert_allclose(values_of["tracin"], dense, rtol=1e-3, atol=1e-4 * np.abs(dense).max())
     norms = own.square().sum(1).numpy()
     np.testing.assert_allclose(attributor.training.self_influence["tracin"], norms, rtol=1e-3, atol=1e-4 * norms.max())
     stored = attributor.training.self_influence.get("preconditioned")
     assert (stored is None) == (attributor.score == "tracin")
-    if attributor._retrieval is None or case["projection"] != "pca" or case["loss"] in ONE_TO_ALL:
+    if "preconditioned" not in attributor._retrievals:
         return
+    training, test = oracle.training(indexed, "preconditioned"), oracle.tests(tests, side, "preconditioned")
     wanted, dense = np.zeros(len(indexed)), np.zeros(every.shape)
-    for table in attributor._retrieval.codes.rows.tables:
+    for table in attributor._preconditioner.rows.tables:
         for row in range(len(trained.model.tensors[parameter_of(table)])):
             g, test_row, own_row = (oracle.rows(each, table)[:, row] for each in (training, test, own))
             moment = g.T @ g
@@ -411,8 +410,7 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
             wanted += (own_row * damped(built_with, own_row).T).sum(1).numpy()
             sigma = unit * {None: built_with / unit, "auto": AUTO_DAMPING}.get(damping, damping)
             dense += (g @ damped(sigma, test_row)).numpy()
-    if score == "preconditioned":
-        np.testing.assert_allclose(every, dense, rtol=2e-3, atol=5e-4 * np.abs(dense).max())
+    np.testing.assert_allclose(values_of["preconditioned"], dense, rtol=2e-3, atol=5e-4 * np.abs(dense).max())
     if stored is not None:
         np.testing.assert_allclose(stored, wanted, rtol=5e-3, atol=1e-3 * norms.max())
 

@@ -58,14 +58,18 @@ def influences(
                 found[order, these] += attributor.exact_influences(
                     test[these], np.arange(count), side, score=score, damping=damping
                 )
-        norms[order] = attributor.training.squared_norm
+        norms[order] = attributor.training.squared_norm[score]
     return Influences(found, norms)
 
 
 def preconditioned_self_influences(model: ModelFile, graph: Graph, loss: str) -> np.ndarray:
-    """Return what `kgtrace self-influence` ranks all training triples by, in both directions, (n,) float32."""
+    """Return what `kgtrace self-influence` ranks all training triples by, in both directions, (n,) float32.
+
+    With ``removal`` P is of that loss and the gradient of ``bce``, as in a default index.
+    """
     found = np.empty(len(graph.train), np.float32)
-    with _indexed(model, graph, BuildConfig(loss=loss, directions="both", device="cpu")) as attributor:
+    config = BuildConfig(loss=None if loss == "removal" else loss, directions="both", device="cpu")
+    with _indexed(model, graph, config) as attributor:
         found[attributor.training.train_index] = attributor.training.self_influence["preconditioned"]
     return found
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from kgtrace_indexer.inputs.triples import TripleTable as TripleTable, read_triples as read_triples
     from kgtrace_indexer.names import Direction as Direction, Group as Group, Order as Order, Ranking as Ranking
     from kgtrace_indexer.query.analyzer import TracInAnalyzer as TracInAnalyzer
-    from kgtrace_indexer.query.attributor import Attributor as Attributor, open_index as open_index
+    from kgtrace_indexer.query.attributor import Attributor as Attributor
+    from kgtrace_indexer.query.opening import open_index as open_index
 
 __all__, __getattr__ = door(
     __name__,
@@ -46,6 +47,7 @@ __all__, __getattr__ = door(
         "kgtrace_indexer.inputs.triples": ["TripleTable", "read_triples"],
         "kgtrace_indexer.names": ["Direction", "Group", "Order", "Ranking"],
         "kgtrace_indexer.query.analyzer": ["TracInAnalyzer"],
-        "kgtrace_indexer.query.attributor": ["Attributor", "open_index"],
+        "kgtrace_indexer.query.attributor": ["Attributor"],
+        "kgtrace_indexer.query.opening": ["open_index"],
     },
 )

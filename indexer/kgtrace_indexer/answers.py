@@ -53,6 +53,10 @@ class Attribution:
     """(k,) float32: ⟨∇ℓ, ∇ℓ'⟩, or ⟨∇ℓ, P∇ℓ'⟩."""
     cosine: np.ndarray
     """(k,) float32: the same over the norms of both sides; 0 where one is zero."""
+    tracin: np.ndarray
+    """(k,) float32: ⟨∇ℓ, ∇ℓ'⟩ over all indexed parameters, exact: `influence` itself where that is the score."""
+    preconditioned: np.ndarray | None
+    """(k,) float32: ⟨∇ℓ, P∇ℓ'⟩, exact likewise; None where an index has no such score."""
     notes: list[str] = field(default_factory=list)
     """Remarks for people that limit the meaning of the numbers. Usually empty."""
 

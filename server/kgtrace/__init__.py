@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from kgtrace_indexer.inputs.training_folder import read_training_folder as read_training_folder
     from kgtrace_indexer.inputs.triples import read_triples as read_triples
     from kgtrace_indexer.query.analyzer import TracInAnalyzer as TracInAnalyzer
-    from kgtrace_indexer.query.attributor import Attributor as Attributor, open_index as open_index
+    from kgtrace_indexer.query.attributor import Attributor as Attributor
+    from kgtrace_indexer.query.opening import open_index as open_index
     from kgtrace_server.client import AsyncClient as AsyncClient, Client as Client, LocalClient as LocalClient
     from kgtrace_store.errors import (
         KgtraceError as KgtraceError,
@@ -39,7 +40,8 @@ __all__, _public = door(
         "kgtrace_indexer.inputs.training_folder": ["read_training_folder"],
         "kgtrace_indexer.inputs.triples": ["read_triples"],
         "kgtrace_indexer.query.analyzer": ["TracInAnalyzer"],
-        "kgtrace_indexer.query.attributor": ["Attributor", "open_index"],
+        "kgtrace_indexer.query.attributor": ["Attributor"],
+        "kgtrace_indexer.query.opening": ["open_index"],
         "kgtrace_server.client": ["AsyncClient", "Client", "LocalClient"],
         "kgtrace_store.errors": ["KgtraceError", "UnknownEntity", "UnknownRelation"],
     },

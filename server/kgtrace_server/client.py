@@ -296,7 +296,7 @@ class LocalClient:
         return Switched(live, self._service.generation)
 
     def _open(self) -> Service:
-        from kgtrace_indexer.query.attributor import open_index
+        from kgtrace_indexer.query.opening import open_index
         from kgtrace_server.service import Service
 
         return Service(open_index(self._root, device=self._device))

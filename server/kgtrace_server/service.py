@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kgtrace_indexer.answers import Attribution, Completions, Restriction, Sums
-from kgtrace_indexer.names import Group
+from kgtrace_indexer.names import Group, Score
 from kgtrace_server.schema.answers import (
     Aggregate,
     Answer,
@@ -136,17 +136,23 @@ class Service:
             )
         restriction = self._restriction(question.filter)
         rows = training.by_self_influence(score, question.top_k, question.order, restriction)
+        scores: tuple[Score, ...] = (score, "tracin", "preconditioned")
         members = zip(
             training.train_index[rows].tolist(),
             training.triples[rows].tolist(),
-            _shortest(training.self_influence[score][rows]),
+            *(
+                _values(training.self_influence[each][rows] if each in training.self_influence else None, len(rows))
+                for each in scores
+            ),
             strict=True,
         )
         return SelfInfluences(
             generation=self.generation,
             score=score,
-            loss=self._attributor.self_influence_loss,
-            self_influences=tuple(SelfInfluence(index, self._triple(*triple), own) for index, triple, own in members),
+            loss=self._attributor.loss("tracin"),
+            self_influences=tuple(
+                SelfInfluence(index, self._triple(*triple), *values) for index, triple, *values in members
+            ),
         )
 
     def entities(self, search: SearchQuery = _ANY) -> Entities:
@@ -307,6 +313,8 @@ class Service:
             attribution.triples.tolist(),
             _shortest(attribution.influence),
             _shortest(attribution.cosine),
+            _shortest(attribution.tracin),
+            _values(attribution.preconditioned, len(attribution.tracin)),
             strict=True,
         )
         return Explanation(
@@ -321,9 +329,7 @@ class Service:
             candidates=attribution.candidates,
             exact_terms=attribution.exact_terms,
             notes=tuple(attribution.notes),
-            influences=tuple(
-                Influence(index, self._triple(*triple), influence, cosine) for index, triple, influence, cosine in rows
-            ),
+            influences=tuple(Influence(index, self._triple(*triple), *values) for index, triple, *values in rows),
         )
 
     def _completions(self, completions: Completions) -> Iterable[Prediction]:
@@ -376,3 +382,8 @@ def _finite(value: float) -> float | None:
 def _shortest(values: np.ndarray) -> Iterable[float | None]:
     """Return float32 as the shortest decimals that read back the same: 0.83, not 0.8299999833106995."""
     return [_finite(float(str(value))) for value in values]
+
+
+def _values(values: np.ndarray | None, count: int) -> Iterable[float | None]:
+    """Return the same, or so many that are unknown."""
+    return [None] * count if values is None else _shortest(values)

@@ -37,7 +37,6 @@ class FakeAttributor:
     """Influence 1/(1 + i) of training triple i, with alternating sign, a tenth preconditioned; score −e of entity e."""
 
     score: Score = "tracin"
-    self_influence_loss = "ce-1vsall"
 
     def __init__(self) -> None:
         self.vocabulary = Vocabulary(ENTITIES, RELATIONS, {0: "Aspirin®"}, {})
@@ -55,7 +54,7 @@ class FakeAttributor:
         self.influence = (1 / (1 + grid) * np.where(grid % 2, -1, 1)).astype(np.float32)
         norms, own = np.ones(20, np.float32), (grid % 7 / 2).astype(np.float32)
         self.training = TrainingSet(
-            self.triples, grid + 100, norms, {"tracin": own, "preconditioned": own[::-1]}, self.triples
+            self.triples, grid + 100, {"tracin": norms}, {"tracin": own, "preconditioned": own[::-1]}, self.triples
         )
         self.wanted: Callable[[], bool] = lambda: True
         self.before_query: Callable[[], None] = lambda: None
@@ -64,6 +63,9 @@ class FakeAttributor:
 
     def __len__(self) -> int:
         return len(self.triples)
+
+    def loss(self, score: Score) -> str:
+        return {"tracin": "ce-1vsall", "preconditioned": "removal"}[score]
 
     def _influence(self, score: Score) -> np.ndarray:
         return self.influence / 10 if score == "preconditioned" else self.influence
@@ -115,6 +117,8 @@ class FakeAttributor:
                 triples=self.triples[rows],
                 influence=influence[rows],
                 cosine=influence[rows],
+                tracin=self._influence("tracin")[rows],
+                preconditioned=self._influence("preconditioned")[rows],
                 notes=self.notes,
             )
             for h, r, t in triples.tolist()

@@ -124,7 +124,7 @@ def test_estimates_of_a_real_index_hold_the_exact_sums(umls_index: Path, monkeyp
         assert estimate.count == group.count
         for part in ("sum", "positive", "negative"):
             assert abs(getattr(estimate, part) - getattr(group, part)) <= estimate.error
-    monkeypatch.setattr(attributor, "_retrieval", None)
+    monkeypatch.setattr(attributor, "_retrievals", {})
     assert service.aggregate(AggregateRequest.of(triples=[(3, 5, 9)], by="relation", top_k=100)) == exact
 
 

@@ -61,7 +61,7 @@ def over_http(service: Service) -> Iterator[Client]:
 
 @pytest.fixture
 def local(attributor: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> LocalClient:
-    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
     return LocalClient(root)
 
 
@@ -234,7 +234,7 @@ def failing() -> Iterator[tuple[Any, list[Callable[[], Any]]]]:
     """An attributor, and one question to it in process, over HTTP, and over HTTP from an event loop."""
     attributor: Any = FakeAttributor()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
+        patch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
         local = LocalClient(Path("unused"))
     app = create_app(Service(attributor), Settings())
     once = Retries(attempts=1)

@@ -59,7 +59,7 @@ def attributor_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Vocabulary], F
     def make(vocabulary: Vocabulary) -> FakeAttributor:
         attributor = FakeAttributor()
         attributor.vocabulary = vocabulary
-        monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
+        monkeypatch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
         return attributor
 
     return make

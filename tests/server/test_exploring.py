@@ -46,7 +46,7 @@ def over_http(service: Service) -> Iterator[Client]:
 
 @pytest.fixture
 def local(attributor: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> LocalClient:
-    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
     return LocalClient(root)
 
 

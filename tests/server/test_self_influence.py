@@ -97,7 +97,7 @@ def test_the_service_refuses_none(service: Service) -> None:
 
 @pytest.fixture
 def _fake(attributor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
 
 
 @pytest.mark.usefixtures("_fake")
@@ -127,8 +127,8 @@ def test_the_command_line_answers_what_the_service_answers(
         assert from_json(SelfInfluences, capsys.readouterr().out.encode()) == answer
     assert cli.main(call) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["self-influence", "row", "head", "relation", "tail"]
-    assert [line.split()[2] for line in lines[1:]] == ["100", "107", "101"]
+    assert lines[0].split() == ["tracin", "preconditioned", "row", "head", "relation", "tail"]
+    assert [line.split()[3] for line in lines[1:]] == ["100", "107", "101"]
 
 
 @pytest.mark.usefixtures("_fake")

@@ -51,8 +51,8 @@ from kgtrace_store.vocabulary import Vocabulary
 class BuildConfig:
     """What is indexed and how; part of the generation's fingerprint but for the last two fields."""
 
-    loss: str = "removal"
-    """Name of ℓ."""
+    loss: str | None = None
+    """Name of ℓ; None means ``bce`` for plain influence and ``removal`` for the preconditioned score."""
     label_smoothing: float = 0.0
     """ε of losses over all tails."""
     negatives: int | None = None
@@ -103,8 +103,15 @@ class BuildConfig:
         if self.shard_size is not None and self.projection == "none":
             raise BadRequest("shard_size splits what a search reads, and projection none keeps nothing of the kind")
         check_damping(self.damping)
-        check_loss(self.loss, self.label_smoothing, self.negatives)
+        check_loss(self.loss or "bce", self.label_smoothing, self.negatives)
         check_sampling(self.sample_rate, self.stratify_by, self.seed)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All fields, with the loss of each score."""
+        both = self.loss or "bce"  # a random projection and a full scan know plain influence alone
+        loss = "removal" if self.loss is None and self.projection == PCA else both
+        return asdict(self) | {"loss": loss, "tracin_loss": both}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +172,10 @@ def build(
     check_input(model, vocabulary, table)
     stages = Stages()
     device = pick_device(config.device)
-    featurizer = featurizer_for(model, asdict(config), device, table.ids)
-    settings = asdict(config) | {"directions": featurizer.directions, "layers": list(config.layers)}
-    settings["negatives"] = resolve_negatives(config.loss, config.negatives)
+    settings = config.settings
+    featurizer = featurizer_for(model, settings, device, table.ids)
+    settings |= {"directions": featurizer.directions, "layers": list(config.layers)}
+    settings["negatives"] = resolve_negatives(settings["loss"], config.negatives)
     del settings["batch_size"], settings["device"]
     index_root = IndexRoot(root)
     with index_root.stage(_fingerprint(model, vocabulary, table, settings), fresh=fresh) as staging:
@@ -383,6 +391,6 @@ def _bases(staging: Staging, featurizer: Featurizer, table: TripleTable, config:
         count = min(config.landmarks, len(table.ids))
         chosen = np.random.default_rng(config.seed).choice(len(table.ids), count, replace=False)
         with torch.inference_mode():
-            landmarks = featurizer.training_terms_apart(table.ids[np.sort(chosen)])
+            landmarks = featurizer.plain.training_terms_apart(table.ids[np.sort(chosen)])
             staging.write_part(name, fit_bases(landmarks, config.dim).arrays())
     return Bases.from_arrays(read_part(staging.part_path(name)), featurizer.model.device)

@@ -8,7 +8,7 @@ import numpy as np
 from kgtrace_indexer.answers import Attribution
 from kgtrace_indexer.building.fit import fit
 from kgtrace_indexer.index.bases import FLOOR
-from kgtrace_indexer.models.featurizer import BCE_SELF_INFLUENCE, BCE_SLOPE
+from kgtrace_indexer.models.featurizer import SLOPE, SQUARED_NORM
 from kgtrace_indexer.names import Score
 from kgtrace_indexer.query.attributor import Attributor
 
@@ -80,14 +80,15 @@ def _finite(attributor: Attributor) -> Check:
 
 
 def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
-    worst = 0.0
+    worst, norms = 0.0, attributor.training.squared_norm
     fresh = attributor.encode_again(rows)
     held = attributor.files.take(fresh.keys(), rows)
     for name, again in fresh.items():
-        scale = np.sqrt(attributor.training.squared_norm[rows])  # ‖g‖, the unit of φ and ρ
-        if name in ("self_influence", BCE_SELF_INFLUENCE):
+        of_rows = name == SQUARED_NORM or name.endswith(".grad")
+        scale = np.sqrt(norms["preconditioned" if of_rows else "tracin"][rows])  # ‖g‖, the unit of φ and ρ
+        if name in ("self_influence", SQUARED_NORM):
             scale = scale**2
-        elif name == BCE_SLOPE:
+        elif name == SLOPE:
             scale = np.ones_like(scale)
         error = np.abs(again - held[name]).reshape(len(rows), -1).max(1, initial=0)
         worst = max(worst, float((error / np.maximum(scale, np.finfo(np.float32).tiny)).max()))
@@ -119,7 +120,8 @@ def _searched(attributor: Attributor, queries: np.ndarray, probes: np.ndarray, s
     overlooked, violated = 0, 0
     for triple, influences, found in zip(triples, exact.T, attributions, strict=True):
         named = np.isin(attributor.training.train_index[probes], found.train_index)
-        norms = np.sqrt(found.self_influence * attributor.training.squared_norm[probes].astype(np.float64))
+        squared = attributor.training.squared_norm[score][probes].astype(np.float64)
+        norms = np.sqrt(found.self_influence * squared)
         admitted = found.influence[-1] + found.bound_gap
         overlooked += int((influences[~named] > admitted + _TOLERANCE * norms[~named]).sum())
         upper, low, high = attributor.bounds(triple, probes, score=score)
@@ -133,17 +135,25 @@ def _searched(attributor: Attributor, queries: np.ndarray, probes: np.ndarray, s
         f"{certified} of {len(queries)} certified; {overlooked} of {pairs} overlooked",
     )
     own = attributor.exact_influences(triples, queries, score=score).diagonal()
-    yield _self_retrieval(attributor, queries, own, attributions)
+    squared = attributor.training.squared_norm[score][queries].astype(np.float64)
+    yield _self_retrieval(attributor, queries, own, squared, attributions)
 
 
 def _self_retrieval(
-    attributor: Attributor, rows: np.ndarray, own: np.ndarray, attributions: Sequence[Attribution]
+    attributor: Attributor,
+    rows: np.ndarray,
+    own: np.ndarray,
+    squared_norm: np.ndarray,
+    attributions: Sequence[Attribution],
 ) -> Check:
-    """A training triple is known as one, and named for itself unless as many others influence it more."""
+    """A training triple is known as one, and named for itself unless as many others influence it more.
+
+    `own` (m,) are the influences of training triples `rows` (m,) on themselves.
+    """
     named, missed = 0, 0
-    for row, influence, found in zip(rows, own, attributions, strict=True):
+    for row, influence, squared, found in zip(rows, own, squared_norm, attributions, strict=True):
         itself = attributor.training.train_index[row] in found.train_index
-        margin = _TOLERANCE * np.sqrt(found.self_influence * float(attributor.training.squared_norm[row]))
+        margin = _TOLERANCE * np.sqrt(found.self_influence * squared)
         outranked = len(found.influence) == _TOP_K and found.influence[-1] + found.bound_gap >= influence - margin
         named += itself
         missed += not found.in_training or not (itself or outranked)

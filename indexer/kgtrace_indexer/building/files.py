@@ -27,13 +27,13 @@ from kgtrace_indexer.index.short_code import COLUMNS, WIDTH, ShortCode
 from kgtrace_indexer.index.training_set import KNOWN, in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import parameter_of
-from kgtrace_indexer.models.featurizer import BCE_SLOPE, OF_BCE
+from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES
 from kgtrace_store import durable, layout
 from kgtrace_store.arrays import assemble, lay_out, merge, open_arrays, write_part, write_rows
 from kgtrace_store.search import FaissSearch
 from kgtrace_store.staging import Staging
 
-_SHARED = (*NAMED, *OF_BCE)
+_SHARED = (*NAMED, *OF_TWO_LOSSES)
 """Arrays that no shard has: answers read them whatever is searched."""
 _BLOCK = 65_536
 """Rows copied at a time into the search index."""
@@ -155,9 +155,8 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
 def add_self_influences(folder: Path, configuration: Mapping[str, Any]) -> None:
     """Write self-influences by the preconditioned score for the indexed arrays in a folder."""
     files = Files.open(folder)
-    slopes = files.arrays[BCE_SLOPE] if configuration["loss"] == "removal" else None
     count = len(files.arrays["triples"])
-    found = preconditioned_self_influences(files.preconditioner(), slopes, count, configuration["damping"])
+    found = preconditioned_self_influences(files.preconditioner(), files.slopes(), count, configuration["damping"])
     write_part(folder / layout.SELF_INFLUENCE, {PRECONDITIONED: found})
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kgtrace_indexer.building.agreement import Agreement, agreement
 from kgtrace_indexer.building.checks import Check, verify
-from kgtrace_indexer.query.attributor import Attributor, open_index, read_attributor
+from kgtrace_indexer.query.attributor import Attributor
+from kgtrace_indexer.query.opening import open_index, read_attributor
 from kgtrace_store import durable, layout
 from kgtrace_store.errors import GateFailed, KgtraceError
 from kgtrace_store.generation import Generation

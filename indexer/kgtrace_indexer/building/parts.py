@@ -14,7 +14,7 @@ from kgtrace_indexer.index.short_code import WIDTH
 from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.inputs.triples import TripleTable
-from kgtrace_indexer.models.featurizer import BCE_SELF_INFLUENCE, Featurizer
+from kgtrace_indexer.models.featurizer import SQUARED_NORM, Featurizer
 from kgtrace_store import durable
 from kgtrace_store.errors import NonFinite
 from kgtrace_store.staging import Staging
@@ -119,7 +119,7 @@ def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.n
             "train_index": table.train_index[batch].astype(np.int64),
             **featurizer.codes(triples, codec),
         }
-    norms = [arrays[name] for name in ("self_influence", BCE_SELF_INFLUENCE) if name in arrays]
+    norms = [arrays[name] for name in ("self_influence", SQUARED_NORM) if name in arrays]
     wrong = np.flatnonzero(~np.isfinite(norms).all(0))
     if len(wrong):
         row, ids = int(arrays["train_index"][wrong[0]]), triples[wrong[0]].tolist()

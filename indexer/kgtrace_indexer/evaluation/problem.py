@@ -46,7 +46,7 @@ class Problem:
     ) -> "Problem":
         """Put the model on its device and the training triples in order. Raises as `featurizer_for` does."""
         by_relation = in_order(table.ids)
-        featurizer = featurizer_for(model, asdict(config), pick_device(config.device), table.ids)
+        featurizer = featurizer_for(model, config.settings, pick_device(config.device), table.ids)
         return cls(
             featurizer,
             table.ids[by_relation],

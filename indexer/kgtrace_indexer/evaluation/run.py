@@ -17,7 +17,8 @@ from kgtrace_indexer.evaluation.speed import query_seconds
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.inputs.triples import TripleTable
 from kgtrace_indexer.names import Order
-from kgtrace_indexer.query.attributor import Attributor, open_index
+from kgtrace_indexer.query.attributor import Attributor
+from kgtrace_indexer.query.opening import open_index
 from kgtrace_store import durable
 from kgtrace_store.errors import BadRequest, UnsupportedModel
 from kgtrace_store.vocabulary import Vocabulary

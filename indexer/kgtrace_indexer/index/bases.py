@@ -82,6 +82,11 @@ class Bases:
     kron: Mapping[str, KronBasis]
     """By rank-1 block, and by table whose rows were all scored: u is over its rows, v for x and row gradients."""
 
+    @property
+    def dense(self) -> bool:
+        """Whether there are blocks that all triples share."""
+        return bool(self.kron or len(self.flat))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions under the names they have in a generation."""
         found = {"basis.flat": self.flat}

@@ -65,9 +65,9 @@ class PrincipalCodec:
         """The index code."""
         return (*self.searched, "self_influence")
 
-    def encode(self, terms: Terms) -> tuple[BlockCodes, dict[str, np.ndarray]]:
-        """Return the share of the terms in the index code, and their factor codes and row gradients."""
-        return block_codes(terms, self.bases), factor_codes(terms, self.bases, self.dtype) | row_gradients(terms)
+    def encode(self, plain: Terms, terms: Terms) -> tuple[BlockCodes, dict[str, np.ndarray]]:
+        """Return the share of `plain` in the index code, its factor codes, and the row gradients of `terms`."""
+        return block_codes(plain, self.bases), factor_codes(plain, self.bases, self.dtype) | row_gradients(terms)
 
     def join(self, codes: Sequence[tuple[BlockCodes, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         """Return index codes, factor codes and row gradients."""
@@ -97,9 +97,9 @@ class RandomCodec:
         """All arrays."""
         return ("projected", "self_influence")
 
-    def encode(self, terms: Terms) -> dict[str, Tensor]:
+    def encode(self, plain: Terms, terms: Terms) -> dict[str, Tensor]:
         """Return projections and squared norms."""
-        return {"projected": self.projection.project(terms), "self_influence": squared_norms(terms).total}
+        return {"projected": self.projection.project(plain), "self_influence": squared_norms(plain).total}
 
     def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
         """Return their sums."""
@@ -124,9 +124,9 @@ class NoCodec:
         """The squared norms."""
         return ("self_influence",)
 
-    def encode(self, terms: Terms) -> dict[str, Tensor]:
+    def encode(self, plain: Terms, terms: Terms) -> dict[str, Tensor]:
         """Return squared norms."""
-        return {"self_influence": squared_norms(terms).total}
+        return {"self_influence": squared_norms(plain).total}
 
     def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
         """Return their sum."""

@@ -18,7 +18,7 @@ from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_
 from kgtrace_indexer.index.rows import RowList, RowLists, listed_tables
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import KNOWN, TrainingSet
-from kgtrace_indexer.models.featurizer import BCE_SELF_INFLUENCE
+from kgtrace_indexer.models.featurizer import SLOPE, SQUARED_NORM
 from kgtrace_indexer.names import Score
 from kgtrace_store import layout
 from kgtrace_store.arrays import open_arrays, read_blocks
@@ -123,6 +123,10 @@ class Files:
         """Return the gradients of embedding rows."""
         return RowLists({table: [shard.rows[table] for shard in self.shards] for table in self.shards[0].rows})
 
+    def slopes(self) -> np.ndarray | None:
+        """Return what turns gradients of rows into TracIn's, (n, checkpoints · D); None where they are the same."""
+        return self.arrays.get(SLOPE)
+
     def inverted_files(self) -> dict[str, list[InvertedFile]]:
         """Map the inverted files of each table, one for each shard. Raises `CorruptGeneration`.
 
@@ -149,8 +153,11 @@ class Files:
 
     def training_set(self) -> TrainingSet:
         """Return who the training triples are."""
-        triples, train_index, squared_norm = (self.arrays[name] for name in NAMED)
-        self_influence: dict[Score, np.ndarray] = {"tracin": self.arrays.get(BCE_SELF_INFLUENCE, squared_norm)}
+        triples, train_index, tracin = (self.arrays[name] for name in NAMED)
+        squared_norm: dict[Score, np.ndarray] = {
+            "tracin": tracin, "preconditioned": self.arrays.get(SQUARED_NORM, tracin),
+        }  # fmt: skip
+        self_influence: dict[Score, np.ndarray] = {"tracin": tracin}
         if self.preconditioned is not None:
             self_influence["preconditioned"] = self.preconditioned
         return TrainingSet(triples, train_index, squared_norm, self_influence, self.scales.get(KNOWN, triples))

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.gradients.terms import Rows, Terms
-from kgtrace_indexer.index.rows import RowLists, RowQueries, listed_tables, sparingly
+from kgtrace_indexer.index.row_queries import RowQueries
+from kgtrace_indexer.index.rows import RowLists, listed_tables, sparingly
 from kgtrace_indexer.names import Damping
 from kgtrace_indexer.threads import side_by_side
 from kgtrace_store.errors import BadRequest

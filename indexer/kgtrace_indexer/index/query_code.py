@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kgtrace_indexer.gradients.terms import Spread, Terms
 from kgtrace_indexer.index.bases import FLOAT32, FLOOR, Bases, KronBasis, index_code, rest_norm
-from kgtrace_indexer.index.rows import RowQueries
+from kgtrace_indexer.index.row_queries import RowQueries
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import FLOOR
+from kgtrace_indexer.index.row_queries import RowQueries
+from kgtrace_indexer.models.checkpoints import checkpoint_count, checkpoint_of
 from kgtrace_store.arrays import let_go
 
 Result = TypeVar("Result")
@@ -89,61 +90,6 @@ def sparingly(lists: Sequence["RowList"], results: Iterable[Result]) -> Iterator
 def list_dtype(reads: int) -> np.dtype:
     """Return the type of a list of so many reads."""
     return np.dtype(np.int32 if reads < 1 << 31 else np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class RowQueries:
-    """The gradients of b test triples in the rows of one table: P pairs of a test triple and a row, each once."""
-
-    query: np.ndarray
-    """(P,) int64, ascending."""
-    row: np.ndarray
-    """(P,) int64."""
-    grad: np.ndarray
-    """(P, d) float64: p, the sum over the test triple's reads of the row."""
-    pairs: np.ndarray
-    """(b, ·) int64: the pairs of each test triple, −1 where it has fewer than others."""
-
-    @classmethod
-    def of(cls, terms: Terms) -> dict[str, "RowQueries"]:
-        """Return those of each table."""
-        found = {}
-        for table, uses in terms.rows.items():
-            index = np.concatenate([use.index.cpu().numpy().reshape(len(terms), -1) for use in uses], 1)
-            grads = [use.grad.cpu().numpy().reshape(len(terms), -1, use.grad.shape[1]) for use in uses]
-            found[table] = cls._merged(index, np.concatenate(grads, 1).astype(np.float64))
-        return found
-
-    def use(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a row of each test triple (b,) and its gradient (b, d); zeros where it reads fewer."""
-        pairs = self.pairs[:, number]
-        missing = pairs < 0
-        return np.where(missing, 0, self.row[pairs]), np.where(missing[:, None], 0, self.grad[pairs])
-
-    @classmethod
-    def _merged(cls, index: np.ndarray, grads: np.ndarray) -> "RowQueries":
-        """Sum up gradients (b, reads, d) of the same row (b, reads)."""
-        query = np.arange(len(index)).repeat(index.shape[1])
-        order = np.lexsort((index.ravel(), query))
-        query, row = query[order], index.ravel()[order]
-        first = np.flatnonzero(np.concatenate([[True], (np.diff(query) != 0) | (np.diff(row) != 0)])[: len(row)])
-        query, row = query[first], row[first]
-        grad = np.add.reduceat(grads.reshape(len(order), -1)[order], first, 0)
-        counts = np.bincount(query, minlength=len(index))
-        number = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]  # of each pair among its test triple's
-        pairs = np.full((len(index), int(counts.max(initial=0))), -1)
-        pairs[query, number] = np.arange(len(query))
-        return cls(query, row, grad, pairs)
-
-
-def paired_products(a: Mapping[str, RowQueries], b: Mapping[str, RowQueries]) -> np.ndarray:
-    """Return ⟨g, p⟩ of each test triple, (b,) float64, for gradients in the same rows."""
-    sums = [
-        np.bincount(each.query, np.einsum("pd,pd->p", each.grad, b[table].grad), len(each.pairs))
-        for table, each in a.items()
-    ]
-    total: np.ndarray = np.sum(sums, 0)
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +195,8 @@ class RowLists:
     """The lists of all tables, of all shards."""
 
     tables: Mapping[str, Sequence[RowList]]
+    slopes: np.ndarray | None = None
+    """(n, checkpoints · D): what each loss term's gradients are multiplied with in the influences below; None for 1."""
 
     def width(self, table: str) -> int:
         """Return d."""
@@ -334,6 +282,7 @@ class RowLists:
             for table, asked in queries.items():
                 for piece, of, pair, read in self.matches(table, asked, query[some], triples[some]):
                     products = np.einsum("kd,kd->k", piece.gradients(read), asked.grad[pair])
+                    products *= self._slopes(table, piece, read)
                     total[some] += np.bincount(of, products, len(total[some]))
         return total
 
@@ -343,7 +292,8 @@ class RowLists:
         for table, asked in queries.items():
             norms = np.linalg.norm(asked.grad, axis=1)
             for piece, of, pair, read in self.matches(table, asked, np.full(len(triples), query), triples):
-                total += np.bincount(of, piece.norm[read] * norms[pair], len(total))
+                products = piece.norm[read] * norms[pair] * self._slopes(table, piece, read)
+                total += np.bincount(of, products, len(total))
         return total
 
     def reads(self, table: str, triples: np.ndarray) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
@@ -377,8 +327,18 @@ class RowLists:
             for table, grads in tables.items():
                 for piece, of, rows, read in self.reads(table, some):
                     products = np.einsum("kd,kd->k", piece.gradients(read), grads[np.minimum(rows, len(grads) - 1)])
+                    products *= self._slopes(table, piece, read)
                     total[start : start + len(some)] += np.bincount(of, products, len(some))
         return total
+
+    def _slopes(self, table: str, piece: RowList, reads: np.ndarray) -> np.ndarray | float:
+        """Return what the gradients of reads (k,) are multiplied with, (k,)."""
+        if self.slopes is None:
+            return 1.0
+        directions = self.slopes.shape[1] // checkpoint_count(self.tables)
+        triple, use = np.divmod(reads, piece.row.shape[1])
+        slopes: np.ndarray = self.slopes[triple + piece.start, checkpoint_of(table) * directions + use % directions]
+        return slopes
 
 
 def _reads(triples: np.ndarray, each: int) -> np.ndarray:

@@ -4,8 +4,8 @@ With P as in `kgtrace_indexer.index.preconditioner`, of all training triples at 
 
     gᵀPg = Σ_i σ² g_iᵀ (F_i + σ²I)⁻¹ g_i,
 
-where i are the embedding rows that a triple reads, and g is its gradient under ``bce`` where the index has ``removal``,
-whose F is kept: the squared slope times what statistics call leverage.
+where i are the embedding rows that a triple reads, and g is its gradient under TracIn's loss: where that is ``bce`` and
+F is of ``removal``, the squared slope times what statistics call leverage.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import torch
 
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, by_readers
 from kgtrace_indexer.index.rows import RowList, RowLists, sparingly
-from kgtrace_indexer.models.checkpoints import checkpoint_of
+from kgtrace_indexer.models.checkpoints import checkpoint_count, checkpoint_of
 from kgtrace_indexer.names import Damping
 from kgtrace_indexer.threads import side_by_side
 
@@ -29,13 +29,13 @@ def preconditioned_self_influences(
 ) -> np.ndarray:
     """Return gᵀPg of all `count` training triples, (n,) float32; `damping` is as in `Preconditioner`.
 
-    `slopes` (n, checkpoints · directions) is what each loss term's gradient is multiplied with to have that under
-    ``bce``, where the index has ``removal``.
+    `slopes` (n, checkpoints · directions) is what each loss term's gradient is multiplied with to have TracIn's.
     """
     sigma, rows = preconditioner.sigma(damping), preconditioner.rows
     found = np.zeros(count)
     for table, held in preconditioner.held.items():
-        weight = None if slopes is None else np.split(slopes, _checkpoints(preconditioner), 1)[checkpoint_of(table)]
+        checkpoints = checkpoint_count(preconditioner.held)
+        weight = None if slopes is None else np.split(slopes, checkpoints, 1)[checkpoint_of(table)]
         together = max(1, _NUMBERS // rows.width(table))
         hubs = (
             (place, piece, span)
@@ -72,10 +72,6 @@ def _of_rows(
     x = grads if weight is None else rows.padded(table, some, weight)[1]
     own = np.einsum("rnd,rnd->rn", x, by_readers(grads, x, sigma))
     return triples[triples >= 0], own[triples >= 0]
-
-
-def _checkpoints(preconditioner: Preconditioner) -> int:
-    return 1 + max(map(checkpoint_of, preconditioner.held), default=0)
 
 
 def _alike(counts: np.ndarray, together: int) -> Iterator[np.ndarray]:

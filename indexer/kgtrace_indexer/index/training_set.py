@@ -20,10 +20,10 @@ class TrainingSet:
     """(n, 3) int32."""
     train_index: np.ndarray
     """(n,) int64: rows as read."""
-    squared_norm: np.ndarray
-    """(n,) float32: ‖g‖² of the gradients that are indexed."""
+    squared_norm: Mapping[Score, np.ndarray]
+    """(n,) float32: ‖g‖² of the gradients that each score multiplies."""
     self_influence: Mapping[Score, np.ndarray]
-    """(n,) float32: self-influence by score, to rank suspicious triples; ``tracin`` is the same, or under ``bce``."""
+    """(n,) float32: self-influence by score, to rank suspicious triples."""
     known: np.ndarray
     """(N, 3) int32, sorted: all training triples, indexed or not."""
     relations: np.ndarray = field(init=False)

@@ -7,7 +7,7 @@ longer gradients, with one copy of every block for each checkpoint. So an index 
 directions are those of the weighted sum, and its dimension does not grow with the number of checkpoints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 
@@ -30,6 +30,11 @@ def parameter_of(block: str) -> str:
 def checkpoint_of(block: str) -> int:
     """Return the number of the checkpoint that a block belongs to; 0 for a model without checkpoints."""
     return int(block.partition(_MARK)[2] or 0)
+
+
+def checkpoint_count(blocks: Iterable[str]) -> int:
+    """Return of how many checkpoints there are blocks; 1 for a model without checkpoints."""
+    return 1 + max(map(checkpoint_of, blocks), default=0)
 
 
 @dataclass(frozen=True, slots=True)

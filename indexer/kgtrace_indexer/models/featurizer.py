@@ -26,21 +26,21 @@ from kgtrace_indexer.models.protocol import ForwardModel, ScoringModel, head_sco
 from kgtrace_indexer.names import Direction, Directions
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
-BCE_SELF_INFLUENCE = "self_influence_bce"
-"""Name of the stored array of ‖g‖² under ``bce`` in an index under ``removal``; see `Featurizer.codes`."""
+SQUARED_NORM = "squared_norm"
+"""Name of the stored array of ‖g‖² under ``removal`` where TracIn is under ``bce``; see `Featurizer.codes`."""
 
-BCE_SLOPE = "slope_bce"
+SLOPE = "slope"
 """Name of the stored array of factors that turn each loss term's gradient under ``removal`` into that under ``bce``."""
 
-OF_BCE = (BCE_SELF_INFLUENCE, BCE_SLOPE)
-"""Arrays that are stored under ``removal`` alone, and are absent from generations written before they were added."""
+OF_TWO_LOSSES = (SQUARED_NORM, SLOPE)
+"""Arrays of an index whose two scores are of two losses."""
 
 _BATCH_SIZE = 2048
 """Triples whose gradients are computed together, by automatic differentiation."""
 _BATCH_SIZES = {"cpu": 256, "cuda": 8192}
 """The same in closed form: on a CPU they should stay in the caches, a GPU wants more to do."""
-_FORWARD_MODE_TESTS = 4
-"""Test triples up to which a pass for each is faster than gradients for all."""
+_FORWARD_MODE = (64, 4)
+"""Training triples from which, and test triples up to which, a pass for each of the latter is faster than gradients."""
 
 
 def resolve_directions(directions: str | None, inverse_triples: bool) -> Directions:
@@ -67,8 +67,8 @@ class Encoder(Protocol):
     Gradients of the same triples come apart: each `Terms` holds other blocks of them, and is in memory alone.
     """
 
-    def encode(self, terms: Terms) -> Any:
-        """Return the codes of one `Terms`, for `join`."""
+    def encode(self, plain: Terms, terms: Terms) -> Any:
+        """Return the codes of one `Terms`, for `join`: of `plain` for TracIn, and of the rows of `terms`."""
 
     def join(self, codes: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the arrays, one row for each triple."""
@@ -85,6 +85,8 @@ class Featurizer:
     """Of training triples."""
     inverse_triples: bool
     """Whether the relation table holds 2r for r and 2r + 1 for r⁻¹."""
+    tracin_loss: Loss | OneToAll | None = None
+    """The loss of plain influence where it is another: ``bce``, where `loss` is ``removal``."""
 
     @property
     def concurrent(self) -> bool:
@@ -108,6 +110,19 @@ class Featurizer:
         instances = self.loss.negatives + 1 if isinstance(self.loss, Contrast) else 1
         return max(1, triples // (checkpoints * instances))
 
+    @property
+    def plain(self) -> "Featurizer":
+        """The featurizer of plain influence."""
+        return replace(self, loss=self.tracin_loss or self.loss, tracin_loss=None)
+
+    def plain_terms(self, terms: Terms, triples: np.ndarray, direction: Direction) -> Terms:
+        """Return `test_terms` of `plain`, given one's own."""
+        if self.tracin_loss is None:
+            return terms
+        if isinstance(self.model, Checkpoints):  # each has slopes of its own
+            return self.plain.test_terms(triples, direction)
+        return terms.weighted(bce_over_removal(terms.loss))
+
     def training_terms(self, triples: np.ndarray) -> Terms:
         """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
         return self._terms(triples, self._training_directions)
@@ -118,43 +133,39 @@ class Featurizer:
         for model in models:
             yield replace(self, model=model).training_terms(triples)
 
-    def self_influence_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
-        """Yield the gradients of training triples (n, 3) for their self-influence, one checkpoint at a time.
-
-        An index under ``removal`` uses gradients under ``bce``, with each checkpoint's own slopes.
-        """
-        for terms in self.training_terms_apart(triples):
-            yield terms.weighted(bce_over_removal(terms.loss)) if self.loss is removal else terms
-
     def codes(self, triples: np.ndarray, codec: Encoder) -> dict[str, np.ndarray]:
-        """Encode the gradients of training triples (n, 3); under ``removal`` add arrays under ``bce``.
+        """Encode the gradients of training triples (n, 3).
 
-        Under ``removal`` a gradient is as long for a triple that fits as for one that does not, and self-influence says
-        nothing of errors. So `BCE_SELF_INFLUENCE` (n,), the squared norms of the same gradients under ``bce``, is
-        added, and `BCE_SLOPE` (n, checkpoints · D), the slopes checkpoint by checkpoint.
+        Where plain influence is of another loss, gradients under ``bce`` are encoded for it, and rows under
+        ``removal``; `SQUARED_NORM` (n,) of the latter and `SLOPE` (n, checkpoints · D), checkpoint by checkpoint, are
+        added.
         """
         codes: list[Any] = []
         norms: list[Tensor] = []
         slopes: list[Tensor] = []
-        under_bce: dict[str, np.ndarray] = {}
         for terms in self.training_terms_apart(triples):
-            codes.append(codec.encode(terms))
-            if self.loss is removal:
-                slope = bce_over_removal(terms.loss)
-                norms.append(squared_norms(terms.weighted(slope)).total)
-                slopes.append(slope.view(len(terms), -1))
-        if self.loss is removal:
-            under_bce[BCE_SELF_INFLUENCE] = torch.stack(norms).sum(0).cpu().numpy()
-            under_bce[BCE_SLOPE] = torch.cat(slopes, 1).cpu().numpy()
-        return codec.join(codes) | under_bce
+            if self.tracin_loss is None:
+                codes.append(codec.encode(terms, terms))
+                continue
+            slope = bce_over_removal(terms.loss)
+            codes.append(codec.encode(terms.weighted(slope), terms))
+            norms.append(squared_norms(terms).total)
+            slopes.append(slope.view(len(terms), -1))
+        arrays = codec.join(codes)
+        if slopes:
+            arrays[SQUARED_NORM] = torch.stack(norms).sum(0).cpu().numpy()
+            arrays[SLOPE] = torch.cat(slopes, 1).cpu().numpy()
+        return arrays
 
     def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.
 
-        For few test triples a `ForwardModel` does it in forward mode: a pass for each, but no gradients.
+        For many training triples and few test triples a `ForwardModel` does it in forward mode: a pass for each of the
+        latter, but no gradients.
         """
-        model, few = self.model, len(tests) <= _FORWARD_MODE_TESTS
-        if isinstance(self.loss, OneToAll) or not isinstance(model, ForwardModel) or not few:
+        model, (least, most) = self.model, _FORWARD_MODE
+        passes = len(triples) >= least and len(tests) <= most
+        if isinstance(self.loss, OneToAll) or not isinstance(model, ForwardModel) or not passes:
             return inner(self.training_terms(triples), tests).cpu()
         *ids, per_triple = self._loss_terms(triples, self._training_directions)
         singles = [tests] if len(tests) == 1 else [tests.triple(i) for i in range(len(tests))]
@@ -238,14 +249,17 @@ def featurizer_for(
     scoring = scoring_model(model, device)
     if model.checkpoints:
         scoring = Checkpoints(scoring, [(rate, scoring_model(state, device)) for rate, state in model.checkpoints])
-    loss = loss_by_name(
-        config["loss"],
-        label_smoothing=config.get("label_smoothing", 0.0),
-        negatives=config.get("negatives"),
-        seed=config.get("seed", 0),
-        entities=model.num_entities,
-        trained_with=model.loss,
-        known=known,
+    loss, tracin_loss = (
+        loss_by_name(
+            name,
+            label_smoothing=config.get("label_smoothing", 0.0),
+            negatives=config.get("negatives"),
+            seed=config.get("seed", 0),
+            entities=model.num_entities,
+            trained_with=model.loss,
+            known=known,
+        )
+        for name in (config["loss"], config.get("tracin_loss", config["loss"]))
     )
     featurizer = Featurizer(
         model=scoring,
@@ -253,6 +267,7 @@ def featurizer_for(
         selection=scoring.select(config["layers"]),
         directions=resolve_directions(config["directions"], model.inverse_triples),
         inverse_triples=model.inverse_triples,
+        tracin_loss=tracin_loss if loss is removal and tracin_loss is not removal else None,
     )
     if isinstance(loss, OneToAll):
         with torch.inference_mode():

@@ -17,8 +17,8 @@ from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Direction, Group, Order
-from kgtrace_indexer.query.cascade import Brackets, Cascade, Retrieval
 from kgtrace_indexer.query.certify import nth_largest, value
+from kgtrace_indexer.query.retrieval import Brackets, Retrieval
 from kgtrace_indexer.query.scan import SCAN_BLOCK, among, blocks, near, rows_of
 from kgtrace_indexer.query.total import Total
 
@@ -122,11 +122,10 @@ class Aggregator:
         def exact(rows: Tensor) -> Tensor:
             return total.influences(self.featurizer.training_terms(self.training.triples[rows.numpy()])).cpu()
 
-        searched = self.retrieval if isinstance(self.retrieval, Cascade) and not total.dense else None
         return _Part(
             rows=rows_of(self.training, self.training.allowed(self.restriction)),
             exact=exact,
-            brackets=None if searched is None else searched.rows_brackets(total),
+            brackets=None if self.retrieval is None else self.retrieval.total_brackets(total),
         )
 
     def _summands(self, part: _Part, rows: Tensor, exact: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

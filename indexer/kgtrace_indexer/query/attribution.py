@@ -1,6 +1,6 @@
 """What is said of test triples: score and rank, and the training triples that a search or scan named."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kgtrace_indexer.answers import Attribution
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.names import Direction
+from kgtrace_indexer.names import Direction, Score
 from kgtrace_indexer.query.certify import Found
 from kgtrace_store.vocabulary import Vocabulary
 
@@ -28,26 +28,40 @@ def attribute(
     triples: np.ndarray,
     scores: np.ndarray,
     found: Sequence[Found],
+    values: Mapping[Score, Tensor],
     direction: Direction,
     *,
+    score: Score,
     loss: tuple[str, Sequence[float]],
     self_influence: Sequence[float],
     squared_norm: Sequence[float],
 ) -> list[Attribution]:
     """Return what is known of test triples (b, 3), given the scores (b, E) of all entities in tail's or head's place.
 
-    `loss` is its name and values; `squared_norm` is that of the gradients that training gradients were multiplied with.
+    `values` are the influences by each score, side by side; `loss` is its name and values; `squared_norm` is that of
+    the gradients that training gradients were multiplied with.
     """
     targets = triples[:, 2 if direction == "tail" else 0]
-    known = [np.unique(known_ids(training, triple, direction)) for triple in triples]
-    ranks = _ranks(scores, targets, known)
-    rows, influences = _split([each.rows for each in found]), _split([each.influence for each in found])
+    query, entity = _known(training, triples, direction, scores.shape[1])
+    ranks = _ranks(scores, targets, query, entity)
+    in_training = np.bincount(query, entity == targets[query], len(targets)) > 0
+    rows = torch.cat([each.rows for each in found]).numpy()
+    sizes = [len(each.rows) for each in found]
+    influences = {name: of.numpy() for name, of in values.items()}
+    norms = np.sqrt(training.squared_norm[score][rows].astype(np.float64) * np.repeat(squared_norm, sizes))
+    cosine = np.divide(influences[score], norms, out=np.zeros_like(influences[score]), where=norms > 0)
+
+    def split(column: np.ndarray) -> list[np.ndarray]:
+        return np.split(column, np.cumsum(sizes)[:-1])
+
+    train_index, named = split(np.asarray(training.train_index[rows])), split(np.asarray(training.triples[rows]))
+    cosines, each = split(cosine), {name: split(influence) for name, influence in influences.items()}
     return [
         Attribution(
             triple=(int(triple[0]), int(triple[1]), int(triple[2])),
             score=float(scores[i, targets[i]]),
             rank=float(ranks[i]),
-            in_training=bool(np.isin(targets[i], known[i])),
+            in_training=bool(in_training[i]),
             loss=loss[1][i],
             self_influence=self_influence[i],
             notes=_notes(training, vocabulary, loss[0], triple, squared_norm[i]),
@@ -55,32 +69,31 @@ def attribute(
             bound_gap=found[i].bound_gap,
             candidates=found[i].candidates,
             exact_terms=found[i].exact_terms,
-            train_index=np.asarray(training.train_index[rows[i]]),
-            triples=np.asarray(training.triples[rows[i]]),
-            influence=influences[i],
-            cosine=_cosines(training, rows[i], influences[i], squared_norm[i]),
+            train_index=train_index[i],
+            triples=named[i],
+            influence=each[score][i],
+            cosine=cosines[i],
+            tracin=each["tracin"][i],
+            preconditioned=each["preconditioned"][i] if "preconditioned" in each else None,
         )
         for i, triple in enumerate(triples)
     ]
 
 
-def _split(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Return tensors as arrays; joined first, since each conversion takes microseconds."""
-    return np.split(torch.cat(list(tensors)).numpy(), np.cumsum([len(tensor) for tensor in tensors])[:-1])
+def _known(
+    training: TrainingSet, triples: np.ndarray, direction: Direction, entities: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the known entities of all test triples (b, 3): whose they are, and the entity, (m,) int64, each once."""
+    known = [known_ids(training, triple, direction) for triple in triples]
+    query = np.arange(len(known)).repeat([len(ids) for ids in known])
+    return np.divmod(np.unique(query * entities + np.concatenate(known)), entities)
 
 
-def _cosines(training: TrainingSet, rows: np.ndarray, influence: np.ndarray, squared_norm: float) -> np.ndarray:
-    norms = np.sqrt(training.squared_norm[rows].astype(np.float64) * squared_norm)
-    found: np.ndarray = np.divide(influence, norms, out=np.zeros_like(influence), where=norms > 0)
-    return found
-
-
-def _ranks(scores: np.ndarray, targets: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:
-    """Return filtered realistic ranks of targets (b,) among all entities but those that are known, (b,)."""
-    every = np.arange(len(targets))
-    own = scores[every, targets]
-    query, entity = every.repeat([len(ids) for ids in known]), np.concatenate(known).astype(np.int64)
-    query, entity = query[entity != targets[query]], entity[entity != targets[query]]
+def _ranks(scores: np.ndarray, targets: np.ndarray, query: np.ndarray, entity: np.ndarray) -> np.ndarray:
+    """Return filtered realistic ranks of targets (b,) among all entities but those that are `_known`, (b,)."""
+    own = scores[np.arange(len(targets)), targets]
+    others = entity != targets[query]
+    query, entity = query[others], entity[others]
     filtered = scores[query, entity]
     higher, equal = (
         compare(scores, own[:, None]).sum(1) - np.bincount(query, compare(filtered, own[query]), len(targets))

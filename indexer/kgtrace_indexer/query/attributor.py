@@ -1,10 +1,10 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,30 +12,25 @@ from torch import Tensor
 
 from kgtrace_indexer.answers import Aggregation, Answer, Completions, Restriction, Seconds
 from kgtrace_indexer.gradients.terms import Terms, inner, squared_norms
-from kgtrace_indexer.index.codec import Codec, read_codec
+from kgtrace_indexer.index.codec import Codec
 from kgtrace_indexer.index.files import Files
 from kgtrace_indexer.index.preconditioner import Preconditioner, check_damping, row_terms
-from kgtrace_indexer.index.rows import RowQueries, paired_products
+from kgtrace_indexer.index.row_queries import RowQueries, paired_products
+from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.inputs.model_reader import read_model
-from kgtrace_indexer.models.featurizer import OF_BCE, Featurizer, featurizer_for
-from kgtrace_indexer.models.protocol import pick_device
+from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES, Featurizer
 from kgtrace_indexer.names import PRECONDITIONS, Damping, Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import Aggregator
 from kgtrace_indexer.query.attribution import attribute, known_ids
-from kgtrace_indexer.query.cascade import Retrieval
-from kgtrace_indexer.query.certify import Ask
+from kgtrace_indexer.query.certify import Ask, Found
 from kgtrace_indexer.query.checks import checked, require_positive
 from kgtrace_indexer.query.completions import complete
-from kgtrace_indexer.query.opening import read_retrieval
+from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.scan import SCAN_BLOCK, among, near, scan
 from kgtrace_indexer.threads import one_thread
-from kgtrace_store import layout
 from kgtrace_store.errors import BadRequest
 from kgtrace_store.generation import Generation
-from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
-from kgtrace_store.milvus import Milvus
 from kgtrace_store.vocabulary import Vocabulary
 
 
@@ -61,16 +56,17 @@ class Attributor:
         vocabulary: Vocabulary,
         featurizer: Featurizer,
         codec: Codec,
-        retrieval: Retrieval | None,
+        retrievals: Mapping[Score, Retrieval],
         files: Files,
         training: TrainingSet,
     ) -> None:
-        """`retrieval` is None where there is no index: every query is then an exact scan."""
+        """`featurizer` is of the preconditioned score; `retrievals` are empty where there is no index."""
         self._generation = generation
         self.vocabulary = vocabulary
         self._featurizer = featurizer
+        self._featurizers: dict[Score, Featurizer] = {"tracin": featurizer.plain, "preconditioned": featurizer}
         self._codec = codec
-        self._retrieval = retrieval
+        self._retrievals = retrievals
         self.files = files
         self.training = training
 
@@ -145,42 +141,50 @@ class Attributor:
         require_positive("top_k", top_k)
         if max_candidates is not None and max_candidates < 0:
             raise BadRequest(f"max_candidates is {max_candidates}, must be at least 0")
-        scans = exact or self._retrieval is None
-        with torch.inference_mode(), nullcontext() if scans else one_thread():
+        self._check(score, damping)
+        score = score or self.score
+        retrieval = None if exact else self._retrievals.get(score)
+        with torch.inference_mode(), nullcontext() if retrieval is None else one_thread():
             clock = _Clock()
-            terms = self._featurizer.test_terms(triples, direction)
+            own = self._featurizer.test_terms(triples, direction)
+            plain = self._featurizer.plain_terms(own, triples, direction)
+            terms = plain if score == "tracin" else own
             scores = self._featurizer.candidate_scores(triples, direction)
-            losses = terms.losses()
-            damping = self._damping(score, damping)
-            if damping is None:
-                asked, queries = terms, None
-                norms = own = squared_norms(terms).total.tolist()
+            rows, queries = {}, {}
+            if score == "preconditioned" or "preconditioned" in self._retrievals:
+                rows = RowQueries.of(own)
+                queries = self._preconditioner.changed(rows, self._damping(damping))
+            if score == "tracin":
+                norms = self_influence = squared_norms(plain).total.tolist()
             else:
-                rows = RowQueries.of(terms)
-                queries = self._preconditioner.changed(rows, damping)
-                asked = row_terms(queries, terms)
-                norms, own = (paired_products(each, queries).tolist() for each in (queries, rows))
+                norms, self_influence = (paired_products(each, queries).tolist() for each in (queries, rows))
             clock.lap("gradient")
             nearby = near(self.training, triples, restriction, len(self.vocabulary.entities))
             mask = self.training.allowed(restriction)
-            if self._retrieval is None or scans:
-                found = scan(self._featurizer, self.training, asked, top_k, order, mask, nearby, wanted)
-                clock.lap("rerank")
+            if retrieval is None:
+                featurizer, tests = self._featurizers[score], plain if score == "tracin" else row_terms(queries, own)
+                found = scan(featurizer, self.training, tests, top_k, order, mask, nearby, wanted)
             else:
                 ask = Ask(
                     top_k, order, max_candidates,
                     allowed=[among(self.training, mask, entities) for entities in nearby],
-                    exact=lambda rows, test: self._influences(rows, test)[:, 0],
+                    exact=lambda rows, test: self._influences(rows, test, score)[:, 0],
                     lap=clock.lap,
-                    queries=queries,
+                    queries=queries if score == "preconditioned" else None,
                     restriction=restriction if restriction.within_hops is None else None,
                 )  # fmt: skip
-                found = self._retrieval.find(asked, ask)
+                found = retrieval.find(terms, ask)
                 clock.lap("search")
+            values: dict[Score, Tensor] = {score: torch.cat([each.influence for each in found])}
+            if score == "preconditioned":
+                values["tracin"] = self._plain_influences(found, plain)
+            elif queries:
+                values["preconditioned"] = _row_influences(found, queries, self._preconditioner.rows)
+            clock.lap("rerank")
             attributions = attribute(
-                self.training, self.vocabulary, triples, scores.cpu().numpy(), found, direction,
-                loss=(self.manifest.configuration["loss"], losses.tolist()),
-                self_influence=own, squared_norm=norms,
+                self.training, self.vocabulary, triples, scores.cpu().numpy(), found, values, direction,
+                score=score, loss=(self.loss(score), terms.losses().tolist()),
+                self_influence=self_influence, squared_norm=norms,
             )  # fmt: skip
             clock.lap("gradient")
         return Answer(attributions, Seconds(**clock.seconds))
@@ -217,11 +221,13 @@ class Attributor:
         """
         require_positive("top_k", top_k)
         triples = checked(np.atleast_2d(triples), self.vocabulary)
+        self._check(score, damping)
+        score = score or self.score
         with torch.inference_mode():
             aggregator = Aggregator(
-                self._featurizer, self.training, self._retrieval,
+                self._featurizers[score], self.training, self._retrievals.get(score),
                 entities=len(self.vocabulary.entities), relations=len(self.vocabulary.relations),
-                asked=partial(self._asked, score=score, damping=damping),
+                asked=partial(self._changed, score=score, damping=damping),
                 restriction=restriction, direction=direction, exact=exact, wanted=wanted,
             )  # fmt: skip
             return aggregator.sums(triples, by, top_k, order)
@@ -267,11 +273,9 @@ class Attributor:
         `score` and `damping` are those of `query`.
         """
         with torch.inference_mode():
-            terms = self._asked(
-                self._featurizer.test_terms(checked(triples, self.vocabulary), direction), score, damping
-            )
+            terms = self._terms(checked(triples, self.vocabulary), direction, score, damping)
             blocks = torch.as_tensor(rows).split(self._featurizer.block(SCAN_BLOCK))
-            return torch.cat([self._influences(block, terms) for block in blocks]).numpy()
+            return torch.cat([self._influences(block, terms, score or self.score) for block in blocks]).numpy()
 
     def bounds(
         self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail", *, score: Score | None = None
@@ -280,110 +284,92 @@ class Attributor:
 
         They are those that a search takes for granted. Raises `BadRequest` where nothing is searched.
         """
-        if self._retrieval is None:
+        if not self.searches:
             raise BadRequest("this index was built with projection none: it holds no bounds")
         with torch.inference_mode():
-            terms = self._asked(
-                self._featurizer.test_terms(checked(triple[None], self.vocabulary), direction), score, None
-            )
-            upper, low, high = self._retrieval.bounds(terms, torch.as_tensor(rows))
+            terms = self._terms(checked(triple[None], self.vocabulary), direction, score, None)
+            upper, low, high = self._retrievals[score or self.score].bounds(terms, torch.as_tensor(rows))
             return upper.numpy(), low.numpy(), high.numpy()
 
     @property
     def certifies(self) -> bool:
         """Whether every answer is proved to be exact unless `max_candidates` cuts it short."""
-        return self._retrieval is None or self._retrieval.certifies
+        return all(retrieval.certifies for retrieval in self._retrievals.values())
 
     @property
     def score(self) -> Score:
         """What the index was built to answer with, unless asked otherwise."""
         return PRECONDITIONS[self.manifest.configuration.get("precondition", "none")]
 
-    @property
-    def self_influence_loss(self) -> str:
-        """Name of the loss that self-influences are of."""
-        same = self.training.self_influence["tracin"] is self.training.squared_norm
-        return str(self.manifest.configuration["loss"]) if same else "bce"
+    def loss(self, score: Score) -> str:
+        """Return the name of the loss whose gradients a score multiplies; self-influences are of TracIn's."""
+        return str(self.manifest.configuration["loss" if score == "preconditioned" else "tracin_loss"])
 
     @property
     def searches(self) -> bool:
         """Whether there is an index; without one every query is an exact scan."""
-        return self._retrieval is not None
+        return bool(self._retrievals)
 
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
             codes = self._featurizer.codes(self.training.triples[rows], self._codec)
-        checked = (*self._codec.checked, *OF_BCE)
+        checked = (*self._codec.checked, *OF_TWO_LOSSES)
         return {name: array for name, array in codes.items() if name in checked or name.endswith(".grad")}
 
     def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""
         with torch.inference_mode():
-            apart = self._featurizer.self_influence_terms_apart(self.training.triples[rows])
-            found = [inner(terms, self._asked(terms, "preconditioned", None)).diagonal() for terms in apart]
+            apart = self._featurizer.plain.training_terms_apart(self.training.triples[rows])
+            found = [inner(terms, self._changed(terms, "preconditioned", None)).diagonal() for terms in apart]
             return torch.stack(found).sum(0).cpu().numpy()
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
         return self.files.preconditioner()
 
-    def _damping(self, score: Score | None, damping: Damping | None) -> Damping | None:
-        """Return σ² of the preconditioned score; None for plain influence."""
+    def _check(self, score: Score | None, damping: Damping | None) -> None:
+        """Raise `BadRequest` for a damping that is none, or of a score that has none."""
         check_damping(damping)
-        if (self.score if score is None else score) == "preconditioned":
-            return damping or self.manifest.configuration["damping"] or "auto"
-        if damping is not None:
+        if damping is not None and (score or self.score) == "tracin":
             raise BadRequest("damping is of the preconditioned score: ask for that, too")
-        return None
 
-    def _asked(self, terms: Terms, score: Score | None, damping: Damping | None) -> Terms:
-        """Return what the gradients of training triples are multiplied with."""
-        damping = self._damping(score, damping)
-        return terms if damping is None else self._preconditioner(terms, damping)
+    def _damping(self, damping: Damping | None) -> Damping:
+        """Return σ² of the preconditioned score."""
+        return damping or self.manifest.configuration["damping"] or "auto"
 
-    def _influences(self, rows: Tensor, tests: Terms) -> Tensor:
+    def _terms(self, triples: np.ndarray, direction: Direction, score: Score | None, damping: Damping | None) -> Terms:
+        """Return what the gradients of training triples are multiplied with for test triples (b, 3)."""
+        self._check(score, damping)
+        terms = self._featurizers[score or self.score].test_terms(triples, direction)
+        return self._changed(terms, score or self.score, damping)
+
+    def _changed(self, terms: Terms, score: Score, damping: Damping | None) -> Terms:
+        """Return Pg' of test triples, or g' as it is."""
+        return terms if score == "tracin" else self._preconditioner(terms, self._damping(damping))
+
+    def _influences(self, rows: Tensor, tests: Terms, score: Score) -> Tensor:
         """Return the exact influences of training triples (m,) on test triples, (m, b), on the CPU."""
-        return self._featurizer.influences(self.training.triples[rows.numpy()], tests)
+        return self._featurizers[score].influences(self.training.triples[rows.numpy()], tests)
+
+    def _plain_influences(self, found: Sequence[Found], plain: Terms) -> Tensor:
+        """Return TracIn of the training triples that were found for each of some test triples, side by side."""
+        lists = replace(self._preconditioner.rows, slopes=self.files.slopes())
+        influence = _row_influences(found, RowQueries.of(plain), lists)
+        rows, place = torch.cat([each.rows for each in found]).unique(return_inverse=True)
+        if plain.dense and len(rows):
+            dense, owner = replace(plain, rows={}), torch.from_numpy(_owner(found))
+            blocks = rows.split(self._featurizer.block(SCAN_BLOCK))
+            influence += torch.cat([self._influences(block, dense, "tracin") for block in blocks])[place, owner]
+        return influence
 
 
-def open_index(
-    root: Path,
-    generation: str | None = None,
-    *,
-    device: str = "auto",
-    verify: bool = True,
-    milvus: Milvus | None = None,
-) -> Attributor:
-    """Open a generation of an index root, by default the live one.
-
-    `verify` compares every checksum first: about a second for each gigabyte. `milvus` searches, instead of FAISS; what
-    it does not hold yet is sent there first.
-
-    Raises
-    ------
-    IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew, SchemaTooOld
-        What lies on disk cannot be used.
-    SearchUnavailable
-        Milvus cannot.
-    """
-    return read_attributor(IndexRoot(root).open(generation, verify=verify), device=device, milvus=milvus)
+def _row_influences(found: Sequence[Found], queries: Mapping[str, RowQueries], lists: RowLists) -> Tensor:
+    """Return the influence by rows of the training triples that were found for each test triple, side by side."""
+    rows = torch.cat([each.rows for each in found]).numpy()
+    return torch.from_numpy(lists.influences(queries, _owner(found), rows).astype(np.float32))
 
 
-def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus | None = None) -> Attributor:
-    """Return what answers from a generation that is open, as `open_index` does."""
-    on = pick_device(device)
-    files = Files.open(opened.path)
-    codec = read_codec(opened.manifest.configuration, files.arrays, on)
-    training = files.training_set()
-    return Attributor(
-        generation=opened,
-        vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
-        featurizer=featurizer_for(
-            read_model(opened.path / layout.MODEL), opened.manifest.configuration, on, training.known
-        ),
-        codec=codec,
-        retrieval=read_retrieval(opened, files, codec, training, on, milvus),
-        files=files,
-        training=training,
-    )
+def _owner(found: Sequence[Found]) -> np.ndarray:
+    """Return the test triple that each of the training triples was found for."""
+    return np.arange(len(found)).repeat([len(each.rows) for each in found])

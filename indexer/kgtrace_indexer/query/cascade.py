@@ -1,10 +1,9 @@
 """How a query finds the training triples of largest influence without computing every influence."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,20 +11,17 @@ from torch import Tensor
 
 from kgtrace_indexer.answers import Restriction
 from kgtrace_indexer.gradients.random_projection import RandomProjection
-from kgtrace_indexer.gradients.terms import Terms, squared_norms
-from kgtrace_indexer.index.bases import FLOOR, ROUNDING, Bases
+from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.index.bases import Bases
 from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.query_code import QueryCode, encode_queries
-from kgtrace_indexer.index.rows import RowQueries
+from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.query.certify import SIGNS, Ask, CertifiedSearch, Found, Hits, best, value
-from kgtrace_indexer.query.row_search import RowSearch
+from kgtrace_indexer.query.retrieval import Brackets, norm_products, row_brackets
 from kgtrace_indexer.query.total import Total
 from kgtrace_store.search import FilteringIndex, SearchIndex
-
-Brackets = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Maps training triples (m,) to estimates of their influence and how far these may be off, (m,) each."""
 
 _FIRST_HITS = 64
 """Hits asked of the index in the first round, at least; four times top_k if that is more."""
@@ -39,23 +35,6 @@ _SCORE_BLOCK = 65_536
 """Training triples scored at a time where a filter leaves the index out."""
 
 
-class Retrieval(Protocol):
-    """Finds training triples of large influence on one test triple."""
-
-    @property
-    def certifies(self) -> bool:
-        """Whether answers are certified unless `max_candidates` cuts them short."""
-
-    def find(self, terms: Terms, ask: Ask) -> list[Found]:
-        """Return the best training triples with their exact influences, and how much better an unseen one could be."""
-
-    def brackets(self, terms: Terms) -> Brackets | None:
-        """Return what estimates the influence on a test triple, or None where only exact influences are of use."""
-
-    def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return an upper, a lower and a tighter upper bound of the influences of training triples (m,), (m,) each."""
-
-
 @dataclass(frozen=True, slots=True)
 class Cascade:
     """A search through bounds, each tighter and dearer than the one before; see `kgtrace_indexer.query.certify`."""
@@ -65,8 +44,6 @@ class Cascade:
     index: SearchIndex
     """Short codes."""
     short: ShortCode
-    lists: RowSearch
-    """For gradients in embedding rows alone."""
 
     @property
     def certifies(self) -> bool:
@@ -75,8 +52,6 @@ class Cascade:
 
     def find(self, terms: Terms, ask: Ask) -> list[Found]:
         """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
-        if not terms.dense:
-            return self.lists.find(terms, ask)
         queries = encode_queries(terms, self.bases, self.codes.device)
         rows = [ask.rows(i) for i in range(len(queries))]
         index = self._narrowed(ask.restriction, rows[0])
@@ -94,9 +69,15 @@ class Cascade:
         return found
 
     def _exactly(self, terms: Terms, ask: Ask) -> Callable[[Tensor], Tensor]:
+        rows_alone = None if terms.dense else RowQueries.of(terms)
+
         def exact(rows: Tensor) -> Tensor:
             ask.lap("search")
-            influence = ask.exact(rows, terms)
+            if rows_alone is None:
+                influence = ask.exact(rows, terms)
+            else:  # as stored: no model is needed
+                stored = self.codes.rows.influences(rows_alone, np.zeros(len(rows), np.int64), rows.numpy())
+                influence = torch.from_numpy(stored).float()
             ask.lap("rerank")
             return influence
 
@@ -140,38 +121,19 @@ class Cascade:
         return self.short.asked(phi, rho)
 
     def brackets(self, terms: Terms) -> Brackets:
-        """Return the factor bound of a test triple, or its influence on embedding rows alone."""
-        if not terms.dense:
-            return partial(self._exact, RowQueries.of(terms))
+        """Return the factor bound of a test triple."""
         (code,) = encode_queries(terms, self.bases, self.codes.device)
         return partial(self._bracket, code)
 
-    def rows_brackets(self, total: Total) -> Brackets:
-        """Return the influence on many test triples together, whose gradient is of table rows alone."""
-        tables = {name: table.cpu().numpy() for name, table in total.tables.items()}
-
-        def exact(rows: Tensor) -> tuple[Tensor, Tensor]:
-            influence = torch.from_numpy(self.codes.rows.against(tables, rows.numpy()))
-            return influence, torch.zeros_like(influence)
-
-        return exact
+    def total_brackets(self, total: Total) -> Brackets | None:
+        """Return the influence on rows, unless there are other blocks."""
+        return None if total.dense else row_brackets(self.codes.rows, total)
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""
-        if not terms.dense:
-            upper = torch.from_numpy(self.lists.upper(terms, rows.numpy()))
-            estimate, _ = self._exact(RowQueries.of(terms), rows)
-            slack = _times_norm(terms, self.codes.arrays["self_influence"].take(rows.to(self.codes.device)).cpu())
-            slack = (slack * ROUNDING).double()
-            return upper + slack, estimate - slack, estimate + slack
         (code,) = encode_queries(terms, self.bases, self.codes.device)
         estimate, slack = self._bracket(code, rows)
         return self.codes.index_upper(code, 1, rows.to(self.codes.device)).cpu(), estimate - slack, estimate + slack
-
-    def _exact(self, queries: Mapping[str, RowQueries], rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the influences of training triples (m,) on one test triple's embedding rows, and zeros, (m,) each."""
-        influence = self.codes.rows.influences(queries, np.zeros(len(rows), np.int64), rows.numpy())
-        return torch.from_numpy(influence), torch.zeros(len(rows))
 
     def _bracket(self, query: QueryCode, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor bound's estimates and slacks of training triples, (m,) each; all on the CPU."""
@@ -220,10 +182,13 @@ class Pool:
     def brackets(self, terms: Terms) -> None:
         """Return nothing: there are estimates, but no bound on their errors."""
 
+    def total_brackets(self, total: Total) -> None:
+        """Return nothing, likewise."""
+
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ‖g‖‖g'‖, with a minus, and as it is, (m,) each."""
         norms = torch.from_numpy(self.squared_norm[rows.numpy()])
-        bound = _times_norm(terms, norms)
+        bound = norm_products(terms, norms)
         return bound, -bound, bound
 
     def _hits(self, query: Tensor, ask: Ask, among: Tensor | None, count: int) -> Tensor:
@@ -244,10 +209,4 @@ class Pool:
         if rows is not None:
             left[rows.numpy()] = True
         left[seen.numpy()] = False
-        return float(_times_norm(terms, torch.tensor(self.squared_norm[left].max())))
-
-
-def _times_norm(terms: Terms, squared: Tensor) -> Tensor:
-    """Return ‖g‖‖g'‖ for squared norms of gradients g and a test triple's g', with slack for rounding."""
-    own = squared_norms(terms).total[0].cpu()
-    return (squared + FLOOR).sqrt() * (own + FLOOR).sqrt() * (1 + ROUNDING)
+        return float(norm_products(terms, torch.tensor(self.squared_norm[left].max())))

@@ -42,7 +42,7 @@ from kgtrace_indexer.answers import Restriction
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.query_code import QueryCode
-from kgtrace_indexer.index.rows import RowQueries
+from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.names import Order
 
 SIGNS: dict[Order, tuple[int, ...]] = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}

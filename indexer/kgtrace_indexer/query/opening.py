@@ -1,47 +1,104 @@
-"""The search over an open generation's files, checked against its manifest."""
+"""A generation as what answers from it: model, files and searches, checked against its manifest."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from kgtrace_indexer.index.bounds import Codes
-from kgtrace_indexer.index.codec import Codec, PrincipalCodec, RandomCodec
+from kgtrace_indexer.index.codec import Codec, PrincipalCodec, RandomCodec, read_codec
 from kgtrace_indexer.index.device_search import TorchSearch
 from kgtrace_indexer.index.files import Files
 from kgtrace_indexer.index.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.query.cascade import Cascade, Pool, Retrieval
+from kgtrace_indexer.inputs.model_reader import read_model
+from kgtrace_indexer.models.featurizer import featurizer_for
+from kgtrace_indexer.models.protocol import pick_device
+from kgtrace_indexer.names import Score
+from kgtrace_indexer.query.attributor import Attributor
+from kgtrace_indexer.query.cascade import Cascade, Pool
+from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_store import layout
 from kgtrace_store.errors import CorruptGeneration
 from kgtrace_store.generation import Generation
+from kgtrace_store.generations import IndexRoot
 from kgtrace_store.milvus import Milvus
 from kgtrace_store.search import FaissSearch, SearchIndex
 from kgtrace_store.sharded_search import ShardedSearch
+from kgtrace_store.vocabulary import Vocabulary
 
 
-def read_retrieval(
+def open_index(
+    root: Path,
+    generation: str | None = None,
+    *,
+    device: str = "auto",
+    verify: bool = True,
+    milvus: Milvus | None = None,
+) -> Attributor:
+    """Open a generation of an index root, by default the live one.
+
+    `verify` compares every checksum first: about a second for each gigabyte. `milvus` searches, instead of FAISS; what
+    it does not hold yet is sent there first.
+
+    Raises
+    ------
+    IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew, SchemaTooOld
+        What lies on disk cannot be used.
+    SearchUnavailable
+        Milvus cannot.
+    """
+    return read_attributor(IndexRoot(root).open(generation, verify=verify), device=device, milvus=milvus)
+
+
+def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus | None = None) -> Attributor:
+    """Return what answers from a generation that is open, as `open_index` does."""
+    on = pick_device(device)
+    files = Files.open(opened.path)
+    codec = read_codec(opened.manifest.configuration, files.arrays, on)
+    training = files.training_set()
+    return Attributor(
+        generation=opened,
+        vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
+        featurizer=featurizer_for(
+            read_model(opened.path / layout.MODEL), opened.manifest.configuration, on, training.known
+        ),
+        codec=codec,
+        retrievals=_retrievals(opened, files, codec, training, on, milvus),
+        files=files,
+        training=training,
+    )
+
+
+def _retrievals(
     opened: Generation, files: Files, codec: Codec, training: TrainingSet, device: torch.device, milvus: Milvus | None
-) -> Retrieval | None:
-    """Return the search over a generation, or None where there is no index. Raises `CorruptGeneration`."""
+) -> Mapping[Score, Retrieval]:
+    """Return the search over a generation by each score, where there is one. Raises `CorruptGeneration`."""
     stacks = files.stacks()
     if missing := [name for name in codec.searched if name not in stacks]:
         raise CorruptGeneration(f"{opened.path}: {layout.GRADIENTS} lacks {', '.join(missing)}")
     stored = [FaissSearch.read(shard.folder / layout.SEARCH) for shard in files.shards] if codec.searched else []
     _check_counts(opened, training, files, stored)
     if not stored:
-        return None
+        return {}
     index = _index(stored, device) if milvus is None else _held(milvus, opened.id, stored, training)
     match codec:
         case PrincipalCodec(bases):
             place = _place(stacks, device)
-            codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, files.row_lists())
-            lists = RowSearch(codes.rows, files.inverted_files(), len(codes))
-            return Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]), lists)
+            rows, slopes = files.row_lists(), files.slopes()
+            codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, replace(rows, slopes=slopes))
+            lists = RowSearch(rows, files.inverted_files(), training.squared_norm["preconditioned"])
+            cascade = Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]))
+            found: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or slopes is not None else lists}
+            if lists.files:
+                found["preconditioned"] = lists
+            return found
         case RandomCodec(projection):
-            return Pool(projection, stacks["projected"], index, training.squared_norm)
-    return None
+            return {"tracin": Pool(projection, stacks["projected"], index, training.squared_norm["tracin"])}
+    return {}
 
 
 def _index(stored: Sequence[FaissSearch], device: torch.device) -> SearchIndex:

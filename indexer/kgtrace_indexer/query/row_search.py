@@ -19,12 +19,17 @@ from math import inf
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.index.bases import ROUNDING
 from kgtrace_indexer.index.inverted import Entries, InvertedFile
-from kgtrace_indexer.index.rows import RowLists, RowQueries
+from kgtrace_indexer.index.row_queries import RowQueries
+from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.names import Order
 from kgtrace_indexer.query.certify import SIGNS, Ask, Found, value
+from kgtrace_indexer.query.retrieval import Brackets, norm_products, row_brackets
+from kgtrace_indexer.query.total import Total
 
 _FIRST_HITS = 64
 """Entries asked of each list in the first round, at least; four times top_k if that is more."""
@@ -166,33 +171,59 @@ class RowSearch:
     rows: RowLists
     files: Mapping[str, Sequence[InvertedFile]]
     """By table, one for each shard."""
-    count: int
-    """Training triples."""
+    squared_norm: np.ndarray
+    """(n,) float32: ‖g‖² of all parameters."""
+
+    @property
+    def certifies(self) -> bool:
+        """Return True."""
+        return True
 
     def find(self, terms: Terms, ask: Ask) -> list[Found]:
         """Return the exact top k of each test triple, certified unless `max_candidates` cut the search short."""
+        queries = ask.queries or RowQueries.of(terms)
         if ask.same_rows:
-            return self._find(ask.queries or RowQueries.of(terms), len(terms), ask, ask.allowed[0])
+            return self._find(queries, len(terms), ask, ask.allowed[0])
         return [
             found
             for i, mask in enumerate(ask.allowed)
-            for found in self._find(RowQueries.of(terms.triple(i)), 1, ask, mask)
+            for found in self._find({table: rows.of_triple(i) for table, rows in queries.items()}, 1, ask, mask)
         ]
 
-    def upper(self, terms: Terms, triples: np.ndarray) -> np.ndarray:
-        """Return upper bounds of the influences of training triples (m,) on a test triple, (m,) float64."""
+    def brackets(self, terms: Terms) -> Brackets:
+        """Return the influence on a test triple, and no error."""
+        queries = RowQueries.of(terms)
+
+        def exact(rows: Tensor) -> tuple[Tensor, Tensor]:
+            influence = self.rows.influences(queries, np.zeros(len(rows), np.int64), rows.numpy())
+            return torch.from_numpy(influence), torch.zeros(len(rows))
+
+        return exact
+
+    def total_brackets(self, total: Total) -> Brackets | None:
+        """Return the influence on rows, unless there are other blocks."""
+        return None if total.dense else row_brackets(self.rows, total)
+
+    def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sum of the bounds of the lists, and the influence with a slack for rounding, (m,) each."""
         lists = self._lists(RowQueries.of(terms), 1, (1,))
-        bounds = _Bounds.summed([(each, *_everything(each, None)) for each in lists], 1, self.count)
-        found = np.zeros(self.count)
-        found[bounds.triple] = bounds.upper
-        upper: np.ndarray = found[triples]
-        return upper
+        summed = _Bounds.summed([(each, *_everything(each, None)) for each in lists], 1, self._count)
+        upper = np.zeros(self._count)
+        upper[summed.triple] = summed.upper
+        estimate, _ = self.brackets(terms)(rows)
+        slack = norm_products(terms, torch.from_numpy(self.squared_norm[rows.numpy()])).double() * ROUNDING
+        return torch.from_numpy(upper[rows.numpy()]) + slack, estimate - slack, estimate + slack
+
+    @property
+    def _count(self) -> int:
+        """Return n, the number of training triples."""
+        return len(self.squared_norm)
 
     def _find(self, queries: Mapping[str, RowQueries], count: int, ask: Ask, mask: np.ndarray | None) -> list[Found]:
         signs = SIGNS[ask.order]
         lists = self._lists(queries, count, signs)
         budget = inf if ask.max_candidates is None else ask.max_candidates
-        answers = _Answers(count, self.count, ask.order, ask.top_k, budget)
+        answers = _Answers(count, self._count, ask.order, ask.top_k, budget)
 
         def compute(bounds: _Bounds, most: float = inf) -> None:
             query, triple = answers.choose(bounds, most)
@@ -208,7 +239,7 @@ class RowSearch:
 
         hits = max(_FIRST_HITS, 4 * ask.top_k)
         first = [(each, *each.file.best(each.row, each.grad, hits, mask)) for each in lists]
-        bounds = _Bounds.summed(first, count * len(signs), self.count)
+        bounds = _Bounds.summed(first, count * len(signs), self._count)
         compute(bounds, min(_FIRST_EXACT * ask.top_k, answers.room.max()))
         fill_up(bounds, (bounds.unseen == -inf).reshape(-1, count).min(0))
         compute(bounds)
@@ -220,7 +251,7 @@ class RowSearch:
         if again.any():
             largest = [_largest(each, entries) for each, entries, _ in first]
             second = list(self._above(lists, largest, np.where(again, threshold, inf), mask))
-            bounds = _Bounds.summed(second, count * len(signs), self.count)
+            bounds = _Bounds.summed(second, count * len(signs), self._count)
             fill_up(bounds, (again & (threshold <= 0)).reshape(-1, count).min(0))
             compute(bounds)
             threshold = np.tile(answers.threshold(), len(signs))
@@ -267,7 +298,7 @@ class RowSearch:
         """Return the first `count` allowed training triples that are not among those that share a row, ascending."""
         linked = np.unique(linked)
         enough = count + len(linked)
-        pool = np.arange(min(enough, self.count)) if mask is None else np.flatnonzero(mask)[:enough]
+        pool = np.arange(min(enough, self._count)) if mask is None else np.flatnonzero(mask)[:enough]
         rows: np.ndarray = np.setdiff1d(pool, linked, assume_unique=True)[:count]
         return rows
 

@@ -240,14 +240,15 @@ def ids(to: Container, files: str) -> None:
     add(to, "--ids", help=f"the lines of {files} hold ids, not labels")
 
 
-def gradients(to: Container, loss: str) -> None:
-    """The gradients whose inner product an influence is, under ``loss`` by default."""
+def gradients(to: Container, loss: str | None) -> None:
+    """The gradients whose inner product an influence is, under ``loss`` by default; None: a loss of each score."""
     to.add_argument(
         "--loss",
         choices=LOSSES,
         default=loss,
         metavar="NAME",
-        help=f"whose gradient: {', '.join(LOSSES)} (default: %(default)s)",
+        help=f"whose gradient: {', '.join(LOSSES)} (default: "
+        f"{loss or 'bce for tracin, and removal, the score itself, for preconditioned'})",
     )
     to.add_argument(
         "--label-smoothing",

@@ -13,9 +13,11 @@ from kgtrace_server.cli.printable import printable
 from kgtrace_server.schema.answers import (
     Aggregate,
     Explanation,
+    Influence,
     Influences,
     Named,
     NamedTriple,
+    SelfInfluence,
     SelfInfluences,
     Table,
     to_json,
@@ -24,6 +26,8 @@ from kgtrace_store.errors import BadRequest
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kgtrace_indexer.names import Score
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
@@ -48,16 +52,17 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 def influences(answer: Influences) -> str:
     """Return an answer as a page of text."""
-    column = "influence" if answer.score == "tracin" else answer.score
-    return "\n".join(_explanation(result, column) for result in answer.results)
+    return "\n".join(_explanation(result, answer.score) for result in answer.results)
 
 
 def self_influences(answer: SelfInfluences) -> str:
     """Return an answer as a table."""
-    rows = [("", "self-influence", "row", "head", "relation", "tail")]
+    scores = _scores(answer.score, answer.self_influences)
+    rows = [("", *scores, "row", "head", "relation", "tail")]
     for position, member in enumerate(answer.self_influences, 1):
-        rows.append((str(position), _number(member.self_influence), str(member.train_index), *_shown(member.triple)))
-    return table(rows, right=(0, 1, 2))
+        values = (_number(getattr(member, score)) for score in scores)
+        rows.append((str(position), *values, str(member.train_index), *_shown(member.triple)))
+    return table(rows, right=range(2 + len(scores)))
 
 
 def aggregate(answer: Aggregate) -> str:
@@ -135,8 +140,14 @@ def json_text(content: object) -> str:
     return json.dumps(content, default=asdict, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
-def _explanation(result: Explanation, column: str) -> str:
-    """Return one test triple and its training triples; `column` heads their influences."""
+def _scores(first: Score, members: Sequence[Influence] | Sequence[SelfInfluence]) -> list[Score]:
+    """Return the score that ranks, and the other one where it is known."""
+    other: Score = "tracin" if first == "preconditioned" else "preconditioned"
+    return [first] if all(getattr(member, other) is None for member in members) else [first, other]
+
+
+def _explanation(result: Explanation, score: Score) -> str:
+    """Return one test triple and its training triples, ranked by a score."""
     trained = "a training triple" if result.in_training else "not a training triple"
     if result.certified:
         proof = f"certified exact ({result.exact_terms} influences computed)"
@@ -147,11 +158,12 @@ def _explanation(result: Explanation, column: str) -> str:
     lines += "".join(f"  note: {note}\n" for note in result.notes)
     if not result.influences:
         return lines + "  no training triple may be named\n"
-    rows = [("", column, "cosine", "row", "head", "relation", "tail")]
+    scores = _scores(score, result.influences)
+    rows = [("", *scores, "cosine", "row", "head", "relation", "tail")]
     for position, member in enumerate(result.influences, 1):
-        numbers = (_number(member.influence), _number(member.cosine), str(member.train_index))
-        rows.append((str(position), *numbers, *_shown(member.triple)))
-    return lines + table(rows, right=(0, 1, 2, 3))
+        values = (_number(getattr(member, each)) for each in (*scores, "cosine"))
+        rows.append((str(position), *values, str(member.train_index), *_shown(member.triple)))
+    return lines + table(rows, right=range(3 + len(scores)))
 
 
 def _shown(triple: NamedTriple) -> tuple[str, str, str]:

@@ -90,13 +90,13 @@ def create_app(
     )
     app.state.backend = backend
     app.state.metrics = metrics
+    keys = documented_keys()
+    app.include_router(v1, dependencies=keys if settings.read_key else [])  # first, since routes are tried in order
+    app.include_router(admin, dependencies=keys)
     app.include_router(pages)
     app.include_router(page)
     app.include_router(probes)
-    keys = documented_keys()
-    app.include_router(v1, dependencies=keys if settings.read_key else [])
-    app.include_router(admin, dependencies=keys)
-    app.state.routers = (app.router, pages, page, probes, v1, admin)
+    app.state.routers = (app.router, v1, admin, pages, page, probes)
     app.add_exception_handler(KgtraceError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_status)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **({} if line is None else asdict(line)),
+            **({} if line is None else {name: getattr(line, name) for name in Line.__slots__}),
         }
         if record.exc_info:
             content["exception"] = self.formatException(record.exc_info)

@@ -43,13 +43,13 @@ _LINGER_SECONDS = 2.0
 """How much of a refused body is read and thrown away, so that its sender gets to see why: closing a connection on
 bytes that were not read discards the answer. It is more than what is under way in buffers when the answer is sent."""
 
-_SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+_SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 """On every answer that does not say otherwise: it is data, and no browser should make anything else of it."""
 
 _log = logging.getLogger(__name__)
@@ -119,8 +119,8 @@ class Identify:
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
                 headers[GENERATION] = scope["state"].get("generation") or self._generation() or "none"
-                for name, value in _SAFE.items():
-                    headers.setdefault(name, value)
+                names = {name for name, _ in headers.raw}
+                headers.raw.extend(header for header in _SAFE if header[0] not in names)
             await send(message)
 
         try:

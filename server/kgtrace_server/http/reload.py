@@ -220,7 +220,7 @@ def open_warm(root: Path, generation: str, *, device: str = "auto", milvus: "Mil
 
     Raises what `open_index` raises.
     """
-    from kgtrace_indexer.query.attributor import open_index
+    from kgtrace_indexer.query.opening import open_index
 
     attributor = open_index(root, generation, device=device, milvus=milvus)
     rows = np.linspace(0, len(attributor) - 1, min(_WARM_QUERIES, len(attributor)), dtype=np.int64)

@@ -41,7 +41,7 @@ _QUEUED = (429,)
 """A problem of the routes that compute, by which `queueing` knows them."""
 
 
-def _ready(request: Request) -> Service:
+async def _ready(request: Request) -> Service:  # a coroutine: plain functions are called in a thread of their own
     """Return the service, and pin its generation to the answer."""
     service: Service = request.app.state.backend.service
     request.state.generation = service.generation
@@ -51,7 +51,7 @@ def _ready(request: Request) -> Service:
 _Ready = Annotated[Service, Depends(_ready)]
 
 
-def _backend(request: Request) -> Backend:
+async def _backend(request: Request) -> Backend:
     backend: Backend = request.app.state.backend
     return backend
 
@@ -216,15 +216,16 @@ async def _computed(request: Request, service: Service, question: Computed) -> R
 
     size = len(question.triples) if isinstance(question, InfluenceRequest) else 1
     task = Task(respond, question, (service, question.alike), size)
-    computing = asyncio.ensure_future(backend.worker.run(task))
+    computing = backend.worker.submit(task)
     leaving = asyncio.ensure_future(_disconnected(request))
+    leaving.add_done_callback(lambda _: computing.cancel())
     try:
-        await asyncio.wait((computing, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not computing.done():
-            return Response(status_code=CLIENT_GONE)
-        computed = computing.result()
+        computed = await computing
+    except asyncio.CancelledError:
+        if (this := asyncio.current_task()) is not None and this.cancelling():
+            raise
+        return Response(status_code=CLIENT_GONE)
     finally:
-        computing.cancel()
         leaving.cancel()
     response, request.state.stage_seconds = computed.value
     request.state.queue_seconds = computed.waited

@@ -1,7 +1,8 @@
 """One thread that computes, and the queue before it.
 
 Nothing waits for company: what is queued when the thread gets free, and is alike, is computed together. Under light
-load that is one request at a time, under heavy load as many as fit.
+load that is one request at a time, under heavy load as many as fit. A free thread is woken when all requests that the
+event loop found at once are queued.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -117,11 +119,12 @@ class Worker:
         if len(self._queue) >= self._queue_length + (not self._busy):
             raise QueueFull(f"{self._queue_length} requests are waiting already: try again shortly")
 
-    async def run(self, task: Task[Any, T]) -> Computed[T]:
-        """Queue a task and return its result; cancelling this takes the task out of the queue.
+    def submit(self, task: Task[Any, T]) -> "asyncio.Future[Computed[T]]":
+        """Queue a task; return the future of its result, which takes it out of the queue when it is cancelled.
 
-        Raises `QueueFull`, `NotReady` after `close`, what the task's outcome is if that is an exception, and
-        `RuntimeError` after a fault of the thread.
+        Raises `QueueFull`, and `NotReady` after `close`. The future raises `NotReady` when the worker is closed before
+        it is computed, what the task's outcome is if that is an exception, and `RuntimeError` after a fault of the
+        thread.
         """
         loop = asyncio.get_running_loop()
         job = _Job(task, loop, loop.create_future())
@@ -129,16 +132,21 @@ class Worker:
             if self._closed:
                 raise _shutting_down()
             self.require_room()
+            self._queue[job] = None
+        job.future.add_done_callback(partial(self._forget, job))
+        loop.call_soon(self._wake)  # after all requests that arrived together are queued
+        return job.future
+
+    def _wake(self) -> None:
+        with self._changed:
             if self._thread.ident is None:
                 self._thread.start()
-            self._queue[job] = None
             self._changed.notify()
-        try:
-            return await job.future
-        except asyncio.CancelledError:
+
+    def _forget(self, job: _Job, future: "asyncio.Future[Computed[Any]]") -> None:
+        if future.cancelled():
             with self._changed:
                 self._queue.pop(job, None)
-            raise
 
     def close(self) -> None:
         """Refuse what waits and what comes, and give what is being computed a moment to end."""

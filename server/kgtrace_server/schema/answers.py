@@ -32,6 +32,10 @@ class Answer:
     }
     """How OpenAPI documents them; a plain dictionary, because `kgtrace list` has no time to import pydantic."""
 
+    def fields(self, *names: str) -> dict[str, Any]:
+        """Return some of the fields, as they are."""
+        return {name: getattr(self, name) for name in names}
+
 
 def adapter(kind: type[A]) -> TypeAdapter[A]:
     """Return the adapter that writes and reads answers of a kind, made when it is first needed."""
@@ -126,6 +130,10 @@ class Influence(Answer):
     """Inner product of the two loss gradients: positive where training on the triple lowered the test triple's loss."""
     cosine: float | None
     """The same over both gradients' norms."""
+    tracin: float | None = None
+    """Plain influence over all indexed parameters, whatever the score; null from older services."""
+    preconditioned: float | None = None
+    """Preconditioned influence, likewise; null of an index without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +183,7 @@ class Influences(Table):
         "position": "integer",
         "train_index": "integer",
         **triple_columns("train_"),
-        "influence": "number",
-        "cosine": "number",
+        **dict.fromkeys(("influence", "cosine", "tracin", "preconditioned"), "number"),
     }
     """Of tabular output, one row per influence: ids, ``_label`` and ``_name``; ``position`` counts from 1."""
 
@@ -200,8 +207,7 @@ class Influences(Table):
                     "position": position,
                     "train_index": influence.train_index,
                     **influence.triple.columns("train_"),
-                    "influence": influence.influence,
-                    "cosine": influence.cosine,
+                    **influence.fields("influence", "cosine", "tracin", "preconditioned"),
                 }
 
 
@@ -215,6 +221,10 @@ class SelfInfluence(Answer):
     self_influence: float | None
     """Squared norm of the triple's own gradient, or its preconditioned influence on itself: large where the model has
     to strain to hold it."""
+    tracin: float | None = None
+    """The squared norm, whatever the score; null from older services."""
+    preconditioned: float | None = None
+    """The preconditioned one, likewise; null of an index without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +235,7 @@ class SelfInfluences(Table):
         "position": "integer",
         "train_index": "integer",
         **triple_columns(),
-        "self_influence": "number",
+        **dict.fromkeys(("self_influence", "tracin", "preconditioned"), "number"),
     }
     """Of tabular output, one row per training triple."""
 
@@ -234,8 +244,7 @@ class SelfInfluences(Table):
     score: Score = "tracin"
     """Which of the two it is."""
     loss: str | None = None
-    """Whose gradient: that of the index, but ``bce`` where that is ``removal``, whose slope is always the same. Null
-    from older services, which do not say it."""
+    """Whose gradient. Null from older services, which do not say it."""
     self_influences: tuple[SelfInfluence, ...]
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -245,7 +254,7 @@ class SelfInfluences(Table):
                 "position": position,
                 "train_index": member.train_index,
                 **member.triple.columns(),
-                "self_influence": member.self_influence,
+                **member.fields("self_influence", "tracin", "preconditioned"),
             }
 
 
@@ -291,9 +300,7 @@ class Predictions(Table):
             yield {
                 "position": position,
                 **prediction.triple.columns(),
-                "score": prediction.score,
-                "rank": prediction.rank,
-                "in_training": prediction.in_training,
+                **prediction.fields("score", "rank", "in_training"),
             }
 
 

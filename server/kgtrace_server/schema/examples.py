@@ -37,6 +37,7 @@ _TRAINING = NamedTriple(Named(5, "Q186969", "ibuprofen"), _TREATS, _HEADACHE)
 _COUNTS = {"triples": 32888, "entities": 2034, "relations": 42}
 _CONFIGURATION = {
     "loss": "removal",
+    "tracin_loss": "bce",
     "layers": ["all"],
     "dim": 64,
     "landmarks": 2048,
@@ -59,7 +60,7 @@ INFLUENCES = Influences(
             bound_gap=0.0,
             candidates=241,
             exact_terms=12,
-            influences=(Influence(1234, _TRAINING, 11.9, 0.28),),
+            influences=(Influence(1234, _TRAINING, 11.9, 0.28, 0.0021, 11.9),),
         ),
     ),
     seconds=Seconds(0.004, 0.002, 0.006),
@@ -69,7 +70,7 @@ SELF_INFLUENCES = SelfInfluences(
     generation=_GENERATION,
     score="preconditioned",
     loss="bce",
-    self_influences=(SelfInfluence(1234, _TRAINING, 41.7),),
+    self_influences=(SelfInfluence(1234, _TRAINING, 41.7, 96.3, 41.7),),
 )
 
 PREDICTIONS = Predictions(_GENERATION, "tail", (Prediction(_HEADACHE, _TEST, 7.31, 1, in_training=False),))

@@ -155,7 +155,7 @@ def test_a_split_index_can_be_extended(umls: Umls, split: Attributor, few: Umls,
 
 def test_one_search_over_all(split: Attributor) -> None:
     """Shards are searched side by side."""
-    assert isinstance(split._retrieval.index, ShardedSearch)  # type: ignore[union-attr]
+    assert isinstance(split._retrievals["tracin"].index, ShardedSearch)  # type: ignore[union-attr]
 
 
 def test_a_missing_shard_is_named(few: Umls, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.indexer.oracle import Dense
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 TRIPLES = 400
-LOSSES = {"bce": torch.nn.functional.softplus, "removal": torch.Tensor.clone}
+LOSSES = {"bce": torch.nn.functional.softplus, None: torch.Tensor.clone}
 """ℓ(−s) whose gradients make up F."""
 
 
@@ -54,7 +54,7 @@ def wanted_of(umls_folder: Path) -> Wanted:
     dense: dict[tuple, Dense] = {}
     found: dict[tuple, np.ndarray] = {}
 
-    def wanted(triples: np.ndarray, directions: list[str], loss: str, sigma: float) -> np.ndarray:
+    def wanted(triples: np.ndarray, directions: list[str], loss: str | None, sigma: float) -> np.ndarray:
         key = (triples.tobytes(), *directions, loss)
         if key not in dense:
             dense[key] = Dense(umls_folder, triples, directions, LOSSES[loss])
@@ -67,10 +67,10 @@ def wanted_of(umls_folder: Path) -> Wanted:
 
 @pytest.mark.parametrize("shard_size", [None, 70])
 @pytest.mark.parametrize("directions", ["forward", "both"])
-@pytest.mark.parametrize("loss", ["removal", "bce"])
+@pytest.mark.parametrize("loss", [None, "bce"])
 def test_it_is_the_dense_formula(
     umls_part: Umls, wanted_of: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    loss: str, directions: str, shard_size: int | None,
+    loss: str | None, directions: str, shard_size: int | None,
 ) -> None:  # fmt: skip
     """Under either loss, of rows that more and of rows that fewer triples read than they have numbers."""
     # so that rows are looked at in several blocks, and the readers of the most read one, too
@@ -98,7 +98,7 @@ def test_checkpoints_have_their_own_slopes(
     umls_part: Umls, umls_folder: Path, other_folder: Path, tmp_path: Path,
     rates: list[float], directions: str, shard_size: int | None,
 ) -> None:  # fmt: skip
-    """Under ``removal``, each direction's at each checkpoint, none of which is the trained model."""
+    """Where F is of ``removal``, each direction's at each checkpoint, none of which is the trained model."""
     model, vocabulary, table = umls_part
     few = TripleTable(table.ids[::4], table.train_index[::4], 0)
     folders = [other_folder, umls_folder][: len(rates)]
@@ -108,17 +108,17 @@ def test_checkpoints_have_their_own_slopes(
     used = ["tail", "head"] if directions == "both" else ["tail"]
     sigma = AUTO_DAMPING * attributor._preconditioner.mean_square
     wanted = sum(
-        Dense(folder, triples, used, LOSSES["removal"], rate=rate).self_influences(triples, used, sigma)
+        Dense(folder, triples, used, LOSSES[None], rate=rate).self_influences(triples, used, sigma)
         for folder, rate in zip(folders, rates, strict=True)
     )
     np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=1e-3)
     np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(few.ids))), wanted, rtol=1e-3)
 
 
-@pytest.mark.parametrize("loss", ["removal", "bce"])
+@pytest.mark.parametrize("loss", [None, "bce"])
 @pytest.mark.parametrize("shard_size", [None, 30])
 def test_rows_that_one_triple_reads_often(
-    umls_part: Umls, umls_folder: Path, tmp_path: Path, loss: str, shard_size: int | None
+    umls_part: Umls, umls_folder: Path, tmp_path: Path, loss: str | None, shard_size: int | None
 ) -> None:
     """Their gradients count once, as a sum; so do those of loops, which read a row four times."""
     model, vocabulary, table = umls_part
@@ -159,7 +159,7 @@ def test_any_damping_can_be_built(
         attributor = built(tmp_path / str(numbers), umls_part, directions="forward", damping=damping)
         training = attributor.training
         sigma = damping * attributor._preconditioner.mean_square
-        wanted = wanted_of(np.asarray(training.triples), ["tail"], "removal", sigma)
+        wanted = wanted_of(np.asarray(training.triples), ["tail"], None, sigma)
         found, most = training.self_influence["preconditioned"], training.self_influence["tracin"]
         np.testing.assert_array_less(abs(found - wanted), 1e-3 * wanted + 1e-4 * most)
 

@@ -299,7 +299,8 @@ def test_ties_at_zero(
     """Triples that share nothing with the query have influence 0, are named where they belong, and cost nothing."""
     monkeypatch.setattr(retrieval, "_FIRST_HITS", 1)  # so that not all triples are looked at in the first round
     vocabulary, table = nations
-    build(tmp_path, save("DistMult", False).model, vocabulary, table, BuildConfig(precondition="none", landmarks=64))
+    config = BuildConfig(loss="bce", precondition="none", landmarks=64)
+    build(tmp_path, save("DistMult", False).model, vocabulary, table, config)
     attributor = open_index(tmp_path, device="cpu")
     query = table.ids[:1].astype(np.int64)
     exact = attributor.query(query, top_k=len(table.ids), exact=True).attributions[0]

@@ -34,7 +34,7 @@ def attributor(umls_index: Path) -> Attributor:
     return open_index(umls_index, device="cpu")
 
 
-@pytest.mark.parametrize(("size", "most"), [(1, 250), (64, 600)])
+@pytest.mark.parametrize(("size", "most"), [(1, 430), (64, 600)])
 def test_operations_do_not_grow_with_the_batch(attributor: Attributor, size: int, most: int) -> None:
     """Of the preconditioned score, gradient and ranks included."""
     triples = attributor.training.triples[:: len(attributor) // 64][:size].astype(np.int64)
@@ -79,9 +79,9 @@ def test_a_batch_is_its_triples(case: Case, top_k: int, order: str, data: st.Dat
         masks = [np.roll(np.arange(case.triples) % 3 > 0, i) for i in range(count)]
 
     def find(terms: Terms, allowed: list[np.ndarray | None]) -> list[Any]:
-        return case.cascade.find(terms, Ask(top_k, order, None, allowed, case.computed))
+        return case.retrieval.find(terms, Ask(top_k, order, None, allowed, case.computed))
 
-    together = case.featurizer.test_terms(case.queries[:count], "tail")
+    together = case.of_score.test_terms(case.queries[:count], "tail")
     if case.damping is not None and case.preconditioner is not None:
         together = case.preconditioner(together, case.damping)
     for i, (found, mask) in enumerate(zip(find(together, masks), masks, strict=True)):

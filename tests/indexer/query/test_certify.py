@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 from kgtrace_indexer import ModelFile, TripleTable
 from kgtrace_indexer.building.parts import stored
-from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, loss_by_name
+from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, bce, loss_by_name
 from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
 from kgtrace_indexer.index.bases import Bases, fit_bases
 from kgtrace_indexer.index.bounds import Codes
@@ -30,9 +30,11 @@ from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.models.conve import ConvE
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
-from kgtrace_indexer.models.featurizer import Featurizer
+from kgtrace_indexer.models.featurizer import SLOPE, SQUARED_NORM, Featurizer
+from kgtrace_indexer.names import Directions
 from kgtrace_indexer.query.cascade import Cascade
 from kgtrace_indexer.query.certify import Ask, Found, value
+from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_store import ExactSearch
 from kgtrace_store.errors import BadRequest, CorruptGeneration
@@ -96,7 +98,8 @@ class Case:
     layers: str
     both: bool
     dtype: torch.dtype
-    loss: str
+    loss: str | None
+    """None: TracIn of ``bce``, and the preconditioned score of ``removal``."""
     damping: float | None = None
     """Of the preconditioned score, where gradients allow it; None for plain influence."""
     shard_size: int | None = None
@@ -109,13 +112,20 @@ class Case:
     def featurizer(self) -> Featurizer:
         scoring = ConvE(self.model)
         loss = loss_by_name(
-            self.loss,
+            self.loss or "removal",
             label_smoothing=0.1 if self.loss in ONE_TO_ALL and self.seed % 2 else 0.0,
             entities=12,
             trained_with={},
             known=lambda: KnownTails.of(self.table.ids, True, torch.device("cpu")),
         )
-        return Featurizer(scoring, loss, scoring.select([self.layers]), "both" if self.both else "forward", True)
+        directions: Directions = "both" if self.both else "forward"
+        plain = bce if self.loss is None else None
+        return Featurizer(scoring, loss, scoring.select([self.layers]), directions, True, plain)
+
+    @property
+    def of_score(self) -> Featurizer:
+        """The featurizer of the score that is asked for."""
+        return self.featurizer.plain if self.damping is None or self.preconditioner is None else self.featurizer
 
     @cached_property
     def table(self) -> TripleTable:
@@ -130,7 +140,7 @@ class Case:
     @cached_property
     def bases(self) -> Bases:
         landmarks = self.table.ids[: max(1, len(self.table.ids) // 2)]
-        return fit_bases(self.featurizer.training_terms_apart(landmarks), self.dim)
+        return fit_bases(self.featurizer.plain.training_terms_apart(landmarks), self.dim)
 
     @cached_property
     def encoded(self) -> dict[str, np.ndarray]:
@@ -161,12 +171,12 @@ class Case:
             name: Stack([torch.from_numpy(array[shard.start : shard.stop]) for shard in shards])
             for name, array in self.arrays.items()
         }
-        return Codes(stacks, self.rows)
+        return Codes(stacks, replace(self.rows, slopes=self.arrays.get(SLOPE)))
 
     @cached_property
     def truth(self) -> torch.Tensor:
         """(n, 6) influences in float64."""
-        training = double(self.featurizer.training_terms(self.table.ids))
+        training = double(self.of_score.training_terms(self.table.ids))
         return torch.cat([inner(training, double(self.test_terms(i))) for i in range(len(self.queries))], 1)
 
     @cached_property
@@ -178,7 +188,7 @@ class Case:
             return norms.view(-1, terms.per_triple).sum(1).max()
 
         test = [largest(self.test_terms(i)) for i in range(len(self.queries))]
-        return float(largest(self.featurizer.training_terms(self.table.ids)) * max(test))
+        return float(largest(self.of_score.training_terms(self.table.ids)) * max(test))
 
     @cached_property
     def preconditioner(self) -> Preconditioner | None:
@@ -190,7 +200,7 @@ class Case:
         return Preconditioner(self.rows, held, self.rows.mean_square())
 
     def test_terms(self, i: int) -> Terms:
-        terms = self.featurizer.test_terms(self.queries[i : i + 1], "tail")
+        terms = self.of_score.test_terms(self.queries[i : i + 1], "tail")
         if self.damping is None or self.preconditioner is None:
             return terms
         return self.preconditioner(terms, self.damping)
@@ -199,27 +209,30 @@ class Case:
         return encode_queries(self.test_terms(i), self.bases, torch.device("cpu"))[0]
 
     def exact(self, i: int, rows: torch.Tensor) -> torch.Tensor:
-        return self.featurizer.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
+        return self.of_score.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
 
     def computed(self, rows: torch.Tensor, terms: Terms) -> torch.Tensor:
-        return self.featurizer.influences(self.table.ids[rows.numpy()], terms)[:, 0]
+        return self.of_score.influences(self.table.ids[rows.numpy()], terms)[:, 0]
 
     def ask(self, mask: np.ndarray | None = None, **options: object) -> Ask:
         return Ask(**{"max_candidates": None, "allowed": [mask], "exact": self.computed, **options})
 
     @cached_property
-    def cascade(self) -> Cascade:
+    def retrieval(self) -> Retrieval:
         """As an attributor has it, but for the index, which is the plain oracle here."""
         phi, rho = self.arrays["projected"], self.arrays["residual"]
         short = ShortCode.choose(np.square(phi).sum(0))
         vectors = short.stored(phi, rho)
         indexes = [ExactSearch(vectors[shard.start : shard.stop]) for shard in shards_of(len(phi), self.shard_size)]
         index = indexes[0] if self.shard_size is None else ShardedSearch(indexes)
-        files = {table: [inverted_file(piece) for piece in pieces] for table, pieces in self.rows.tables.items()}
-        return Cascade(self.bases, self.codes, index, short, RowSearch(self.rows, files, len(phi)))
+        if not self.test_terms(0).dense and (self.of_score is self.featurizer or self.codes.rows.slopes is None):
+            tables = self.rows.tables.items()
+            files = {table: [inverted_file(piece) for piece in pieces] for table, pieces in tables}
+            return RowSearch(self.rows, files, self.arrays.get(SQUARED_NORM, self.arrays["self_influence"]))
+        return Cascade(self.bases, self.codes, index, short)
 
     def find(self, i: int, **options: object) -> Found:
-        return self.cascade.find(self.test_terms(i), self.ask(**options))[0]
+        return self.retrieval.find(self.test_terms(i), self.ask(**options))[0]
 
 
 def inverted_file(rows: RowList) -> InvertedFile:
@@ -239,7 +252,7 @@ cases = st.builds(
     layers=st.sampled_from(["all", "last:1", "last:2", "last:3", "interaction.hr1d.0.bias"]),
     both=st.booleans(),
     dtype=st.sampled_from([torch.float16, torch.float32]),
-    loss=st.sampled_from([*OWN_SCORE, *ONE_TO_ALL, *CONTRAST]),
+    loss=st.sampled_from([None, *OWN_SCORE, *ONE_TO_ALL, *CONTRAST]),
     damping=st.sampled_from([None, 0.01, 3.0]),
     shard_size=st.sampled_from([None, 7, 100]),
 )
@@ -253,7 +266,7 @@ def test_bounds_hold(case: Case) -> None:
     rows = torch.arange(len(case.codes))
     for i in range(len(case.queries)):
         terms, truth = case.test_terms(i), case.truth[:, i]
-        upper, low, high = case.cascade.bounds(terms, rows)
+        upper, low, high = case.retrieval.bounds(terms, rows)
         assert (low <= truth).all()
         assert (high >= truth).all()
         assert (upper >= truth).all()
@@ -366,7 +379,7 @@ def test_equal_influences_are_decided_in_few_steps() -> None:
         blocks.append(len(rows))
         return torch.zeros(len(rows))
 
-    (found,) = case.cascade.find(nothing, case.ask(top_k=10, order="proponents", exact=exact))
+    (found,) = case.retrieval.find(nothing, case.ask(top_k=10, order="proponents", exact=exact))
     assert found.certified
     assert len(found.rows) == 10
     assert len(blocks) < 10  # in blocks of 16 there would be 19
@@ -376,11 +389,13 @@ def test_equal_influences_are_decided_in_few_steps() -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_ties_are_decided_by_row(order: str) -> None:
     """Also where those that share a row, and those that share none, have no influence."""
-    case = Case(seed=0, triples=300, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce")
+    case = Case(
+        seed=0, triples=300, scale=0.7, dim=8, layers="all", both=True, dtype=torch.float32, loss="bce", damping=3.0
+    )
     rows = case.test_terms(0).rows
     nothing = {table: [Rows(use.index, 0 * use.grad) for use in uses] for table, uses in rows.items()}
     terms = Terms(1, torch.zeros(1), {}, {}, nothing)
-    (found,) = case.cascade.find(terms, case.ask(top_k=10, order=order))
+    (found,) = case.retrieval.find(terms, case.ask(top_k=10, order=order))
     assert found.certified
     assert found.rows.tolist() == list(range(10))
 

@@ -118,7 +118,7 @@ def test_self_influences_are_ranked_as_by_sorting_all(
 def test_stored_self_influences_are_the_norms_of_gradients(
     attributor: Attributor, umls: Umls, umls_folder: Path, tmp_path: Path
 ) -> None:
-    """What is ranked is the squared norm of each training triple's gradient under bce, under removal as well."""
+    """What is ranked is the squared norm of each training triple's gradient under bce, TracIn's loss."""
     found = attributor.training.self_influence["tracin"]
     rows = attributor.training.by_self_influence("tracin", 5, "descending", Restriction())
     assert found[rows[0]] == found.max()
@@ -129,5 +129,5 @@ def test_stored_self_influences_are_the_norms_of_gradients(
     build(tmp_path, *umls, BuildConfig(loss="bce", projection="none"))
     bce = open_index(tmp_path, device="cpu")
     np.testing.assert_allclose(found, bce.training.self_influence["tracin"], rtol=1e-4)
-    assert attributor.self_influence_loss == bce.self_influence_loss == "bce"
-    assert (attributor.training.squared_norm > found).all()  # slopes of removal are larger
+    assert attributor.loss("tracin") == bce.loss("tracin") == "bce"
+    assert (attributor.training.squared_norm["preconditioned"] > found).all()  # slopes of removal are larger

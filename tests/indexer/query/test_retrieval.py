@@ -21,7 +21,7 @@ from kgtrace_indexer.building.checks import verify
 from kgtrace_indexer.gradients.terms import Kron, Rows, Terms, squared_norms
 from kgtrace_indexer.inputs.sampling import sample_rows
 from kgtrace_indexer.models.featurizer import featurizer_for
-from kgtrace_indexer.query.cascade import _times_norm
+from kgtrace_indexer.query.retrieval import norm_products
 from kgtrace_store import IndexRoot, Vocabulary
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import BadRequest, CorruptGeneration
@@ -65,7 +65,7 @@ def test_small_gradients_keep_their_bound(few: Umls) -> None:
     own = float(squared_norms(terms).total[0])
     tiny = 1e-26
     assert np.float32(np.float32(tiny) * np.float32(tiny)) == 0
-    found = _times_norm(_scaled(terms, (tiny / own) ** 0.5), torch.tensor([tiny]))
+    found = norm_products(_scaled(terms, (tiny / own) ** 0.5), torch.tensor([tiny]))
     assert tiny <= float(found[0]) < 1.01 * tiny
 
 

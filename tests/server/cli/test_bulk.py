@@ -33,7 +33,7 @@ def test_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def ask(attributor: Any, test_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs ``kgtrace query`` on the test file."""
-    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
 
     def run(output: Path, *options: str) -> int:
         call = ["query", "--index", "x", "--test", str(test_file), "--top-k", "3", "--output", str(output)]

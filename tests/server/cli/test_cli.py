@@ -54,7 +54,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _fake(attributor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kgtrace_indexer.query.attributor.open_index", lambda *_, **__: attributor)
+    monkeypatch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

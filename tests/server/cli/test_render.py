@@ -35,7 +35,7 @@ def test_tables_are_aligned(answer: Influences) -> None:
     assert len(lines) == 2 + 1 + 3
     column = lines[2].index("head ")
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines[3:])
-    assert lines[3].split()[:4] == ["1", "1", "1", "100"]
+    assert lines[3].split()[:4] == ["1", "1", "0.1", "1"]
     assert second.startswith("fever  2  7\n")
 
 
@@ -124,6 +124,8 @@ def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, ending:
         "train_tail_name": "Aspirin®",
         "influence": "1.0",
         "cosine": "1.0",
+        "tracin": "1.0",
+        "preconditioned": "0.1",
     }
 
 

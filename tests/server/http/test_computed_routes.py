@@ -4,26 +4,28 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from kgtrace_server.http.app import create_app
+from kgtrace_server.http.worker import BATCH
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
-from tests.server.conftest import patient
+from tests.server.conftest import Client, patient
 from tests.server.waiting import Gate, run_hurried, until, wait_until
 
 Check = Callable[..., dict[str, Any]]
 Ask = Callable[..., "asyncio.Task[httpx.Response]"]
 
 REQUESTS: dict[str, dict[str, Any]] = {
+    "/v1/influences": {"triples": [["aspirin", "treats", "headache"]]},
     "/v1/predictions": {"head": "aspirin", "relation": "treats"},
     "/v1/aggregate": {"triple": ["aspirin", "treats", "headache"], "by": "relation"},
 }
-both = pytest.mark.parametrize("path", list(REQUESTS))
+both = pytest.mark.parametrize("path", ["/v1/predictions", "/v1/aggregate"])
 
 
 @asynccontextmanager
@@ -53,6 +55,17 @@ def test_answers_are_computed_in_the_computing_thread(service: Service, attribut
 
     asyncio.run(test())
     assert threads == ["kgtrace-compute"]
+
+
+@pytest.mark.parametrize("path", list(REQUESTS))
+def test_no_thread_but_the_computing_one_takes_part(client: Client, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Each change of threads costs a client that waits."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("a thread of the pool")
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", refuse)
+    assert client.post(path, REQUESTS[path]).status_code == 200
 
 
 @both
@@ -104,6 +117,27 @@ def test_the_deadline_ends_waiting(service: Service, attributor: Any, assert_pro
     gate.opened.set()
     if path == "/v1/aggregate":
         wait_until(given_up.is_set)
+
+
+def test_concurrent_requests_take_few_computations(service: Service, attributor: Any) -> None:
+    """Sixty-four that come at once take one, and so do as many that come meanwhile: nobody waits for company."""
+    gate = Gate()
+    attributor.before_query = gate.pass_through
+    app = create_app(service, patient())
+    worker = app.state.backend.worker
+
+    async def test() -> list[httpx.Response]:
+        async with asking(app, "/v1/influences") as ask:
+            requests = [ask() for _ in range(BATCH)]
+            await until(gate.reached.is_set)
+            assert worker.waiting == 0
+            requests += [ask() for _ in range(BATCH)]
+            await until(lambda: worker.waiting == BATCH)
+            gate.opened.set()
+            return await asyncio.gather(*requests)
+
+    assert {response.status_code for response in asyncio.run(test())} == {200}
+    assert [len(call["triples"]) for call in attributor.calls] == [BATCH, BATCH]
 
 
 def test_predictions_that_are_alike_are_computed_together(service: Service, attributor: Any) -> None:

@@ -39,16 +39,21 @@ def task(argument: Any = 0, *, key: Hashable = None, size: int = 1, gate: Gate |
     return Task(compute, argument, object() if key is None else key, size)
 
 
+async def result(worker: Worker, task: Any) -> Any:
+    """Queue a task, and wait for its result."""
+    return await worker.submit(task)
+
+
 async def held(worker: Worker, gate: Gate) -> "asyncio.Future[Any]":
     """Let the thread compute something that ends when the gate is opened."""
-    computing = asyncio.ensure_future(worker.run(task(gate=gate)))
+    computing = asyncio.ensure_future(result(worker, task(gate=gate)))
     await until(gate.reached.is_set)
     return computing
 
 
 async def queued(worker: Worker, tasks: list[Any]) -> "list[asyncio.Future[Any]]":
     """Queue tasks, in this order, in a worker that is held."""
-    waiting = [asyncio.ensure_future(worker.run(t)) for t in tasks]
+    waiting = [asyncio.ensure_future(result(worker, t)) for t in tasks]
     await until(lambda: worker.waiting == len(tasks))
     return waiting
 
@@ -70,7 +75,7 @@ def test_computations_run_one_after_the_other_in_one_thread() -> None:
     async def test(make: Callable[..., Worker]) -> None:
         worker = make(begin=lambda: seen.append("begin"))
         for _ in range(3):
-            await worker.run(Task(lambda _: [seen.append(threading.current_thread().name)], 0, object()))
+            await result(worker, Task(lambda _: [seen.append(threading.current_thread().name)], 0, object()))
 
     run(test)
     assert seen[0] == "begin"
@@ -92,6 +97,21 @@ def test_what_is_alike_is_computed_together_and_in_order() -> None:
 
     run(test)
     assert [len(batch.waited) for batch in batches] == [1, 3, 3]
+
+
+def test_what_arrives_together_is_computed_together() -> None:
+    """The thread begins when all that the event loop hands over at once are queued, not with the first."""
+    batches: list[Batch] = []
+
+    async def test(make: Callable[..., Worker]) -> None:
+        worker = make(observe=batches.append)
+        first = worker.submit(task(key="alike"))
+        if worker._thread.is_alive():
+            worker._thread.join(0.05)  # time enough to take the first
+        await asyncio.gather(first, *(worker.submit(task(key="alike")) for _ in range(BATCH - 1)))
+
+    run(test)
+    assert [batch.size for batch in batches] == [BATCH]
 
 
 def test_the_time_in_the_queue_is_told() -> None:
@@ -129,7 +149,7 @@ def test_nothing_waits_for_company() -> None:
     """A lone task is computed at once, alone."""
 
     async def test(make: Callable[..., Worker]) -> None:
-        computed = await make().run(task(7, key="alike"))
+        computed = await result(make(), task(7, key="alike"))
         assert computed.value == (7, (7,))
 
     run(test)
@@ -146,10 +166,10 @@ def test_the_queue_is_bounded(length: int) -> None:
         with pytest.raises(QueueFull, match=f"{length} requests are waiting"):
             worker.require_room()
         with pytest.raises(QueueFull):
-            await worker.run(task())
+            await result(worker, task())
         gate.opened.set()
         await asyncio.gather(first, *waiting)
-        assert (await worker.run(task(7))).value[0] == 7
+        assert (await result(worker, task(7))).value[0] == 7
 
     run(test)
 
@@ -159,7 +179,7 @@ def test_a_burst_on_a_free_thread_is_bounded_too() -> None:
 
     async def test(make: Callable[..., Worker]) -> None:
         worker, gate = make(2), Gate()
-        requests = [asyncio.ensure_future(worker.run(task(gate=gate))) for _ in range(9)]
+        requests = [asyncio.ensure_future(result(worker, task(gate=gate))) for _ in range(9)]
         await until(lambda: sum(request.done() for request in requests) == 6)
         gate.opened.set()
         results = await asyncio.gather(*requests, return_exceptions=True)
@@ -181,7 +201,7 @@ def test_what_is_cancelled_before_it_began_never_begins() -> None:
         assert worker.waiting == 0
         first.cancel()
         gate.opened.set()
-        await worker.run(task())
+        await result(worker, task())
         assert begun == []
 
     run(test)
@@ -217,7 +237,7 @@ def test_closing_refuses_what_waits_and_what_comes() -> None:
         with pytest.raises(NotReady, match="shutting down"):
             await second
         with pytest.raises(NotReady, match="shutting down"):
-            await worker.run(task())
+            await result(worker, task())
         assert not first.done()
         gate.opened.set()
         await first
@@ -235,7 +255,7 @@ def test_nothing_is_held_while_idle() -> None:
     async def test(make: Callable[..., Worker]) -> None:
         worker, index = make(), Index()
         reference = weakref.ref(index)
-        await worker.run(Task(lambda arguments, index=index: arguments, 0, (index, 1)))
+        await result(worker, Task(lambda arguments, index=index: arguments, 0, (index, 1)))
         del index
         await until(lambda: gc.collect() >= 0 and reference() is None)
 
@@ -251,7 +271,7 @@ def test_a_request_whose_loop_is_gone_does_no_harm() -> None:
 
     asyncio.run(leave())
     gate.opened.set()
-    assert asyncio.run(worker.run(task(7))).value[0] == 7
+    assert asyncio.run(result(worker, task(7))).value[0] == 7
     worker.close()
 
 
@@ -304,10 +324,10 @@ def test_the_thread_outlives_faults(arguments: dict[str, Any], compute: Any) -> 
         worker = make(**arguments)
         first = task(1) if compute is None else Task(compute, 1, object())
         with pytest.raises(RuntimeError, match="the computing thread failed") as caught:
-            await worker.run(first)
+            await result(worker, first)
         assert caught.value.__cause__ is not None
         assert worker.restarts == 1
-        assert [(await worker.run(task(i))).value[0] for i in range(3)] == [0, 1, 2]
+        assert [(await result(worker, task(i))).value[0] for i in range(3)] == [0, 1, 2]
         assert (worker.restarts, worker.waiting) == (1, 0)
 
     run(test)
@@ -336,7 +356,7 @@ def test_tasks_that_cannot_be_compared_leave_nobody_waiting() -> None:
         results = await behind(worker, [task(0, key=Odd()), task(1, key=Odd()), task(2)])
         assert [type(r).__name__ for r in results] == ["RuntimeError"] * 3
         assert (worker.restarts, worker.waiting) == (1, 0)
-        assert (await worker.run(task(7))).value[0] == 7
+        assert (await result(worker, task(7))).value[0] == 7
 
     run(test)
 
@@ -347,9 +367,9 @@ def test_what_no_future_takes_is_an_error_all_the_same() -> None:
     async def test(make: Callable[..., Worker]) -> None:
         worker = make()
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await worker.run(Task(stop, 0, object()))
+            await result(worker, Task(stop, 0, object()))
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await worker.run(Task(lambda _: [StopIteration()], 0, object()))
+            await result(worker, Task(lambda _: [StopIteration()], 0, object()))
         assert worker.restarts == 0
 
     run(test)
@@ -364,7 +384,7 @@ def test_who_cannot_be_told_is_told_again(monkeypatch: pytest.MonkeyPatch) -> No
         results = await behind(worker, [task(i, key="alike") for i in range(3)])
         assert [type(r).__name__ for r in results] == ["Computed", "RuntimeError", "RuntimeError"]
         assert worker.restarts == 1
-        assert (await worker.run(task(7))).value[0] == 7
+        assert (await result(worker, task(7))).value[0] == 7
 
     run(test)
 
@@ -375,10 +395,10 @@ def test_a_thread_that_failed_can_be_closed() -> None:
     async def test(make: Callable[..., Worker]) -> None:
         worker = make()
         with pytest.raises(RuntimeError):
-            await worker.run(Task(leave, 0, object()))
+            await result(worker, Task(leave, 0, object()))
         await asyncio.to_thread(worker.close)
         assert not worker._thread.is_alive()
         with pytest.raises(NotReady, match="shutting down"):
-            await worker.run(task())
+            await result(worker, task())
 
     run(test)

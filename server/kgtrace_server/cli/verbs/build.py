@@ -32,7 +32,7 @@ def register(verb: Verb) -> None:
 def _build_arguments(to: argparse.ArgumentParser) -> None:
     arguments.trained(to, ids_in="--train")
     what = to.add_argument_group("what is indexed")
-    arguments.gradients(what, "removal")
+    arguments.gradients(what, None)
     what.add_argument(
         "--layers",
         nargs="+",
@@ -234,7 +234,7 @@ def engine_settings(args: argparse.Namespace) -> Settings:
 
 def _prepare(args: argparse.Namespace, settings: Settings, generation: str) -> None:
     """Send a generation to Milvus, if that is to search, so that it can be switched to at once."""
-    from kgtrace_indexer.query.attributor import open_index
+    from kgtrace_indexer.query.opening import open_index
     from kgtrace_server import engines
 
     try:

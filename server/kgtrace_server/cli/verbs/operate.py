@@ -69,7 +69,7 @@ def serve(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Check a generation against its manifest, its model and itself."""
     from kgtrace_indexer.building.checks import verify as run_checks
-    from kgtrace_indexer.query.attributor import open_index
+    from kgtrace_indexer.query.opening import open_index
 
     attributor = open_index(args.index, args.generation, device=args.device)
     checks = run_checks(attributor)

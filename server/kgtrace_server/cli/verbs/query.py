@@ -82,7 +82,7 @@ def query(args: argparse.Namespace) -> int:
     if args.output is not None:
         render.check_format(args.output)
     settings = engine_settings(args)
-    from kgtrace_indexer.query.attributor import open_index
+    from kgtrace_indexer.query.opening import open_index
     from kgtrace_server import engines
     from kgtrace_server.cli import bulk
 

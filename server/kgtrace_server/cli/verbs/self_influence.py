@@ -33,7 +33,7 @@ def self_influence(args: argparse.Namespace) -> int:
     """Rank training triples by self-influence."""
     if args.output is not None:
         render.check_format(args.output)
-    from kgtrace_indexer.query.attributor import open_index
+    from kgtrace_indexer.query.opening import open_index
     from kgtrace_server.schema.questions import SelfInfluenceRequest
     from kgtrace_server.service import Service
 

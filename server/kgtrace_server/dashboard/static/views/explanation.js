@@ -80,7 +80,8 @@ function otherScore(page, asked, score) {
 /** One side of the explanation as a table. */
 function list(page, asked, title, order, { answer, result, source }, scale) {
   const heading = answer.score === "tracin" ? "Influence" : "Preconditioned";
-  const row = ({ triple, influence, cosine, train_index }, i) =>
+  const [other, name] = answer.score === "tracin" ? ["preconditioned", "preconditioned"] : ["tracin", "TracIn"];
+  const row = ({ triple, influence, cosine, train_index, ...values }, i) =>
     el(
       "tr",
       {},
@@ -89,7 +90,12 @@ function list(page, asked, title, order, { answer, result, source }, scale) {
         "th",
         { scope: "row" },
         page.link(labels(triple), tripleNames(triple, result.triple)),
-        el("small", { class: "row" }, `row ${count(train_index)}, cosine ${number(cosine)}`),
+        el(
+          "small",
+          { class: "row" },
+          `row ${count(train_index)}, cosine ${number(cosine)}`,
+          values[other] !== null && `, ${name} ${signed(values[other])}`,
+        ),
       ),
       el(
         "td",

@@ -1,0 +1,73 @@
+"""The gradients of test triples in embedding rows, merged by row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kgtrace_indexer.gradients.terms import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class RowQueries:
+    """The gradients of b test triples in the rows of one table: P pairs of a test triple and a row, each once."""
+
+    query: np.ndarray
+    """(P,) int64, ascending."""
+    row: np.ndarray
+    """(P,) int64."""
+    grad: np.ndarray
+    """(P, d) float64: p, the sum over the test triple's reads of the row."""
+    pairs: np.ndarray
+    """(b, ·) int64: the pairs of each test triple, −1 where it has fewer than others."""
+
+    @classmethod
+    def of(cls, terms: Terms) -> dict[str, "RowQueries"]:
+        """Return those of each table."""
+        found = {}
+        for table, uses in terms.rows.items():
+            index, grad = (
+                torch.stack(part, 1).cpu().numpy() for part in ([u.index for u in uses], [u.grad for u in uses])
+            )
+            shape = (len(terms), -1)
+            found[table] = cls._merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
+        return found
+
+    def of_triple(self, number: int) -> "RowQueries":
+        """Return those of one test triple."""
+        pairs = self.pairs[number][self.pairs[number] >= 0]
+        return RowQueries(
+            np.zeros(len(pairs), np.int64), self.row[pairs], self.grad[pairs], np.arange(len(pairs))[None]
+        )
+
+    def use(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a row of each test triple (b,) and its gradient (b, d); zeros where it reads fewer."""
+        pairs = self.pairs[:, number]
+        missing = pairs < 0
+        return np.where(missing, 0, self.row[pairs]), np.where(missing[:, None], 0, self.grad[pairs])
+
+    @classmethod
+    def _merged(cls, index: np.ndarray, grads: np.ndarray) -> "RowQueries":
+        """Sum up gradients (b, reads, d) of the same row (b, reads)."""
+        query = np.arange(len(index)).repeat(index.shape[1])
+        order = np.lexsort((index.ravel(), query))
+        query, row = query[order], index.ravel()[order]
+        first = np.flatnonzero(np.concatenate([[True], (np.diff(query) != 0) | (np.diff(row) != 0)])[: len(row)])
+        query, row = query[first], row[first]
+        grad = np.add.reduceat(grads.reshape(len(order), -1)[order], first, 0)
+        counts = np.bincount(query, minlength=len(index))
+        number = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]  # of each pair among its test triple's
+        pairs = np.full((len(index), int(counts.max(initial=0))), -1)
+        pairs[query, number] = np.arange(len(query))
+        return cls(query, row, grad, pairs)
+
+
+def paired_products(a: Mapping[str, RowQueries], b: Mapping[str, RowQueries]) -> np.ndarray:
+    """Return ⟨g, p⟩ of each test triple, (b,) float64, for gradients in the same rows."""
+    sums = [
+        np.bincount(each.query, np.einsum("pd,pd->p", each.grad, b[table].grad), len(each.pairs))
+        for table, each in a.items()
+    ]
+    total: np.ndarray = np.sum(sums, 0)
+    return total
