@@ -8,6 +8,9 @@ USABLE := $(VENV)/.usable
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
+# Each of the tests' many processes would compile torch, PyKEEN and pytest again: half of what they compute.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow lint types audit bench bench-quick docs dist-check screenshots clean
 
 demo: $(USABLE)
