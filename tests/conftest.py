@@ -67,7 +67,7 @@ def _disk_not_waited_for() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _packages_looked_through_once() -> Iterator[None]:
-    """Remember which models installed packages offer: each model that is opened reads all their metadata, else."""
+    """Look for models of installed packages once: each look reads the metadata of all packages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "entry_points", cache(protocol.entry_points))
         yield

@@ -221,7 +221,7 @@ class Oracle:
     """Gradients of a case from autograd, all parameters (or those that count) of all checkpoints in one vector."""
 
     _computed: ClassVar[dict[tuple[Any, ...], dict[str, Tensor]]] = {}
-    """By a state of a model, which `saved` keeps, a loss, a triple and directions: many cases share them."""
+    """Gradients by parameter, of a state of a model (`saved` keeps it), a loss, a triple and directions."""
 
     def __init__(self, case: Case, states: Sequence[tuple[float, Saved]], known: np.ndarray, names: set[str]) -> None:
         self.losses = {"tracin": case["loss"] or "bce", "preconditioned": case["loss"] or "removal"}
