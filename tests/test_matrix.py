@@ -255,7 +255,9 @@ class Oracle:
             key = (id(saved), loss, *triple.tolist(), *directions)
             if key not in self._computed:
                 saved.original.zero_grad()
-                torch.stack([self._value(saved, saved._ids(triple, each), loss) for each in directions]).sum().backward()
+                torch.stack(
+                    [self._value(saved, saved._ids(triple, each), loss) for each in directions]
+                ).sum().backward()
                 self._computed[key] = {
                     name: torch.zeros(p.numel()) if p.grad is None else p.grad.flatten().clone()
                     for name, p in saved.original.named_parameters()

@@ -139,7 +139,9 @@ def wrong_task(few: Umls, folder: Path) -> Task:
     model, _, table = few
     for name, array in (("ids", table.ids), ("train-index", table.train_index)):
         np.save(folder / f"{name}.npy", array)
-    return Task(model, {**asdict(CONFIG), "projection": "none", "directions": "sideways"}, folder, 8, "cpu")
+    return Task(
+        model, {**asdict(CONFIG), "loss": "bce", "projection": "none", "directions": "sideways"}, folder, 8, "cpu"
+    )
 
 
 class _Deadly:
