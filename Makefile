@@ -8,6 +8,9 @@ USABLE := $(VENV)/.usable
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
+# Where it is set, each of the tests' many processes would compile torch, PyKEEN and the tests for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow lint types audit bench bench-quick docs dist-check screenshots clean
 
 demo: $(USABLE)

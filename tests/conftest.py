@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for every process of the tests, and before anything loads OpenMP
@@ -13,6 +14,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, read_model, read_training_folder
+from kgtrace_indexer.models import protocol
 from kgtrace_server.cli.demo import train_umls
 from kgtrace_store import Vocabulary
 
@@ -60,6 +62,14 @@ def _disk_not_waited_for() -> Iterator[None]:
     """Leave out what forces files to disk, which only a loss of power shows; `tests.faults.Disk` loses it of itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # which knows a descriptor from none
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_looked_through_once() -> Iterator[None]:
+    """Look for models of installed packages once: each look reads the metadata of all packages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "entry_points", cache(protocol.entry_points))
         yield
 
 

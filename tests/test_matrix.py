@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -220,6 +220,9 @@ def vocabulary() -> Vocabulary:
 class Oracle:
     """Gradients of a case from autograd, all parameters (or those that count) of all checkpoints in one vector."""
 
+    _computed: ClassVar[dict[tuple[Any, ...], dict[str, Tensor]]] = {}
+    """Gradients by parameter, of a state of a model (`saved` keeps it), a loss, a triple and directions."""
+
     def __init__(self, case: Case, states: Sequence[tuple[float, Saved]], known: np.ndarray, names: set[str]) -> None:
         self.losses = {"tracin": case["loss"] or "bce", "preconditioned": case["loss"] or "removal"}
         self.states, self.names = states, names
@@ -249,11 +252,18 @@ class Oracle:
     def _gradient(self, triple: np.ndarray, directions: Sequence[str], score: str) -> Tensor:
         parts, loss = [], self.losses[score]
         for rate, saved in self.states:
-            saved.original.zero_grad()
-            torch.stack([self._value(saved, saved._ids(triple, each), loss) for each in directions]).sum().backward()
-            for name, p in saved.original.named_parameters():
-                grad = torch.zeros_like(p) if p.grad is None or name not in self.names else p.grad
-                parts.append(rate**0.5 * grad.flatten())
+            key = (id(saved), loss, *triple.tolist(), *directions)
+            if key not in self._computed:
+                saved.original.zero_grad()
+                torch.stack(
+                    [self._value(saved, saved._ids(triple, each), loss) for each in directions]
+                ).sum().backward()
+                self._computed[key] = {
+                    name: torch.zeros(p.numel()) if p.grad is None else p.grad.flatten().clone()
+                    for name, p in saved.original.named_parameters()
+                }
+            for name, grad in self._computed[key].items():
+                parts.append(rate**0.5 * (grad if name in self.names else torch.zeros_like(grad)))
         return torch.cat(parts).double()
 
     def _value(self, saved: Saved, instance: list[int], loss: str) -> Tensor:
@@ -396,20 +406,17 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
         return
     training, test = oracle.training(indexed, "preconditioned"), oracle.tests(tests, side, "preconditioned")
     wanted, dense = np.zeros(len(indexed)), np.zeros(every.shape)
+    unit = attributor._preconditioner.mean_square
+    built_with = unit * (AUTO_DAMPING if case["damping"] is None else case["damping"])
+    sigma = unit * {None: built_with / unit, "auto": AUTO_DAMPING}.get(damping, damping)
     for table in attributor._preconditioner.rows.tables:
-        for row in range(len(trained.model.tensors[parameter_of(table)])):
-            g, test_row, own_row = (oracle.rows(each, table)[:, row] for each in (training, test, own))
-            moment = g.T @ g
-            eye = torch.eye(len(moment), dtype=torch.float64)
-            unit = attributor._preconditioner.mean_square
-
-            def damped(sigma: float, of: Tensor, moment: Tensor = moment, eye: Tensor = eye) -> Tensor:
-                return sigma * torch.linalg.solve(moment + sigma * eye, of.T)
-
-            built_with = unit * (AUTO_DAMPING if case["damping"] is None else case["damping"])
-            wanted += (own_row * damped(built_with, own_row).T).sum(1).numpy()
-            sigma = unit * {None: built_with / unit, "auto": AUTO_DAMPING}.get(damping, damping)
-            dense += (g @ damped(sigma, test_row)).numpy()
+        rows = (oracle.rows(each, table).unbind(1) for each in (training, test, own))
+        for g, test_row, own_row in zip(*rows, strict=True):
+            moment, eye = g.T @ g, torch.eye(g.shape[1], dtype=torch.float64)
+            if stored is not None:
+                damped = built_with * torch.linalg.solve(moment + built_with * eye, own_row.T)
+                wanted += (own_row * damped.T).sum(1).numpy()
+            dense += (g @ (sigma * torch.linalg.solve(moment + sigma * eye, test_row.T))).numpy()
     np.testing.assert_allclose(values_of["preconditioned"], dense, rtol=2e-3, atol=5e-4 * np.abs(dense).max())
     if stored is not None:
         np.testing.assert_allclose(stored, wanted, rtol=5e-3, atol=1e-3 * norms.max())

@@ -12,13 +12,14 @@ from benchmarks.truth.graphs import Graph
 from benchmarks.truth.scores import influences, preconditioned_self_influences, same_pair, shared_entities
 from benchmarks.truth.statistics import correlation, mean, ratio, spearman
 from benchmarks.truth.training import KnownTails, Recipe, Sampled, tail_scores, train
+from pykeen.models import ERModel
 from scipy.stats import spearmanr
 
 from kgtrace_indexer import ModelFile, read_model
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_store import Vocabulary
 
-RECIPE = Recipe(height=3, width=4, channels=3, epochs=80, batch=16, rate=0.01)
+RECIPE = Recipe(height=3, width=4, channels=3, epochs=40, batch=16, rate=0.02)
 SAMPLED = Sampled(softmax=True, height=3, width=4, channels=3, epochs=40, batch=16, rate=0.1, random=4, spread=0.1)
 ENTITIES, RELATIONS = 12, 3
 
@@ -33,9 +34,15 @@ def graph() -> Graph:
 
 
 @pytest.fixture(scope="module")
-def model(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
+def trained(graph: Graph) -> ERModel:
+    """A model by the recipe, with seed 0. Not to be changed."""
+    return train(graph, graph.train, RECIPE, seed=0).model
+
+
+@pytest.fixture(scope="module")
+def model(trained: ERModel, tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
     file = tmp_path_factory.mktemp("truth") / "model.pkl"
-    torch.save(train(graph, graph.train, RECIPE, seed=0).model, file)
+    torch.save(trained, file)
     return read_model(file)
 
 
@@ -63,8 +70,8 @@ def test_intervals_of_two_outcomes_hold_what_they_are_of() -> None:
     assert 0 < found["low"] < found["mean"] < found["high"] < 1
 
 
-def test_training_learns_the_triples_and_the_same_seed_learns_the_same(graph: Graph) -> None:
-    trained, same = (train(graph, graph.train, RECIPE, seed=3).model for _ in range(2))
+def test_training_learns_the_triples_and_the_same_seed_learns_the_same(graph: Graph, trained: ERModel) -> None:
+    same = train(graph, graph.train, RECIPE, seed=0).model
     head, relation, tail = torch.from_numpy(graph.train).T
     with torch.inference_mode():
         scores = tail_scores(trained, head, 2 * relation)
@@ -73,8 +80,7 @@ def test_training_learns_the_triples_and_the_same_seed_learns_the_same(graph: Gr
     torch.testing.assert_close(scores, again, rtol=0, atol=0)
 
 
-def test_scores_are_pykeens(graph: Graph) -> None:
-    trained = train(graph, graph.train, RECIPE, seed=0).model
+def test_scores_are_pykeens(graph: Graph, trained: ERModel) -> None:
     head, relation, _ = torch.from_numpy(graph.test).T
     with torch.inference_mode():
         wanted = trained.score_t(torch.stack([head, 2 * relation], 1))

@@ -86,8 +86,12 @@ def children() -> list[int]:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_processes_build_the_same_index(few: Umls, alone: Path, tmp_path: Path, count: int) -> None:
+def test_processes_build_the_same_index(
+    few: Umls, alone: Path, tmp_path: Path, request: pytest.FixtureRequest, count: int
+) -> None:
     """However many; and they are gone when it is done."""
+    if count > 1:  # that a process starts as it does for users is shown by one
+        request.getfixturevalue("_quick_start")
     build(tmp_path, *few, CONFIG, workers=LocalWorkers(count))
     assert_same(alone, tmp_path)
     assert not children()
@@ -135,7 +139,9 @@ def wrong_task(few: Umls, folder: Path) -> Task:
     model, _, table = few
     for name, array in (("ids", table.ids), ("train-index", table.train_index)):
         np.save(folder / f"{name}.npy", array)
-    return Task(model, {**asdict(CONFIG), "projection": "none", "directions": "sideways"}, folder, 8, "cpu")
+    return Task(
+        model, {**asdict(CONFIG), "loss": "bce", "projection": "none", "directions": "sideways"}, folder, 8, "cpu"
+    )
 
 
 class _Deadly:
@@ -171,6 +177,7 @@ def test_what_a_process_raises_is_raised(few: Umls, tmp_path: Path) -> None:
         build(tmp_path, bad, vocabulary, TripleTable(ids, np.arange(len(ids)), 0), config, workers=LocalWorkers(2))
 
 
+@pytest.mark.usefixtures("_quick_start")
 def test_the_command_line_takes_workers(umls_folder: Path, umls_index: Path, tmp_path: Path) -> None:
     """``--workers`` builds what is built without."""
     call = ["build", "--model", str(umls_folder), "--index", str(tmp_path), "--dim", "16", "--landmarks", "512"]

@@ -20,7 +20,7 @@ from kgtrace_store.errors import GateFailed
 from tests.indexer.oracle import Dense
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
-TRIPLES = 400
+TRIPLES = 300
 LOSSES = {"bce": torch.nn.functional.softplus, None: torch.Tensor.clone}
 """ℓ(−s) whose gradients make up F."""
 
@@ -34,9 +34,9 @@ def umls_part(umls: Umls) -> Umls:
 
 @pytest.fixture(scope="module")
 def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the same shape that was trained for longer."""
+    """A model of the same shape that was trained for shorter."""
     folder = tmp_path_factory.mktemp("other")
-    train_umls(folder, epochs=8, embedding_dim=32)
+    train_umls(folder, epochs=1, embedding_dim=32)
     return folder
 
 

@@ -176,8 +176,8 @@ class Case:
     @cached_property
     def truth(self) -> torch.Tensor:
         """(n, 6) influences in float64."""
-        training = double(self.of_score.training_terms(self.table.ids))
-        return torch.cat([inner(training, double(self.test_terms(i))) for i in range(len(self.queries))], 1)
+        training = double(self.training_terms)
+        return torch.cat([inner(training, double(terms)) for terms in self.all_test_terms], 1)
 
     @cached_property
     def magnitude(self) -> float:
@@ -187,8 +187,7 @@ class Case:
             norms = squared_norms(replace(double(terms), per_triple=1)).total.clamp_min(0).sqrt()
             return norms.view(-1, terms.per_triple).sum(1).max()
 
-        test = [largest(self.test_terms(i)) for i in range(len(self.queries))]
-        return float(largest(self.of_score.training_terms(self.table.ids)) * max(test))
+        return float(largest(self.training_terms) * max(map(largest, self.all_test_terms)))
 
     @cached_property
     def preconditioner(self) -> Preconditioner | None:
@@ -199,11 +198,20 @@ class Case:
         held: dict[str, Moments] = {table: next(moments(self.rows, table)) for table in self.rows.tables}
         return Preconditioner(self.rows, held, self.rows.mean_square())
 
-    def test_terms(self, i: int) -> Terms:
-        terms = self.of_score.test_terms(self.queries[i : i + 1], "tail")
+    @cached_property
+    def training_terms(self) -> Terms:
+        return self.of_score.training_terms(self.table.ids)
+
+    @cached_property
+    def all_test_terms(self) -> list[Terms]:
+        """Of each query apart."""
+        terms = [self.of_score.test_terms(query[None], "tail") for query in self.queries]
         if self.damping is None or self.preconditioner is None:
             return terms
-        return self.preconditioner(terms, self.damping)
+        return [self.preconditioner(each, self.damping) for each in terms]
+
+    def test_terms(self, i: int) -> Terms:
+        return self.all_test_terms[i]
 
     def query(self, i: int) -> QueryCode:
         return encode_queries(self.test_terms(i), self.bases, torch.device("cpu"))[0]

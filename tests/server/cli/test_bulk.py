@@ -4,6 +4,7 @@ import json
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def test_file(tmp_path: Path) -> Path:
 def ask(attributor: Any, test_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs ``kgtrace query`` on the test file."""
     monkeypatch.setattr("kgtrace_indexer.query.opening.open_index", lambda *_, **__: attributor)
+    monkeypatch.setattr(cli, "parser", cache(cli.parser))  # some tests call it hundreds of times
 
     def run(output: Path, *options: str) -> int:
         call = ["query", "--index", "x", "--test", str(test_file), "--top-k", "3", "--output", str(output)]
