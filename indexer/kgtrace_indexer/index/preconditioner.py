@@ -137,16 +137,21 @@ class Preconditioner:
         return (AUTO_DAMPING if damping is None or isinstance(damping, str) else damping) * self.mean_square
 
     def _changed(self, table: str, index: np.ndarray, grad: np.ndarray, sigma: float) -> np.ndarray:
-        """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) float64 of rows i (m,)."""
-        found, held = grad.copy(), self.held[table]
-        at, counts = held.find(index), self.rows.read_counts(table, index)
-        together = max(1, _NUMBERS // grad.shape[1] ** 2)
-        for some in _split(at >= 0, together):
-            found[some] = by_moments(held, at[some], grad[some][:, None], sigma)[:, 0]
+        """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) float64 of rows i (m,), some of them equal."""
+        moments, (rows, row) = self.held[table], np.unique(index, return_inverse=True)
+        uses = np.bincount(row)
+        use = np.empty(len(row), np.int64)  # which of those of its row each is
+        use[np.argsort(row, kind="stable")] = np.arange(len(row)) - (np.cumsum(uses) - uses).repeat(uses)
+        at, counts = moments.find(rows), self.rows.read_counts(table, rows)
+        few = max(1, _NUMBERS // grad.shape[1] ** 2)
+        changed = np.zeros((len(rows), int(uses.max(initial=0)), grad.shape[1]))
+        changed[row, use] = grad
+        for part in _split(at >= 0, few):
+            changed[part] = by_moments(moments, at[part], changed[part], sigma)
         for least, most in pairwise((0, *_SIZES, inf)):
-            for some in _split((at < 0) & (counts > least) & (counts <= most), together):
-                readers = self.rows.padded(table, index[some])[1]
-                found[some] = by_readers(readers, grad[some][:, None], sigma)[:, 0]
+            for part in _split((at < 0) & (counts > least) & (counts <= most), few):
+                changed[part] = by_readers(self.rows.padded(table, rows[part])[1], changed[part], sigma)
+        found: np.ndarray = changed[row, use]
         return found
 
 
