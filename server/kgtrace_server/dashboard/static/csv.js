@@ -13,15 +13,14 @@ function tripleColumns(prefix, triple) {
 /** Rows of an answer to `influences`. */
 export function influenceRows({ results }) {
   return results.flatMap((result, test_index) =>
-    result.influences.map(({ train_index, triple, influence, cosine }, i) => ({
+    result.influences.map(({ train_index, triple, ...values }, i) => ({
       test_index,
       ...tripleColumns("test_", result.triple),
       certified: result.certified,
       position: i + 1,
       train_index,
       ...tripleColumns("train_", triple),
-      influence,
-      cosine,
+      ...values,
     })),
   );
 }
@@ -52,11 +51,11 @@ export function sumRows({ groups }) {
 
 /** Rows of an answer to `self-influence`. */
 export function selfInfluenceRows({ self_influences }) {
-  return self_influences.map(({ train_index, triple, self_influence }, i) => ({
+  return self_influences.map(({ train_index, triple, ...values }, i) => ({
     position: i + 1,
     train_index,
     ...tripleColumns("", triple),
-    self_influence,
+    ...values,
   }));
 }
 
