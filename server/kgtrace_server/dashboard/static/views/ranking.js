@@ -36,7 +36,8 @@ export function rankingView(page) {
     if (asked.relation && found.length) relation.set(found[0].triple.relation);
     const scale = barScale(found.map(({ self_influence }) => self_influence));
     announce(`${found.length} training triples`);
-    const row = ({ train_index, triple, self_influence }, i) =>
+    const [other, name] = answer.score === "tracin" ? ["preconditioned", "preconditioned"] : ["tracin", "TracIn"];
+    const row = ({ train_index, triple, self_influence, ...values }, i) =>
       el(
         "tr",
         {},
@@ -48,7 +49,12 @@ export function rankingView(page) {
             { head: triple.head.label, relation: triple.relation.label, tail: triple.tail.label },
             tripleNames(triple),
           ),
-          el("small", { class: "row" }, `row ${count(train_index)}`),
+          el(
+            "small",
+            { class: "row" },
+            `row ${count(train_index)}`,
+            values[other] !== null && `, ${name} ${number(values[other])}`,
+          ),
         ),
         el(
           "td",
