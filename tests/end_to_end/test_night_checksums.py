@@ -22,9 +22,18 @@ CHECKS = {
     "opening by default": ("store/kgtrace_store/generations.py", "verify: bool = True", "verify: bool = False"),
     "publishing": ("store/kgtrace_store/generations.py", "with self.open(generation)", "with self._open(generation)"),
     "reading back": ("store/kgtrace_store/staging.py", "written.verify()", "pass"),
-    "resuming": ("store/kgtrace_store/staging.py", "FileRecord.of(parts / name) == record", "True"),
+    "resuming": (
+        "store/kgtrace_store/staging.py",
+        "FileRecord.of(folder / layout.PARTS / name) == FileRecord(size, digest)",
+        "True",
+    ),
+    "resuming rows": (
+        "store/kgtrace_store/staging.py",
+        "_checksum_of_rows(folder / layout.STAGED, rows) == digest",
+        "True",
+    ),
     "resuming what": ("store/kgtrace_store/journal.py", "if begun[name] != job[name]", "if False"),
-    "answering": ("indexer/kgtrace_indexer/query/attributor.py", "verify: bool = True", "verify: bool = False"),
+    "answering": ("indexer/kgtrace_indexer/query/opening.py", "verify: bool = True", "verify: bool = False"),
     "model": ("indexer/kgtrace_indexer/inputs/model_file.py", "(found := model.fingerprint()) != fingerprint", "False"),
 }
 
