@@ -9,12 +9,15 @@ which Milvus filters by itself.
 
 import argparse
 import time
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from kgtrace_indexer import Restriction, open_index, read_triples
 from kgtrace_indexer.answers import Attribution
+from kgtrace_indexer.names import Score
 from kgtrace_store.milvus import Milvus
 
 WARM_UP = 5
@@ -34,15 +37,15 @@ def main() -> None:
     print(f"{len(faiss):,} training triples, opened with Milvus in {time.perf_counter() - start:.1f} s\n")
     table = read_triples(args.test, faiss.vocabulary, skip_unknown=True)
     chosen = np.random.default_rng(0).permutation(len(table.ids))[: WARM_UP + args.queries]
-    print("| engine | training triples | ms: median, 90 % | certified | answers as FAISS's |")
-    print("|---|---|---|---|---|")
-    for which in ("all", "of its relation"):
+    print("| engine | score | training triples | ms: median, 90 % | certified | answers as FAISS's |")
+    print("|---|---|---|---|---|---|")
+    for score, which in product(get_args(Score), ("all", "of its relation")):
         found: dict[str, list[tuple[float, Attribution]]] = {"FAISS": [], "Milvus": []}
         for query in table.ids[chosen].astype(np.int64):
             restriction = Restriction() if which == "all" else Restriction(must={"relation": {int(query[1])}})
             for attributor, rows in zip((faiss, milvus), found.values(), strict=True):
                 start = time.perf_counter()
-                (answer,) = attributor.query(query[None], restriction=restriction, score="tracin").attributions
+                (answer,) = attributor.query(query[None], restriction=restriction, score=score).attributions
                 rows.append((1000 * (time.perf_counter() - start), answer))
         for engine, rows in found.items():
             ms = [each for each, _ in rows[WARM_UP:]]
@@ -52,7 +55,7 @@ def main() -> None:
             )
             certified = sum(answer.certified for _, answer in rows[WARM_UP:])
             print(
-                f"| {engine} | {which} | {np.median(ms):.1f}, {np.quantile(ms, 0.9):.1f} "
+                f"| {engine} | {score} | {which} | {np.median(ms):.1f}, {np.quantile(ms, 0.9):.1f} "
                 f"| {certified} of {len(ms)} | {same} of {len(ms)} |"
             )
 

@@ -1,14 +1,18 @@
 """Milvus as a back end for the search: the searched vectors of generations, in collections of a server or cluster.
 
-Every generation has a collection of its own, ``kgtrace_`` and its id, with a row for each training triple: its number,
-head, relation and tail, and its vector, float32, in a ``FLAT`` index by inner product. Milvus compares exhaustively
-then, and its distances bound influences as FAISS's scores do. The alias ``kgtrace`` names the collection of the
-generation that answers; switching it is one step in Milvus, for whoever searches there besides.
+Every generation has a collection of its own, ``kgtrace_`` and its id, with an entity for each training triple: its
+number, head, relation and tail, and its vector, float32, in a ``FLAT`` index by inner product. Milvus compares
+exhaustively then, and its distances bound influences as FAISS's scores do. The alias ``kgtrace`` names the collection
+of the generation that answers; switching it is one step in Milvus, for whoever searches there besides.
+
+The lists of an inverted file have a collection for each table, ``_rows_`` and its number behind that name. An entity is
+an entry there, with the number of its list, ``row``, besides: a search of one list is a filter.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -21,11 +25,17 @@ ALIAS = "kgtrace"
 FIELDS = ("head", "relation", "tail")
 """Of the training triple, to filter by."""
 
+Entry = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of a list: the list's number (m,), the training triple (m,), and the vector (m, dim) float32."""
+
 _VECTOR = "code"
+_LIST = "row"
+_LISTS = "_rows_{}"
+"""Ends the names of collections of lists, with the number of a table."""
 _MOST = 16_384
 """Hits that Milvus returns at most (``proxy.maxResultWindow``)."""
-_ROWS = 10_000
-"""Rows sent at a time: a megabyte."""
+_ENTITIES, _NUMBERS = 10_000, 1 << 20
+"""Entities, and numbers of their vectors, sent at a time: four megabytes at most."""
 _TIMEOUT = 60.0
 """Seconds for one request; loading a collection may take as long as it does."""
 
@@ -55,23 +65,28 @@ class Milvus:
         ``vectors`` come in blocks (m, dim) float32, one for each of ``triples`` (n, 3). What was interrupted is sent
         again, and two that send the same do no harm. Raises :class:`SearchUnavailable`.
         """
-        name = _collection(generation)
-        with self._asking():
-            if self._held(name) != len(triples):
-                self._create(name, dim)
-                for rows in _rows(vectors, triples):
-                    self._client.upsert(name, rows)
-                self._client.flush(name)
-                if _VECTOR not in self._client.list_indexes(name):
-                    index = self._client.prepare_index_params()
-                    index.add_index(_VECTOR, index_type="FLAT", metric_type="IP")
-                    self._client.create_index(name, index)
-                self._client.load_collection(name, timeout=None)
-                if (held := self._held(name)) != len(triples):
-                    raise SearchUnavailable(
-                        f"Milvus at {self._uri} holds {held} rows in {name}, {len(triples)} were sent"
-                    )
-        return MilvusSearch(self, name, len(triples), dim)
+        name, ids = _collection(generation), range(len(triples))
+        pairs = zip(triples, chain.from_iterable(vectors), strict=True)
+        entities = ({"id": i, **_fields(triple), _VECTOR: vector} for i, (triple, vector) in enumerate(pairs))
+        self._hold(name, entities, len(triples), dim)
+        return MilvusSearch(self, name, ids, dim, len(ids))
+
+    def hold_lists(
+        self, generation: str, table: int, entries: Iterable[Entry], count: int, triples: np.ndarray, dim: int
+    ) -> "MilvusLists":
+        """Return the lists of a table of a generation, as `hold` does its vectors.
+
+        ``table`` is its number; ``entries``, ``count`` of them, come in blocks, and no list has a training triple of
+        ``triples`` (n, 3) twice.
+        """
+        name = _collection(generation) + _LISTS.format(table)
+        blocks = (zip(*block, strict=True) for block in entries)
+        entities = (
+            {"id": int(row) * len(triples) + int(i), _LIST: int(row), **_fields(triples[i]), _VECTOR: vector}
+            for row, i, vector in chain.from_iterable(blocks)
+        )
+        self._hold(name, entities, count, dim, _LIST)
+        return MilvusLists(self, name, len(triples), dim)
 
     def switch(self, generation: str) -> None:
         """Let the alias name a generation that is held. Raises :class:`SearchUnavailable`."""
@@ -85,14 +100,16 @@ class Milvus:
     def drop(self, generations: Iterable[str]) -> None:
         """Forget generations, whether they are held or not. Raises :class:`SearchUnavailable`."""
         with self._asking():
-            for name in map(_collection, generations):
-                if self._client.has_collection(name):
-                    self._client.drop_collection(name)
+            names = self._client.list_collections()
+            for whole in map(_collection, generations):
+                for name in names:
+                    if name == whole or name.startswith(whole + _LISTS.format("")):
+                        self._client.drop_collection(name)
 
     def search(
         self, name: str, queries: np.ndarray, k: int, condition: str, parameters: Mapping[str, float]
     ) -> Sequence[Any]:
-        """Return for each of queries (b, dim) the first ``k`` hits, at most `_MOST`, of rows that meet a condition."""
+        """Return for each of queries (b, dim) the first ``k`` hits, at most `_MOST`, that meet a condition."""
         with self._asking():
             found: Sequence[Any] = self._client.search(
                 name, queries.tolist(), anns_field=_VECTOR, filter=condition, limit=k, output_fields=["id"],
@@ -100,21 +117,41 @@ class Milvus:
             )  # fmt: skip
         return found
 
+    def _hold(self, name: str, entities: Iterator[dict[str, Any]], count: int, dim: int, *indexed: str) -> None:
+        """Send entities, ``count`` of them, to a collection that does not hold them; some fields get an index."""
+        with self._asking():
+            if self._held(name) == count:
+                return
+            self._create(name, dim, *indexed)
+            size = max(1, min(_ENTITIES, _NUMBERS // dim))
+            while some := list(islice(entities, size)):
+                self._client.upsert(name, some)
+            self._client.flush(name)
+            if _VECTOR not in self._client.list_indexes(name):
+                index = self._client.prepare_index_params()
+                for field in indexed:
+                    index.add_index(field, index_type="INVERTED")
+                index.add_index(_VECTOR, index_type="FLAT", metric_type="IP")  # the last: with it, all is there
+                self._client.create_index(name, index)
+            self._client.load_collection(name, timeout=None)
+            if (held := self._held(name)) != count:
+                raise SearchUnavailable(f"Milvus at {self._uri} holds {held} entities in {name}, {count} were sent")
+
     def _held(self, name: str) -> int | None:
-        """Load a collection and count its rows; None where it is not there, or not whole."""
+        """Load a collection and count its entities; None where it is not there, or not whole."""
         if not self._client.has_collection(name) or _VECTOR not in self._client.list_indexes(name):
             return None
         self._client.load_collection(name, timeout=None)
         (found,) = self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
         return int(found["count(*)"])
 
-    def _create(self, name: str, dim: int) -> None:
+    def _create(self, name: str, dim: int, *more: str) -> None:
         """Create a collection, unless somebody has; it is loaded when it is full, so that all of it is searched."""
         if self._client.has_collection(name):
             return
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", self._types.INT64, is_primary=True)
-        for field in FIELDS:
+        for field in (*more, *FIELDS):
             schema.add_field(field, self._types.INT64)
         schema.add_field(_VECTOR, self._types.FLOAT_VECTOR, dim=dim)
         self._client.create_collection(name, schema=schema)
@@ -129,16 +166,18 @@ class Milvus:
 
 
 class MilvusSearch:
-    """A :class:`~kgtrace_store.search.FilteringIndex` of the vectors of one generation in Milvus."""
+    """A :class:`~kgtrace_store.search.FilteringIndex` of vectors of one generation in Milvus."""
 
-    def __init__(self, milvus: Milvus, name: str, rows: int, dim: int) -> None:
-        """Search all rows of a collection."""
+    def __init__(
+        self, milvus: Milvus, name: str, ids: range, dim: int, count: int, conditions: tuple[str, ...] = ()
+    ) -> None:
+        """Search a collection's entities that meet conditions: ``count`` of them, with ids from a range."""
         self._milvus = milvus
         self._name = name
-        self._rows = rows
+        self._ids = ids
         self._dim = dim
-        self._conditions: tuple[str, ...] = ()
-        self._count = rows
+        self._count = count
+        self._conditions = conditions
 
     @property
     def ntotal(self) -> int:
@@ -154,58 +193,95 @@ class MilvusSearch:
         self, must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterable[int]], count: int
     ) -> "MilvusSearch":
         """See :meth:`~kgtrace_store.search.FilteringIndex.where`."""
-        found = MilvusSearch(self._milvus, self._name, self._rows, self._dim)
-        found._conditions = (
-            *(f"{field} in {sorted(ids)}" for field, ids in must.items()),
-            *(f"{field} not in {sorted(ids)}" for field, ids in must_not.items()),
-        )
-        found._count = count
-        return found
+        conditions = (*self._conditions, *_conditions(must, must_not))
+        return MilvusSearch(self._milvus, self._name, self._ids, self._dim, count, conditions)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`~kgtrace_store.search.SearchIndex.search`."""
         queries = checked_queries(queries, self.dim, k)
         scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        size = max(1, self._rows) if k <= _MOST else _MOST
-        for start in range(0, self._rows, size) if len(queries) else ():
-            more_scores, more_ids = _table(
-                self._ask(queries, min(k, size), range(start, min(start + size, self._rows)))
-            )
+        wanted = min(k, self._count)
+        size = max(1, len(self._ids)) if wanted <= _MOST else _MOST
+        for start in range(0, len(self._ids), size) if len(queries) and wanted else ():
+            some = self._ids[start : start + size]
+            more_scores, more_ids = _table(self._ask(queries, min(wanted, len(some)), some))
             scores, ids = np.concatenate([scores, more_scores], 1), np.concatenate([ids, more_ids], 1)
-            best = np.argsort(-scores, 1, kind="stable")[:, :k]
+            best = np.argsort(-scores, 1, kind="stable")[:, :wanted]
             scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
-        found, wanted = (ids != NO_HIT).sum(1).min(initial=k), min(k, self._count)
+        found = (ids != NO_HIT).sum(1).min(initial=wanted)
         if found < wanted:  # an answer that rests on the others would be certified, and wrong
-            raise SearchUnavailable(f"Milvus found {found} rows of {self._name}, there are at least {wanted}")
+            raise SearchUnavailable(f"Milvus found {found} entities of {self._name}, there are at least {wanted}")
         return padded(scores, ids, k)
 
     def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`~kgtrace_store.search.SearchIndex.range_search`."""
         query = checked_query(query, self.dim, threshold)
-        radius = float(radius_of(threshold))  # Milvus leaves out what equals it
-        found = list(self._above(query[None], {} if np.isinf(radius) else {"radius": radius}, range(self._rows)))
-        scores = np.concatenate([np.empty(0, np.float32), *(np.array(hits.distances, np.float32) for hits in found)])
-        return scores, np.concatenate([np.empty(0, np.int64), *(np.array(hits.ids, np.int64) for hits in found)])
+        _, scores, ids = self.above(query[None], float(radius_of(threshold)))  # Milvus leaves out what equals it
+        return scores, ids
 
-    def _above(self, query: np.ndarray, radius: Mapping[str, float], rows: range) -> Iterator[Any]:
-        """Yield all hits among some rows; where Milvus may hold some back, of either half of them."""
-        if not rows:
+    def above(self, queries: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All vectors whose inner product with one of queries (b, dim) exceeds a radius, in no order.
+
+        Returns which of the queries it is (m,) int64, scores (m,) float32 and ids (m,) int64.
+        """
+        parameters = {} if np.isinf(radius) else {"radius": radius}
+        query, scores, ids = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, np.int64)]
+        for number, hits in self._above(queries, parameters, self._ids):
+            query.append(np.full(len(hits), number))
+            scores.append(np.array(hits.distances, np.float32))
+            ids.append(np.array(hits.ids, np.int64))
+        return np.concatenate(query), np.concatenate(scores), np.concatenate(ids)
+
+    def _above(self, queries: np.ndarray, radius: Mapping[str, float], ids: range) -> Iterator[tuple[int, Any]]:
+        """Yield queries' numbers and all hits among some ids; where Milvus may hold some back, of either half."""
+        most = min(self._count, len(ids))
+        if not most:
             return
-        (hits,) = self._ask(query, min(_MOST, len(rows)), rows, radius)
-        if len(hits) < _MOST or len(rows) <= _MOST:
-            yield hits
-            return
-        half = len(rows) // 2
-        yield from self._above(query, radius, rows[:half])
-        yield from self._above(query, radius, rows[half:])
+        cut = []
+        for number, hits in enumerate(self._ask(queries, min(_MOST, most), ids, radius)):
+            if len(hits) < _MOST or most <= _MOST:
+                yield number, hits
+            else:
+                cut.append(number)
+        for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]) if cut else ():
+            for number, hits in self._above(queries[cut], radius, half):
+                yield cut[number], hits
 
     def _ask(
-        self, queries: np.ndarray, k: int, rows: range, parameters: Mapping[str, float] | None = None
+        self, queries: np.ndarray, k: int, ids: range, parameters: Mapping[str, float] | None = None
     ) -> Sequence[Any]:
         conditions = list(self._conditions)
-        if len(rows) < self._rows:
-            conditions += [f"id >= {rows.start}", f"id < {rows.stop}"]
+        if len(ids) < len(self._ids):
+            conditions += [f"id >= {ids.start}", f"id < {ids.stop}"]
         return self._milvus.search(self._name, queries, k, " and ".join(conditions), parameters or {})
+
+
+class MilvusLists:
+    """The lists of one table of one generation in Milvus."""
+
+    def __init__(self, milvus: Milvus, name: str, triples: int, dim: int, conditions: tuple[str, ...] = ()) -> None:
+        """Search the lists of a collection, over so many training triples."""
+        self._milvus = milvus
+        self._name = name
+        self.triples = triples
+        self._dim = dim
+        self._conditions = conditions
+
+    def where(self, must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterable[int]]) -> "MilvusLists":
+        """The entries of some training triples alone, as of :class:`~kgtrace_store.search.FilteringIndex`."""
+        return MilvusLists(self._milvus, self._name, self.triples, self._dim, _conditions(must, must_not))
+
+    def of(self, row: int, count: int) -> MilvusSearch:
+        """One list, which has ``count`` entries. An id is ``row * triples`` and the number of a training triple."""
+        ids = range(row * self.triples, (row + 1) * self.triples)
+        return MilvusSearch(self._milvus, self._name, ids, self._dim, count, (f"{_LIST} == {row}", *self._conditions))
+
+
+def _conditions(must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterable[int]]) -> tuple[str, ...]:
+    return (
+        *(f"{field} in {sorted(ids)}" for field, ids in must.items()),
+        *(f"{field} not in {sorted(ids)}" for field, ids in must_not.items()),
+    )
 
 
 def _table(found: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -217,17 +293,8 @@ def _table(found: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return scores, ids
 
 
-def _rows(vectors: Iterable[np.ndarray], triples: np.ndarray) -> Iterator[list[dict[str, Any]]]:
-    """Yield what is sent at a time."""
-    start = 0
-    for block in vectors:
-        for vector_rows in np.split(block, range(_ROWS, len(block), _ROWS)):
-            ids = triples[start : start + len(vector_rows)].tolist()
-            yield [
-                {"id": start + i, **dict(zip(FIELDS, triple, strict=True)), _VECTOR: vector}
-                for i, (triple, vector) in enumerate(zip(ids, vector_rows, strict=True))
-            ]
-            start += len(vector_rows)
+def _fields(triple: np.ndarray) -> dict[str, int]:
+    return dict(zip(FIELDS, triple.tolist(), strict=True))
 
 
 def _collection(generation: str) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,20 @@ from kgtrace_indexer.query.attributor import Attributor
 from kgtrace_server.cli import main
 from kgtrace_server.http import serving
 from kgtrace_server.http.app import create_app
-from kgtrace_store import IndexRoot, Vocabulary
+from kgtrace_store import IndexRoot, Vocabulary, milvus as store
 from kgtrace_store.errors import SearchUnavailable
 from kgtrace_store.milvus import ALIAS, Milvus, MilvusSearch
+from tests.indexer.models.test_models import Save, factory, nations, save
 from tests.milvus_server import milvus_server
 from tests.server.conftest import Client, patient
 
+__all__ = ["nations", "save"]  # fixtures
+
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
 COUNT = 2000
-CONFIG = BuildConfig(dim=8, landmarks=128, precondition="none")  # nothing is searched for the preconditioned score
+CONFIG = BuildConfig(dim=8, landmarks=128, precondition="none")  # only its gate is faster so
+SCORES = ("tracin", "preconditioned")
+ORDERS = ("proponents", "opponents", "absolute")
 NOWHERE = "http://127.0.0.1:1"
 
 
@@ -49,20 +55,19 @@ def attributors(root: Path, uri: str) -> tuple[Attributor, Attributor]:
     return open_index(root, device="cpu"), open_index(root, device="cpu", milvus=Milvus(uri))
 
 
-@pytest.mark.parametrize("order", ["proponents", "opponents", "absolute"])
-def test_answers_are_those_of_faiss(umls: Umls, attributors: tuple[Attributor, Attributor], order: str) -> None:
-    """Certified as well: whole, filtered by the engine, and where only we can filter."""
-    table = umls[2]
-    queries = table.ids[-6:].astype(np.int64)
-    relations = {int(r) for r in table.ids[:4, 1]}
+def check(attributors: tuple[Attributor, Attributor], queries: np.ndarray, **options: Any) -> None:
+    """Compare answers: all certified, whole, filtered by the engine, and where only we can filter."""
+    triples = attributors[0].training.triples
+    relations = {int(r) for r in triples[:4, 1]}
     for restriction in (
         Restriction(),
-        Restriction(must={"relation": relations}, must_not={"head": {int(table.ids[0, 0])}}),
+        Restriction(must={"relation": relations}, must_not={"head": {int(triples[0, 0])}}),
         Restriction(must={"relation": relations}, within_hops=1),
         Restriction(must={"relation": set()}),
     ):
-        asked = {"top_k": 12, "order": order, "restriction": restriction}
-        faiss, milvus = (each.query(queries, **asked).attributions for each in attributors)
+        faiss, milvus = (
+            each.query(queries, top_k=12, restriction=restriction, **options).attributions for each in attributors
+        )
         for a, b in zip(faiss, milvus, strict=True):
             assert a.certified
             assert b.certified
@@ -70,18 +75,44 @@ def test_answers_are_those_of_faiss(umls: Umls, attributors: tuple[Attributor, A
             np.testing.assert_allclose(a.influence, b.influence, rtol=1e-5)
 
 
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("order", ORDERS)
+def test_answers_are_those_of_faiss(
+    umls: Umls, attributors: tuple[Attributor, Attributor], order: str, score: str
+) -> None:
+    """By either score, for several test triples at once."""
+    check(attributors, umls[2].ids[-6:].astype(np.int64), order=order, score=score)
+
+
+@pytest.mark.parametrize("most", [16_384, 5])
+def test_models_without_dense_layers(
+    save: Save, nations: Any, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Lists of two checkpoints, in shards, of heads as well; with more entries than Milvus returns at a time."""
+    monkeypatch.setattr(store, "_MOST", most)
+    model = save("ComplEx", True).model
+    model = replace(model, checkpoints=((0.5, save("ComplEx", True, trained=True).model), (2.0, model)))
+    build(tmp_path, model, *nations, BuildConfig(dim=8, landmarks=40, shard_size=25))
+    attributors = open_index(tmp_path, device="cpu"), open_index(tmp_path, device="cpu", milvus=Milvus(uri))
+    queries = factory(False).mapped_triples.numpy()[[0, 400, 900]]
+    for score, order, direction in zip((*SCORES, SCORES[1]), ORDERS, ("tail", "head", "head"), strict=True):
+        check(attributors, queries, order=order, direction=direction, score=score)
+
+
+@pytest.mark.parametrize("score", SCORES)
 def test_a_filter_reaches_the_engine(
-    umls: Umls, attributors: tuple[Attributor, Attributor], monkeypatch: pytest.MonkeyPatch
+    umls: Umls, attributors: tuple[Attributor, Attributor], monkeypatch: pytest.MonkeyPatch, score: str
 ) -> None:
     """It is asked with the condition, and for none but what meets it."""
     asked: list[str] = []
     search = Milvus.search
     monkeypatch.setattr(Milvus, "search", lambda *args: (asked.append(args[4]), search(*args))[1])
-    relation = int(umls[2].ids[0, 1])
+    head, relation, tail = umls[2].ids[0].tolist()
     restriction = Restriction(must={"relation": {relation}}, must_not={"tail": {1, 2}})
-    attributors[1].query(umls[2].ids[-1:].astype(np.int64), restriction=restriction)
-    assert asked
-    assert set(asked) == {f"relation in [{relation}] and tail not in [1, 2]"}
+    attributors[1].query(umls[2].ids[:1].astype(np.int64), restriction=restriction, score=score)
+    rows = (head, 2 * relation, tail)  # of relations every second one is inverse
+    lists = {""} if score == "tracin" else {f"row == {row} and " for row in rows}
+    assert set(asked) == {f"{each}relation in [{relation}] and tail not in [1, 2]" for each in lists}
 
 
 def test_a_build_sends_a_generation_before_it_is_live(
@@ -98,6 +129,9 @@ def test_a_build_sends_a_generation_before_it_is_live(
     names = [f"kgtrace_{generation.replace('-', '_')}" for generation in built]
     client = MilvusClient(uri=uri)
     assert set(names) <= set(client.list_collections())
+    assert {name for name in client.list_collections() if name.startswith(names[0])} == {
+        names[0], f"{names[0]}_rows_0", f"{names[0]}_rows_1",
+    }  # fmt: skip
     assert client.describe_alias(ALIAS)["collection_name"] == names[1]
     query = ["query", "--index", str(tmp_path), "--triple", "0", "0", "1", "--device", "cpu", "--json"]
     assert main(query) == 0
@@ -105,7 +139,7 @@ def test_a_build_sends_a_generation_before_it_is_live(
     assert main([*query, *milvus]) == 0
     assert json.loads(capsys.readouterr().out)["results"] == faiss
     assert main(["prune", "--index", str(tmp_path), "--keep", "1", *milvus]) == 0
-    assert not client.has_collection(names[0])
+    assert not [name for name in client.list_collections() if name.startswith(names[0])]
     assert client.has_collection(names[1])
 
 
@@ -142,14 +176,16 @@ def test_the_service_loads_generations_into_milvus(root: Path, uri: str) -> None
     client = Client(create_app(serving.loader(settings)(live), settings))
     alias = MilvusClient(uri=uri).describe_alias(ALIAS)["collection_name"]
     assert alias == f"kgtrace_{live.replace('-', '_')}"
-    asked = {"triples": [{"head": 0, "relation": 0, "tail": 1}]}
-    assert client.post("/v1/influences", asked).json()["results"][0]["certified"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MilvusSearch, "search", _gone)
-        refused = client.post("/v1/influences", asked)
-    assert refused.status_code == 503
-    assert refused.headers["Retry-After"] == "1"
-    assert refused.json()["type"].endswith("#search-unavailable")
+    asked: dict[str, Any] = {"triples": [{"head": 0, "relation": 0, "tail": 1}]}
+    for score in SCORES:
+        asked["score"] = score
+        assert client.post("/v1/influences", asked).json()["results"][0]["certified"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MilvusSearch, "search", _gone)
+            refused = client.post("/v1/influences", asked)
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.json()["type"].endswith("#search-unavailable")
 
 
 def _gone(*_: object) -> None:

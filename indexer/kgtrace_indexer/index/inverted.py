@@ -6,7 +6,8 @@ by Cauchy-Schwarz,
 
     ⟨g, p⟩  ≤  s⟨c, p⟩ + κse‖p‖  =  s‖p‖ · ⟨[c, e], [p/‖p‖, κ]⟩.
 
-FAISS's `IndexIVFScalarQuantizer` keeps the codes and takes the inner products, with lists that are given to it.
+FAISS's `IndexIVFScalarQuantizer` keeps the codes and takes the inner products, with lists that are given to it. Another
+engine that takes inner products gives the same bounds with vectors s[c, e] in float32.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,6 +44,30 @@ class Entries:
     """(m,) int64: which training triple."""
     upper: np.ndarray
     """(m,) float64."""
+
+
+class Lists(Protocol):
+    """The reads of a table: a list for each row, an entry for each training triple."""
+
+    def best(
+        self, row: np.ndarray, grad: np.ndarray, count: int, mask: np.ndarray | None
+    ) -> tuple[Entries, np.ndarray]:
+        """Return the `count` entries of largest bound in the lists of rows (P,), for queries p (P, d) float64.
+
+        The second array is the frontier: no other entry of the list has a larger bound, (P,) float64; −∞ where there is
+        none. `mask` (n,) leaves only some of all training triples.
+        """
+
+    def above(
+        self, row: np.ndarray, grad: np.ndarray, radius: np.ndarray, mask: np.ndarray | None
+    ) -> tuple[Entries, np.ndarray]:
+        """Return every entry of the lists of rows (P,) whose bound exceeds a radius (P,) of its own, and the frontier.
+
+        The latter is the radius, unless that is too small for float32.
+        """
+
+    def longest(self, row: np.ndarray) -> int:
+        """Return the length of the longest of the lists of rows (P,)."""
 
 
 class InvertedFile:
@@ -83,16 +108,13 @@ class InvertedFile:
     def best(
         self, row: np.ndarray, grad: np.ndarray, count: int, mask: np.ndarray | None
     ) -> tuple[Entries, np.ndarray]:
-        """Return the `count` entries of largest bound in the lists of rows (P,), for queries p (P, d) float64.
-
-        The second array is the frontier: no other entry of the list has a larger bound, (P,) float64; −∞ where there is
-        none. `mask` (n,) leaves only some of all training triples.
-        """
+        """See `Lists.best`."""
         faiss = load_faiss()
-        asked, factor, keys, chosen = self._asked(row, grad, mask)
+        asked, norm = unit_queries(grad, self._index.d)
+        factor = norm * self.scale[row]
         scores = np.empty((len(row), count), np.float32)
         triples = np.empty((len(row), count), np.int64)
-        nowhere = np.zeros(len(row), np.float32)  # distances to the lists' centres: there are none
+        keys, nowhere, chosen = self._keys(row, mask)
         pointers = map(faiss.swig_ptr, (keys, nowhere, scores, triples))
         self._index.search_preassigned_c(len(row), faiss.swig_ptr(asked), count, *pointers, False, chosen)
         upper = scores.astype(np.float64) * factor[:, None]
@@ -103,41 +125,85 @@ class InvertedFile:
     def above(
         self, row: np.ndarray, grad: np.ndarray, radius: np.ndarray, mask: np.ndarray | None
     ) -> tuple[Entries, np.ndarray]:
-        """Return every entry of the lists of rows (P,) whose bound exceeds a radius (P,) of its own, and the frontier.
-
-        The latter is the radius, unless that is too small for float32.
-        """
+        """See `Lists.above`."""
         faiss = load_faiss()
-        asked, factor, keys, chosen = self._asked(row, grad, mask)
-        frontier = np.maximum(radius, factor * _SMALLEST)
-        divisor = frontier / np.where(factor > 0, factor, 1)  # FAISS takes one radius: 1 for all, after division
-        asked = np.ascontiguousarray(asked / np.where(divisor > 0, divisor, 1)[:, None], np.float32)
-        found, nowhere = faiss.RangeSearchResult(len(row)), np.zeros(len(row), np.float32)
+        asked, norm = unit_queries(grad, self._index.d)
+        asked, unit, frontier = at_radius(asked, norm * self.scale[row], radius)
+        found = faiss.RangeSearchResult(len(row))
+        keys, nowhere, chosen = self._keys(row, mask)
         pointers = map(faiss.swig_ptr, (keys, nowhere))
         self._index.range_search_preassigned_c(len(row), faiss.swig_ptr(asked), 1.0, *pointers, found, False, chosen)
         limits = faiss.rev_swig_ptr(found.lims, len(row) + 1).astype(np.int64)
         pair = np.arange(len(row)).repeat(np.diff(limits))
         scores = faiss.rev_swig_ptr(found.distances, len(pair)).astype(np.float64)
         triple = faiss.rev_swig_ptr(found.labels, len(pair)).astype(np.int64) + self._start
-        return Entries(pair, triple, scores * (divisor * factor)[pair]), frontier
+        return Entries(pair, triple, scores * unit[pair]), frontier
 
     def longest(self, row: np.ndarray) -> int:
-        """Return the length of the longest of the lists of rows (P,)."""
-        return max((int(self._index.get_list_size(int(each))) for each in np.unique(row)), default=0)
+        """See `Lists.longest`."""
+        return int(self.lengths(np.unique(row), None).max(initial=0))
 
-    def _asked(self, row: np.ndarray, grad: np.ndarray, mask: np.ndarray | None) -> tuple[Any, ...]:
-        """Return queries (P, ·), what their inner products are multiplied with, their lists, and which ids count."""
-        faiss = load_faiss()
-        norm = np.linalg.norm(grad, axis=1)
-        asked = np.zeros((len(row), self._index.d), np.float32)
-        asked[:, : self._width] = grad / np.where(norm > 0, norm, 1)[:, None]
-        asked[:, self._width] = _unit(self._width)
-        factor = norm * self.scale[row]
-        options = None
+    def lengths(self, row: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """Return how many entries of the lists of rows (P,) there are that `mask` leaves, (P,) int64."""
+        if mask is None:
+            return np.array([self._index.get_list_size(int(each)) for each in row], np.int64)
+        return np.array([mask[self._triples(int(each))].sum() for each in row], np.int64)
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a gradient has."""
+        return self._width
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return int(self._index.ntotal)
+
+    def entries(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield each list: its row (m,), the training triples (m,), and s[c, e] (m, width + 1) float32."""
+        faiss, lists = load_faiss(), self._index.invlists
+        for row in np.flatnonzero(self.lengths(np.arange(len(self.scale)), None)).tolist():
+            triples = self._triples(row)
+            codes = faiss.rev_swig_ptr(lists.get_codes(row), len(triples) * self._index.code_size)
+            vectors = (codes.reshape(len(triples), -1)[:, : self._width + 1] - np.float32(128)) * self.scale[row]
+            vectors[:, -1] *= np.float32(1 + 1e-6)  # of the rounding of se and κ; that of sc is among the errors
+            yield np.full(len(triples), row), triples, vectors
+
+    def _triples(self, row: int) -> np.ndarray:
+        """Return the training triples of a list, (m,) int64."""
+        faiss, size = load_faiss(), self._index.get_list_size(row)
+        if not size:
+            return np.empty(0, np.int64)
+        triples: np.ndarray = faiss.rev_swig_ptr(self._index.invlists.get_ids(row), size) + self._start
+        return triples
+
+    def _keys(self, row: np.ndarray, mask: np.ndarray | None) -> tuple[Any, ...]:
+        """Return lists (P,), their distances to centres, of which there are none, and which ids count."""
+        faiss, options = load_faiss(), None
         if mask is not None:
             bits = np.packbits(mask[self._start :], bitorder="little")
             options = faiss.SearchParametersIVF(sel=faiss.IDSelectorBitmap(bits))
-        return asked, factor, np.ascontiguousarray(row, np.int64), options
+        return np.ascontiguousarray(row, np.int64), np.zeros(len(row), np.float32), options
+
+
+def unit_queries(grad: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return [p/‖p‖, κ] for gradients p (P, d), filled up with zeros, (P, length) float32; and ‖p‖ (P,)."""
+    norm, width = np.linalg.norm(grad, axis=1), grad.shape[1]
+    asked = np.zeros((len(grad), length), np.float32)
+    asked[:, :width] = grad / np.where(norm > 0, norm, 1)[:, None]
+    asked[:, width] = _unit(width)
+    return asked, norm
+
+
+def at_radius(asked: np.ndarray, factor: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Divide queries (P, ·) so that bounds of a radius (P,) are inner products of 1: engines take one radius for all.
+
+    A bound is its inner product times a factor (P,). The second array is that factor after the division; the third is
+    the radius, unless that is too small for float32.
+    """
+    frontier = np.maximum(radius, factor * _SMALLEST)
+    divisor = frontier / np.where(factor > 0, factor, 1)
+    divided = asked / np.where(divisor > 0, divisor, 1)[:, None]
+    return np.ascontiguousarray(divided, np.float32), divisor * factor, frontier
 
 
 def _extent(rows: RowList, span: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

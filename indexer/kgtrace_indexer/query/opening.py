@@ -10,6 +10,8 @@ from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec, RandomCodec, read_codec
 from kgtrace_indexer.index.device_search import TorchSearch
 from kgtrace_indexer.index.files import Files
+from kgtrace_indexer.index.inverted import InvertedFile
+from kgtrace_indexer.index.milvus_rows import MilvusRows
 from kgtrace_indexer.index.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet
@@ -90,7 +92,9 @@ def _retrievals(
             place = _place(stacks, device)
             rows, slopes = files.row_lists(), files.slopes()
             codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, replace(rows, slopes=slopes))
-            lists = RowSearch(rows, files.inverted_files(), training.squared_norm["preconditioned"])
+            inverted = files.inverted_files()
+            engine = None if milvus is None else _lists_held(milvus, opened.id, inverted, training)
+            lists = RowSearch(rows, inverted, training.squared_norm["preconditioned"], engine)
             cascade = Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]))
             found: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or slopes is not None else lists}
             if lists.files:
@@ -111,6 +115,16 @@ def _held(milvus: Milvus, generation: str, stored: Sequence[FaissSearch], traini
     """Return the same index in Milvus."""
     vectors = (block for index in stored for block in index.vectors())
     return milvus.hold(generation, vectors, training.triples, stored[0].dim)
+
+
+def _lists_held(
+    milvus: Milvus, generation: str, files: Mapping[str, Sequence[InvertedFile]], training: TrainingSet
+) -> Mapping[str, MilvusRows]:
+    """Return the same lists in Milvus."""
+    return {
+        table: MilvusRows.hold(milvus, generation, number, pieces, training.triples)
+        for number, (table, pieces) in enumerate(files.items())
+    }
 
 
 def _check_counts(opened: Generation, training: TrainingSet, files: Files, stored: Sequence[FaissSearch]) -> None:

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kgtrace_indexer.answers import Restriction
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import ROUNDING
-from kgtrace_indexer.index.inverted import Entries, InvertedFile
+from kgtrace_indexer.index.inverted import Entries, InvertedFile, Lists
+from kgtrace_indexer.index.milvus_rows import MilvusRows
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.names import Order
@@ -43,7 +45,7 @@ _BELOW = 1 - 1e-5
 class _List:
     """The lists of one table in one shard that searches read: a pair (P,) of a search and a row for each."""
 
-    file: InvertedFile
+    file: Lists
     shard: int
     search: np.ndarray
     row: np.ndarray
@@ -173,6 +175,8 @@ class RowSearch:
     """By table, one for each shard."""
     squared_norm: np.ndarray
     """(n,) float32: ‖g‖² of all parameters."""
+    milvus: Mapping[str, MilvusRows] | None = None
+    """Those of all shards, by table, where Milvus searches them."""
 
     @property
     def certifies(self) -> bool:
@@ -206,7 +210,7 @@ class RowSearch:
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sum of the bounds of the lists, and the influence with a slack for rounding, (m,) each."""
-        lists = self._lists(RowQueries.of(terms), 1, (1,))
+        lists = self._lists(self.files, RowQueries.of(terms), 1, (1,))
         summed = _Bounds.summed([(each, *_everything(each, None)) for each in lists], 1, self._count)
         upper = np.zeros(self._count)
         upper[summed.triple] = summed.upper
@@ -221,7 +225,7 @@ class RowSearch:
 
     def _find(self, queries: Mapping[str, RowQueries], count: int, ask: Ask, mask: np.ndarray | None) -> list[Found]:
         signs = SIGNS[ask.order]
-        lists = self._lists(queries, count, signs)
+        lists = self._lists(self._searched(ask.restriction), queries, count, signs)
         budget = inf if ask.max_candidates is None else ask.max_candidates
         answers = _Answers(count, self._count, ask.order, ask.top_k, budget)
 
@@ -258,7 +262,15 @@ class RowSearch:
             answers.leave_out(np.where(bounds.unseen >= threshold, bounds.unseen, -inf))
         return answers.found()
 
-    def _lists(self, queries: Mapping[str, RowQueries], count: int, signs: Sequence[int]) -> list[_List]:
+    def _searched(self, restriction: Restriction | None) -> Mapping[str, Sequence[Lists]]:
+        """Return the lists by table, a piece or more of each: in Milvus, if there and if it can filter by itself."""
+        if self.milvus is None or restriction is None:
+            return self.files
+        return {table: [lists.where(restriction.must, restriction.must_not)] for table, lists in self.milvus.items()}
+
+    def _lists(
+        self, files: Mapping[str, Sequence[Lists]], queries: Mapping[str, RowQueries], count: int, signs: Sequence[int]
+    ) -> list[_List]:
         """Return what a search for each sign of each of `count` test triples reads: i · count + q for the i-th sign."""
         return [
             _List(
@@ -269,7 +281,7 @@ class RowSearch:
                 np.concatenate([sign * asked.grad for sign in signs]),
             )
             for table, asked in queries.items()
-            for shard, file in enumerate(self.files[table])
+            for shard, file in enumerate(files[table])
         ]
 
     def _above(
