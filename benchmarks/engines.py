@@ -3,8 +3,8 @@
     milvus-lite server --data-dir milvus --host 127.0.0.1
     python -m benchmarks.engines --index INDEX --test test.txt --milvus-uri http://127.0.0.1:19530
 
-Test triples are drawn from the file, and asked about as they are, and for the training triples of their relation alone,
-which Milvus filters by itself.
+Test triples are drawn from the file, and asked about by either score, as they are, and for the training triples of their
+relation alone, which Milvus filters by itself.
 """
 
 import argparse

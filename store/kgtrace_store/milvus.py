@@ -127,10 +127,12 @@ class Milvus:
             while some := list(islice(entities, size)):
                 self._client.upsert(name, some)
             self._client.flush(name)
-            if _VECTOR not in self._client.list_indexes(name):
+            present = self._client.list_indexes(name)
+            if _VECTOR not in present:
                 index = self._client.prepare_index_params()
                 for field in indexed:
-                    index.add_index(field, index_type="INVERTED")
+                    if field not in present:
+                        index.add_index(field, index_type="INVERTED")
                 index.add_index(_VECTOR, index_type="FLAT", metric_type="IP")  # the last: with it, all is there
                 self._client.create_index(name, index)
             self._client.load_collection(name, timeout=None)
