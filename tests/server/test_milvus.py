@@ -99,6 +99,21 @@ def test_models_without_dense_layers(
         check(attributors, queries, order=order, direction=direction, score=score)
 
 
+@pytest.mark.parametrize("options", [{"projection": "gaussian"}, {"loss": "ce-1vsall"}], ids=str)
+def test_an_index_without_lists(save: Save, nations: Any, uri: str, tmp_path: Path, options: dict[str, str]) -> None:
+    """It has one collection, and is searched there."""
+    config = BuildConfig(dim=8, landmarks=40, precondition="none", **options)
+    generation = build(tmp_path, save("ComplEx", False).model, *nations, config).generation
+    attributors = open_index(tmp_path, device="cpu"), open_index(tmp_path, device="cpu", milvus=Milvus(uri))
+    name = f"kgtrace_{generation.replace('-', '_')}"
+    assert [each for each in MilvusClient(uri=uri).list_collections() if each.startswith(name)] == [name]
+    queries = factory(False).mapped_triples.numpy()[[0, 400]]
+    faiss, milvus = (each.query(queries, top_k=5).attributions for each in attributors)
+    for a, b in zip(faiss, milvus, strict=True):
+        assert a.certified == b.certified
+        np.testing.assert_array_equal(a.train_index, b.train_index)
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_a_filter_reaches_the_engine(
     umls: Umls, attributors: tuple[Attributor, Attributor], monkeypatch: pytest.MonkeyPatch, score: str
