@@ -78,7 +78,7 @@ class InvertedFile:
         self._index = index
         self._start = start
         self.scale = scale
-        self._width = width
+        self.width = width
 
     @staticmethod
     def write(rows: RowList, path: Path) -> np.ndarray:
@@ -149,11 +149,6 @@ class InvertedFile:
             return np.array([self._index.get_list_size(int(each)) for each in row], np.int64)
         return np.array([mask[self._triples(int(each))].sum() for each in row], np.int64)
 
-    @property
-    def width(self) -> int:
-        """Return how many numbers a gradient has."""
-        return self._width
-
     def __len__(self) -> int:
         """Return the number of entries."""
         return int(self._index.ntotal)
@@ -164,7 +159,7 @@ class InvertedFile:
         for row in np.flatnonzero(self.lengths(np.arange(len(self.scale)), None)).tolist():
             triples = self._triples(row)
             codes = faiss.rev_swig_ptr(lists.get_codes(row), len(triples) * self._index.code_size)
-            vectors = (codes.reshape(len(triples), -1)[:, : self._width + 1] - np.float32(128)) * self.scale[row]
+            vectors = (codes.reshape(len(triples), -1)[:, : self.width + 1] - np.float32(128)) * self.scale[row]
             vectors[:, -1] *= np.float32(1 + 1e-6)  # of the rounding of se and κ; that of sc is among the errors
             yield np.full(len(triples), row), triples, vectors
 
