@@ -222,14 +222,18 @@ class IndexRoot:
         try:
             descriptor = locks.share(path / layout.MANIFEST)
         except OSError as e:
+            self._require_folder(path)
             raise CorruptGeneration(f"cannot read {path / layout.MANIFEST}: {e.strerror}") from e
         try:
-            if not path.is_dir():
-                raise GenerationNotFound(f"{self.path} has no generation {id_!r}: it was just pruned")
+            self._require_folder(path)
             return Generation(path, _read_manifest(path), descriptor)
         except BaseException:
             os.close(descriptor)
             raise
+
+    def _require_folder(self, path: Path) -> None:
+        if not path.is_dir():
+            raise GenerationNotFound(f"{self.path} has no generation {path.name!r}: it was just pruned")
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kgtrace_store import durable, layout
+from kgtrace_store import durable, layout, locks
 from kgtrace_store.arrays import lay_out, open_arrays, read_part, write_rows
 from kgtrace_store.errors import (
     BadRequest,
@@ -297,6 +297,27 @@ def test_prune_keeps_what_is_open(root: IndexRoot) -> None:
     opened.verify()
     opened.close()
     assert root.prune(1) == [first]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before its lock", "after its lock"])
+def test_a_reader_that_meets_pruning_opens_the_next(
+    root: IndexRoot, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """Another is published, and the one that was live pruned, between the look at it and its lock, or after."""
+    build(root, A)
+    second = build(root, B, publish=False)
+    share = locks.share
+
+    def meanwhile(path: Path) -> int:
+        monkeypatch.setattr(locks, "share", share)
+        descriptor = None if before else share(path)
+        root.publish(second)
+        path.parent.rename(root.path / "pruned")
+        return share(path) if descriptor is None else descriptor
+
+    monkeypatch.setattr(locks, "share", meanwhile)
+    with root.open() as opened:
+        assert opened.id == second
 
 
 def test_prune_removes_broken_generations(root: IndexRoot) -> None:
