@@ -121,18 +121,16 @@ class Service:
         return [outcomes[place] for place in range(len(questions))]
 
     def self_influences(self, question: SelfInfluenceRequest) -> SelfInfluences:
-        """Return the training triples of largest (or smallest) self-influence, by the index's own score if it can.
+        """Return the training triples of largest (or smallest) self-influence, by the index's own score unless asked.
 
         Raises `BadRequest` for a score that was not computed.
         """
         training = self._attributor.training
-        score = question.score
-        if score is None:
-            score = self._attributor.score if self._attributor.score in training.self_influence else "tracin"
+        score = question.score or self._attributor.score
         if score not in training.self_influence:
             raise BadRequest(
                 f"score is {score!r}, and this index holds self-influences of {', '.join(training.self_influence)} "
-                "alone: build it with --score preconditioned"
+                "alone: build it with projection pca and a loss of single tails, such as bce"
             )
         restriction = self._restriction(question.filter)
         rows = training.by_self_influence(score, question.top_k, question.order, restriction)

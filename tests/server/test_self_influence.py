@@ -43,14 +43,15 @@ def test_the_other_score_can_be_asked_for(client: Client) -> None:
     assert client.get(PATH, params={"top_k": 3, "score": "preconditioned"}).json() == body
 
 
-def test_an_index_answers_by_its_own_score_where_it_holds_it(service: Service, attributor: Any) -> None:
-    """Otherwise by plain influence, and says so where the other is asked for."""
+def test_an_index_answers_by_its_own_score(service: Service, attributor: Any) -> None:
+    """Unless another is asked for; where it does not hold that, it says how to build one that does."""
     attributor.score = "preconditioned"
     assert service.self_influences(SelfInfluenceRequest()).score == "preconditioned"
     assert service.self_influences(SelfInfluenceRequest(score="tracin")).score == "tracin"
+    attributor.score = "tracin"
     attributor.training.self_influence.pop("preconditioned")
     assert service.self_influences(SelfInfluenceRequest()).score == "tracin"
-    with pytest.raises(BadRequest, match="holds self-influences of tracin alone: build it with --score preconditioned"):
+    with pytest.raises(BadRequest, match="holds self-influences of tracin alone: build it with projection pca"):
         service.self_influences(SelfInfluenceRequest(score="preconditioned"))
 
 

@@ -260,8 +260,7 @@ def finish(
     `committed` is as in `build`.
     """
     index_files(staging.path, contents.codec, contents.known)
-    if contents.configuration["precondition"] == "fisher":
-        add_self_influences(staging.path, contents.configuration)
+    add_self_influences(staging.path, contents.configuration)
     write_model(contents.model, staging.path / layout.MODEL)
     contents.vocabulary.write(staging.path / layout.VOCABULARY)
     stages.lap("index")

@@ -41,7 +41,7 @@ class Check:
 
 def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
     """Check counts, finite values, stored rows against fresh ones, answers against exact influences, and that training
-    triples find themselves; the latter with plain influences, and with the score that the index was built to give.
+    triples find themselves; the latter by every score that there is a search for.
 
     An answer that is not certified may overlook what its gap admits, and no more; where there is no index, answers are
     the exact influences. Checksums are compared when a generation is opened. The sample is drawn with `seed`.
@@ -51,13 +51,11 @@ def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
     queries = rng.choice(len(attributor), min(_QUERIES, len(attributor)), replace=False)
     probes = np.sort(rng.choice(len(attributor), min(_PROBES, len(attributor)), replace=False))
     checks = [_counts(attributor), _finite(attributor), _stored_rows(attributor, rows)]
-    if attributor.searches:
-        checks += _searched(attributor, queries, probes, "tracin")
-        if "preconditioned" in attributor.training.self_influence:
-            checks.append(_self_influences(attributor, queries))
-        if attributor.score != "tracin":
-            named = _searched(attributor, queries, probes, attributor.score)
-            checks += [replace(check, name=f"{attributor.score} {check.name}") for check in named]
+    for score in attributor.searched_scores:
+        of_score = _searched(attributor, queries, probes, score)
+        checks += [check if score == "tracin" else replace(check, name=f"{score} {check.name}") for check in of_score]
+    if "preconditioned" in attributor.training.self_influence:
+        checks.append(_self_influences(attributor, queries))
     checks.append(_ranks(attributor, seed))
     return checks
 

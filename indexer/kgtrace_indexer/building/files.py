@@ -153,10 +153,14 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
 
 
 def add_self_influences(folder: Path, configuration: Mapping[str, Any]) -> None:
-    """Write self-influences by the preconditioned score for the indexed arrays in a folder."""
+    """Write self-influences by the preconditioned score for the indexed arrays in a folder, if they have that score."""
     files = Files.open(folder)
+    if not files.inverted_files():
+        return
     count = len(files.arrays["triples"])
-    found = preconditioned_self_influences(files.preconditioner(), files.slopes(), count, configuration["damping"])
+    found = preconditioned_self_influences(
+        files.preconditioner(), files.tracin_lists(), count, configuration["damping"]
+    )
     write_part(folder / layout.SELF_INFLUENCE, {PRECONDITIONED: found})
 
 

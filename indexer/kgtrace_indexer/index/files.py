@@ -120,12 +120,18 @@ class Files:
             return {name: Stack([torch.from_numpy(piece) for piece in found]) for name, found in pieces.items()}
 
     def row_lists(self) -> RowLists:
-        """Return the gradients of embedding rows."""
+        """Return the gradients of embedding rows, of the preconditioned score's loss."""
         return RowLists({table: [shard.rows[table] for shard in self.shards] for table in self.shards[0].rows})
 
-    def slopes(self) -> np.ndarray | None:
-        """Return what turns gradients of rows into TracIn's, (n, checkpoints · D); None where they are the same."""
-        return self.arrays.get(SLOPE)
+    def tracin_lists(self) -> RowLists:
+        """Return the same of TracIn's loss."""
+        lists = self.row_lists()
+        return lists.weighted(self.arrays[SLOPE]) if self.of_two_losses else lists
+
+    @property
+    def of_two_losses(self) -> bool:
+        """Whether TracIn's loss is another than that of the preconditioned score."""
+        return SLOPE in self.arrays
 
     def inverted_files(self) -> dict[str, list[InvertedFile]]:
         """Map the inverted files of each table, one for each shard. Raises `CorruptGeneration`.

@@ -11,7 +11,7 @@ A gradient is stored as its norm and its numbers over the norm, these as integer
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -110,6 +110,8 @@ class RowList:
     """(rows of the table + 1,) int64: where the reads of each row begin in the list."""
     listed: np.ndarray
     """(m,) int32, or int64 where there are too many: the list."""
+    slopes: np.ndarray | None = None
+    """(n, D): what the stored gradients of each loss term are multiplied with; None for 1."""
 
     @classmethod
     def of(cls, start: int, table: str, arrays: Mapping[str, np.ndarray]) -> "RowList":
@@ -134,8 +136,16 @@ class RowList:
         grad: np.ndarray = self.high[reads].astype(np.float64)
         grad *= 256
         grad += self.low[reads]
-        grad *= (self.norm[reads] / np.float64(_LARGEST))[:, None]
+        grad *= (self.norms(reads) / _LARGEST)[:, None]
         return grad
+
+    def norms(self, reads: np.ndarray) -> np.ndarray:
+        """Return their norms, (k,) float64."""
+        norm: np.ndarray = self.norm[reads].astype(np.float64)
+        if self.slopes is not None:
+            triple, read = np.divmod(reads, self.row.shape[1])
+            norm *= self.slopes[triple, read % self.slopes.shape[1]]
+        return norm
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where the reads of rows (r,) stand in the list, and which of the rows each is of: (k,) int64 each."""
@@ -143,19 +153,18 @@ class RowList:
         owner = np.arange(len(rows)).repeat(counts)
         return np.arange(len(owner)) + (starts - np.cumsum(counts) + counts)[owner], owner
 
-    def summed(self, rows: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def summed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return g_i(z) for rows i (r,): which of these it is (e,), the triple z (e,), and the sum over reads (e, d).
 
-        Triples are counted from the first of all. With `weight` (n, directions), reads are multiplied with that of
-        their loss term.
+        Triples are counted from the first of all.
         """
         places, owner = self.places(rows)
-        return self._summed(owner, self.listed[places], weight)
+        return self._summed(owner, self.listed[places])
 
-    def sums(self, span: range, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def sums(self, span: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the same of reads that stand side by side in the list, with their rows."""
         reads = self.listed[span.start : span.stop]
-        return self._summed(self.row.ravel()[reads], reads, weight)
+        return self._summed(self.row.ravel()[reads], reads)
 
     def spans(self, start: int, stop: int, size: int) -> Iterator[range]:
         """Yield the places between two, about `size` at a time; reads of one row by one triple stay together."""
@@ -172,14 +181,9 @@ class RowList:
         rows, each = self.row.ravel(), self.row.shape[1]
         return bool(before // each == read // each and rows[before] == rows[read])
 
-    def _summed(
-        self, owner: np.ndarray, reads: np.ndarray, weight: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        triple, read = np.divmod(reads.astype(np.int64), self.row.shape[1])
-        triple += self.start
+    def _summed(self, owner: np.ndarray, reads: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        triple = reads.astype(np.int64) // self.row.shape[1] + self.start
         grad = self.gradients(reads)
-        if weight is not None:
-            grad *= weight[triple, read % weight.shape[1]][:, None]
         first = np.flatnonzero((np.diff(triple, prepend=-1) != 0) | (np.diff(owner, prepend=-1) != 0))
         if len(first) < len(triple):
             counts, total = np.diff(first, append=len(triple)), grad[first]
@@ -195,8 +199,15 @@ class RowLists:
     """The lists of all tables, of all shards."""
 
     tables: Mapping[str, Sequence[RowList]]
-    slopes: np.ndarray | None = None
-    """(n, checkpoints · D): what each loss term's gradients are multiplied with in the influences below; None for 1."""
+
+    def weighted(self, slopes: np.ndarray) -> "RowLists":
+        """Return the same with each loss term's gradients multiplied by a slope (n, checkpoints · D)."""
+        by_checkpoint = np.split(slopes, checkpoint_count(self.tables), 1)
+
+        def of(table: str, piece: RowList) -> RowList:
+            return replace(piece, slopes=by_checkpoint[checkpoint_of(table)][piece.start : piece.start + len(piece)])
+
+        return RowLists({table: [of(table, piece) for piece in pieces] for table, pieces in self.tables.items()})
 
     def width(self, table: str) -> int:
         """Return d."""
@@ -236,13 +247,12 @@ class RowLists:
                 found += grad.T @ grad
         return found.numpy()
 
-    def padded(self, table: str, rows: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def padded(self, table: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which training triples read each of rows (r,), and g_i(z), (r, n) int64 and (r, n, d) float64.
 
-        Where a row has fewer readers than others the triple is −1, and the gradient zero. `weight` is as in
-        `RowList.summed`.
+        Where a row has fewer readers than others the triple is −1, and the gradient zero.
         """
-        pieces = [piece.summed(rows, weight) for piece in self.tables[table]]
+        pieces = [piece.summed(rows) for piece in self.tables[table]]
         owner, triple, grad = (np.concatenate(part) for part in zip(*pieces, strict=True))
         order = np.argsort(owner, kind="stable") if len(pieces) > 1 else slice(None)
         owner, triple, grad = owner[order], triple[order], grad[order]
@@ -282,7 +292,6 @@ class RowLists:
             for table, asked in queries.items():
                 for piece, of, pair, read in self.matches(table, asked, query[some], triples[some]):
                     products = np.einsum("kd,kd->k", piece.gradients(read), asked.grad[pair])
-                    products *= self._slopes(table, piece, read)
                     total[some] += np.bincount(of, products, len(total[some]))
         return total
 
@@ -292,8 +301,7 @@ class RowLists:
         for table, asked in queries.items():
             norms = np.linalg.norm(asked.grad, axis=1)
             for piece, of, pair, read in self.matches(table, asked, np.full(len(triples), query), triples):
-                products = piece.norm[read] * norms[pair] * self._slopes(table, piece, read)
-                total += np.bincount(of, products, len(total))
+                total += np.bincount(of, piece.norms(read) * norms[pair], len(total))
         return total
 
     def reads(self, table: str, triples: np.ndarray) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
@@ -327,18 +335,8 @@ class RowLists:
             for table, grads in tables.items():
                 for piece, of, rows, read in self.reads(table, some):
                     products = np.einsum("kd,kd->k", piece.gradients(read), grads[np.minimum(rows, len(grads) - 1)])
-                    products *= self._slopes(table, piece, read)
                     total[start : start + len(some)] += np.bincount(of, products, len(some))
         return total
-
-    def _slopes(self, table: str, piece: RowList, reads: np.ndarray) -> np.ndarray | float:
-        """Return what the gradients of reads (k,) are multiplied with, (k,)."""
-        if self.slopes is None:
-            return 1.0
-        directions = self.slopes.shape[1] // checkpoint_count(self.tables)
-        triple, use = np.divmod(reads, piece.row.shape[1])
-        slopes: np.ndarray = self.slopes[triple + piece.start, checkpoint_of(table) * directions + use % directions]
-        return slopes
 
 
 def _reads(triples: np.ndarray, each: int) -> np.ndarray:

@@ -16,7 +16,6 @@ import torch
 
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, by_readers
 from kgtrace_indexer.index.rows import RowList, RowLists, sparingly
-from kgtrace_indexer.models.checkpoints import checkpoint_count, checkpoint_of
 from kgtrace_indexer.names import Damping
 from kgtrace_indexer.threads import side_by_side
 
@@ -25,51 +24,47 @@ _NUMBERS = 1 << 20
 
 
 def preconditioned_self_influences(
-    preconditioner: Preconditioner, slopes: np.ndarray | None, count: int, damping: Damping | None
+    preconditioner: Preconditioner, plain: RowLists, count: int, damping: Damping | None
 ) -> np.ndarray:
     """Return gᵀPg of all `count` training triples, (n,) float32; `damping` is as in `Preconditioner`.
 
-    `slopes` (n, checkpoints · directions) is what each loss term's gradient is multiplied with to have TracIn's.
+    `plain` are the gradients g, of TracIn's loss.
     """
     sigma, rows = preconditioner.sigma(damping), preconditioner.rows
     found = np.zeros(count)
     for table, held in preconditioner.held.items():
-        checkpoints = checkpoint_count(preconditioner.held)
-        weight = None if slopes is None else np.split(slopes, checkpoints, 1)[checkpoint_of(table)]
         together = max(1, _NUMBERS // rows.width(table))
         hubs = (
             (place, piece, span)
             for place, row in enumerate(held.row)
-            for piece in rows.tables[table]
+            for piece in plain.tables[table]
             for span in piece.spans(int(piece.offsets[row]), int(piece.offsets[row + 1]), together)
         )
-        of_hubs = side_by_side(partial(_of_hub, held, weight, sigma), hubs)
-        for triples, own in sparingly(rows.tables[table], of_hubs):
+        of_hubs = side_by_side(partial(_of_hub, held, sigma), hubs)
+        for triples, own in sparingly(plain.tables[table], of_hubs):
             found[triples] += own
         counts = rows.reader_counts(table)
         counts[held.row] = 0
-        of_others = side_by_side(partial(_of_rows, rows, table, weight, sigma), _alike(counts, together))
+        of_others = side_by_side(partial(_of_rows, rows, plain, table, sigma), _alike(counts, together))
         for triples, own in sparingly(rows.tables[table], of_others):
             np.add.at(found, triples, own)
     return found.astype(np.float32)
 
 
-def _of_hub(
-    held: Moments, weight: np.ndarray | None, sigma: float, reads: tuple[int, RowList, range]
-) -> tuple[np.ndarray, np.ndarray]:
+def _of_hub(held: Moments, sigma: float, reads: tuple[int, RowList, range]) -> tuple[np.ndarray, np.ndarray]:
     """Return the training triples that some reads of a row are by (e,), and g_iᵀ P g_i (e,), given its moments."""
     place, piece, span = reads
-    _, triples, grad = piece.sums(span, weight)
+    _, triples, grad = piece.sums(span)
     along = torch.from_numpy(grad) @ torch.from_numpy(held.vectors[place].astype(np.float64)).T  # ⟨v, g⟩
     return triples, (along.square() @ torch.from_numpy(sigma / (held.values[place] + sigma))).numpy()
 
 
 def _of_rows(
-    rows: RowLists, table: str, weight: np.ndarray | None, sigma: float, some: np.ndarray
+    rows: RowLists, plain: RowLists, table: str, sigma: float, some: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the same of all reads of rows (r,) whose readers are as many."""
     triples, grads = rows.padded(table, some)
-    x = grads if weight is None else rows.padded(table, some, weight)[1]
+    x = plain.padded(table, some)[1]
     own = np.einsum("rnd,rnd->rn", x, by_readers(grads, x, sigma))
     return triples[triples >= 0], own[triples >= 0]
 

@@ -1,7 +1,7 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -306,6 +306,11 @@ class Attributor:
         return str(self.manifest.configuration["loss" if score == "preconditioned" else "tracin_loss"])
 
     @property
+    def searched_scores(self) -> Collection[Score]:
+        """The scores that there is a search for; by others every query is an exact scan."""
+        return self._retrievals.keys()
+
+    @property
     def searches(self) -> bool:
         """Whether there is an index; without one every query is an exact scan."""
         return bool(self._retrievals)
@@ -327,6 +332,10 @@ class Attributor:
     @cached_property
     def _preconditioner(self) -> Preconditioner:
         return self.files.preconditioner()
+
+    @cached_property
+    def _tracin_lists(self) -> RowLists:
+        return self.files.tracin_lists()
 
     def _check(self, score: Score | None, damping: Damping | None) -> None:
         """Raise `BadRequest` for a damping that is none, or of a score that has none."""
@@ -354,8 +363,7 @@ class Attributor:
 
     def _plain_influences(self, found: Sequence[Found], plain: Terms) -> Tensor:
         """Return TracIn of the training triples that were found for each of some test triples, side by side."""
-        lists = replace(self._preconditioner.rows, slopes=self.files.slopes())
-        influence = _row_influences(found, RowQueries.of(plain), lists)
+        influence = _row_influences(found, RowQueries.of(plain), self._tracin_lists)
         rows, place = torch.cat([each.rows for each in found]).unique(return_inverse=True)
         if plain.dense and len(rows):
             dense, owner = replace(plain, rows={}), torch.from_numpy(_owner(found))

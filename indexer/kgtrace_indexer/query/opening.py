@@ -1,7 +1,6 @@
 """A generation as what answers from it: model, files and searches, checked against its manifest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -90,13 +89,12 @@ def _retrievals(
     match codec:
         case PrincipalCodec(bases):
             place = _place(stacks, device)
-            rows, slopes = files.row_lists(), files.slopes()
-            codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, replace(rows, slopes=slopes))
+            codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, files.tracin_lists())
             inverted = files.inverted_files()
             engine = None if milvus is None else _lists_held(milvus, opened.id, inverted, training)
-            lists = RowSearch(rows, inverted, training.squared_norm["preconditioned"], engine)
+            lists = RowSearch(files.row_lists(), inverted, training.squared_norm["preconditioned"], engine)
             cascade = Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]))
-            found: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or slopes is not None else lists}
+            found: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or files.of_two_losses else lists}
             if lists.files:
                 found["preconditioned"] = lists
             return found

@@ -12,6 +12,7 @@ from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, open_ind
 from kgtrace_indexer.building import checks
 from kgtrace_indexer.building.agreement import agreement, fixed_sample
 from kgtrace_indexer.building.checks import Check
+from kgtrace_indexer.names import PRECONDITIONS
 from kgtrace_store import FaissSearch, IndexRoot, Vocabulary, durable
 from kgtrace_store.errors import GateFailed, StorageFailed
 
@@ -24,9 +25,11 @@ def few(umls: Umls, count: int = 200) -> Umls:
     return model, vocabulary, TripleTable(table.ids[:count], table.train_index[:count], 0)
 
 
-def test_the_verdict_is_kept(umls: Umls, tmp_path: Path) -> None:
-    """Each generation holds its checks and its agreement with the one before it, and the report is the same."""
-    first = build(tmp_path, *few(umls), SMALL, gate_report=tmp_path / "report.json")
+@pytest.mark.parametrize("precondition", PRECONDITIONS)
+def test_the_verdict_is_kept(umls: Umls, precondition: str, tmp_path: Path) -> None:
+    """Each generation holds checks of all its searches, and the agreement with the one before; so does the report."""
+    small = replace(SMALL, precondition=precondition)
+    first = build(tmp_path, *few(umls), small, gate_report=tmp_path / "report.json")
     verdict = json.loads((tmp_path / "report.json").read_bytes())
     assert verdict["ok"]
     assert verdict["agreement"] is None
@@ -36,7 +39,7 @@ def test_the_verdict_is_kept(umls: Umls, tmp_path: Path) -> None:
         *("preconditioned self-influences", "ranks of training triples"),
     }
     assert first.agreement is None
-    second = build(tmp_path, *few(umls), replace(SMALL, dim=9), gate_report=tmp_path / "report.json")
+    second = build(tmp_path, *few(umls), replace(small, dim=9), gate_report=tmp_path / "report.json")
     with IndexRoot(tmp_path).open() as live:
         assert live.id == second.generation
         assert (live.path / "gate.json").read_bytes() == (tmp_path / "report.json").read_bytes()

@@ -171,7 +171,7 @@ class Case:
             name: Stack([torch.from_numpy(array[shard.start : shard.stop]) for shard in shards])
             for name, array in self.arrays.items()
         }
-        return Codes(stacks, replace(self.rows, slopes=self.arrays.get(SLOPE)))
+        return Codes(stacks, self.rows.weighted(self.arrays[SLOPE]) if SLOPE in self.arrays else self.rows)
 
     @cached_property
     def truth(self) -> torch.Tensor:
@@ -233,7 +233,7 @@ class Case:
         vectors = short.stored(phi, rho)
         indexes = [ExactSearch(vectors[shard.start : shard.stop]) for shard in shards_of(len(phi), self.shard_size)]
         index = indexes[0] if self.shard_size is None else ShardedSearch(indexes)
-        if not self.test_terms(0).dense and (self.of_score is self.featurizer or self.codes.rows.slopes is None):
+        if not self.test_terms(0).dense and (self.of_score is self.featurizer or SLOPE not in self.arrays):
             tables = self.rows.tables.items()
             files = {table: [inverted_file(piece) for piece in pieces] for table, pieces in tables}
             return RowSearch(self.rows, files, self.arrays.get(SQUARED_NORM, self.arrays["self_influence"]))

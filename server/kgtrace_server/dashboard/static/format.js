@@ -18,6 +18,12 @@ function shorter(value) {
   return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(4);
 }
 
+/** ", TracIn 0.012": the value that a training triple has by the score that was not asked for, if it has one. */
+export function byOtherScore(score, values, format) {
+  const [other, name] = score === "tracin" ? ["preconditioned", "preconditioned"] : ["tracin", "TracIn"];
+  return values[other] !== null && `, ${name} ${format(values[other])}`;
+}
+
 /** @param {number} value */
 export function count(value) {
   return value.toLocaleString("en");

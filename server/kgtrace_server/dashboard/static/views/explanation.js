@@ -4,7 +4,7 @@ import { address, get } from "../api.js";
 import { bar, barScale } from "../charts.js";
 import { influenceRows } from "../csv.js";
 import { announce, el, tripleNames, tripleString, tripleText } from "../dom.js";
-import { count, number, signed } from "../format.js";
+import { byOtherScore, count, number, signed } from "../format.js";
 import { graph, legend, most } from "../graph.js";
 import { drawn, section } from "../panel.js";
 
@@ -80,7 +80,6 @@ function otherScore(page, asked, score) {
 /** One side of the explanation as a table. */
 function list(page, asked, title, order, { answer, result, source }, scale) {
   const heading = answer.score === "tracin" ? "Influence" : "Preconditioned";
-  const [other, name] = answer.score === "tracin" ? ["preconditioned", "preconditioned"] : ["tracin", "TracIn"];
   const row = ({ triple, influence, cosine, train_index, ...values }, i) =>
     el(
       "tr",
@@ -94,7 +93,7 @@ function list(page, asked, title, order, { answer, result, source }, scale) {
           "small",
           { class: "row" },
           `row ${count(train_index)}, cosine ${number(cosine)}`,
-          values[other] !== null && `, ${name} ${signed(values[other])}`,
+          byOtherScore(answer.score, values, signed),
         ),
       ),
       el(

@@ -5,7 +5,7 @@ import { bar, barScale } from "../charts.js";
 import { Combobox } from "../combobox.js";
 import { selfInfluenceRows } from "../csv.js";
 import { announce, el, tripleNames } from "../dom.js";
-import { count, number } from "../format.js";
+import { byOtherScore, count, number } from "../format.js";
 import { Panel, section } from "../panel.js";
 import { advice } from "./advice.js";
 
@@ -36,7 +36,6 @@ export function rankingView(page) {
     if (asked.relation && found.length) relation.set(found[0].triple.relation);
     const scale = barScale(found.map(({ self_influence }) => self_influence));
     announce(`${found.length} training triples`);
-    const [other, name] = answer.score === "tracin" ? ["preconditioned", "preconditioned"] : ["tracin", "TracIn"];
     const row = ({ train_index, triple, self_influence, ...values }, i) =>
       el(
         "tr",
@@ -53,7 +52,7 @@ export function rankingView(page) {
             "small",
             { class: "row" },
             `row ${count(train_index)}`,
-            values[other] !== null && `, ${name} ${number(values[other])}`,
+            byOtherScore(answer.score, values, number),
           ),
         ),
         el(
