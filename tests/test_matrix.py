@@ -362,7 +362,7 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
     scale = np.abs(every).max()
     answers = [attributor.query(tests, **options, exact=exact).attributions for exact in (False, True)]
     values_of = {"tracin": attributor.exact_influences(tests, np.arange(len(indexed)), direction, score="tracin")}
-    if "preconditioned" in attributor._retrievals:
+    if "preconditioned" in attributor.searched_scores:
         values_of["preconditioned"] = attributor.exact_influences(
             tests, np.arange(len(indexed)), direction, score="preconditioned", damping=damping
         )
@@ -401,8 +401,8 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
     norms = own.square().sum(1).numpy()
     np.testing.assert_allclose(attributor.training.self_influence["tracin"], norms, rtol=1e-3, atol=1e-4 * norms.max())
     stored = attributor.training.self_influence.get("preconditioned")
-    assert (stored is None) == (attributor.score == "tracin")
-    if "preconditioned" not in attributor._retrievals:
+    assert (stored is None) == ("preconditioned" not in attributor.searched_scores)
+    if stored is None:
         return
     training, test = oracle.training(indexed, "preconditioned"), oracle.tests(tests, side, "preconditioned")
     wanted, dense = np.zeros(len(indexed)), np.zeros(every.shape)
@@ -413,13 +413,11 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
         rows = (oracle.rows(each, table).unbind(1) for each in (training, test, own))
         for g, test_row, own_row in zip(*rows, strict=True):
             moment, eye = g.T @ g, torch.eye(g.shape[1], dtype=torch.float64)
-            if stored is not None:
-                damped = built_with * torch.linalg.solve(moment + built_with * eye, own_row.T)
-                wanted += (own_row * damped.T).sum(1).numpy()
+            damped = built_with * torch.linalg.solve(moment + built_with * eye, own_row.T)
+            wanted += (own_row * damped.T).sum(1).numpy()
             dense += (g @ (sigma * torch.linalg.solve(moment + sigma * eye, test_row.T))).numpy()
     np.testing.assert_allclose(values_of["preconditioned"], dense, rtol=2e-3, atol=5e-4 * np.abs(dense).max())
-    if stored is not None:
-        np.testing.assert_allclose(stored, wanted, rtol=5e-3, atol=1e-3 * norms.max())
+    np.testing.assert_allclose(stored, wanted, rtol=5e-3, atol=1e-3 * norms.max())
 
 
 @pytest.mark.parametrize("case", array(0), ids=named)
