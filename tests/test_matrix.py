@@ -406,10 +406,10 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
         return
     training, test = oracle.training(indexed, "preconditioned"), oracle.tests(tests, side, "preconditioned")
     wanted, dense = np.zeros(len(indexed)), np.zeros(every.shape)
-    unit = attributor._preconditioner.mean_square
+    unit = attributor._influences.preconditioner.mean_square
     built_with = unit * (AUTO_DAMPING if case["damping"] is None else case["damping"])
     sigma = unit * {None: built_with / unit, "auto": AUTO_DAMPING}.get(damping, damping)
-    for table in attributor._preconditioner.rows.tables:
+    for table in attributor._influences.preconditioner.rows.tables:
         rows = (oracle.rows(each, table).unbind(1) for each in (training, test, own))
         for g, test_row, own_row in zip(*rows, strict=True):
             moment, eye = g.T @ g, torch.eye(g.shape[1], dtype=torch.float64)

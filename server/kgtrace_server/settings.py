@@ -121,7 +121,7 @@ class Settings:
     )
     threads: int | None = _setting(
         None,
-        "CPU threads of a scan (`exact`, sums); a query computes on one.",
+        "CPU threads of a scan (`exact`, sums) and of a batch; a query computes on one.",
         _number(int, 1, 4096),
         "N",
         unset="all that may be used",

@@ -34,7 +34,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-_PAIR_FLOATS = 1 << 20
+PAIR_FLOATS = 1 << 20
 """How many floats a temporary of gathered rows may hold: 4 MiB stay in the caches."""
 
 
@@ -54,6 +54,11 @@ class Kron:
         products = self.v @ other.v.T  # (groups, q) @ (q, groups') -> (groups, groups')
         return (self.u @ other.u.T) * products[self.group[:, None], other.group[None, :]]
 
+    def paired(self, which: Tensor, other: "Kron", of: Tensor) -> Tensor:
+        """Return ⟨u ⊗ v, u' ⊗ v'⟩ of loss terms `which` (m,) and of those of another block, one by one, (m,)."""
+        products = row_products(self.v, self.group[which], other.v, other.group[of])
+        return row_products(self.u, which, other.u, of) * products
+
     def take(self, which: slice) -> "Kron":
         """Return some of the loss terms, each as a group of its own."""
         group = self.group[which]
@@ -72,6 +77,10 @@ class Rows:
     def inner(self, other: "Rows") -> Tensor:
         """Return 1[i = i'] ⟨g, g'⟩ for all pairs, (m, m'): eq. (4)."""
         return (self.index[:, None] == other.index[None, :]) * (self.grad @ other.grad.T)
+
+    def paired(self, which: Tensor, other: "Rows", of: Tensor) -> Tensor:
+        """Return the same of loss terms (m,) one by one, (m,)."""
+        return (self.index[which] == other.index[of]) * row_products(self.grad, which, other.grad, of)
 
     def take(self, which: slice) -> "Rows":
         """Return some of the loss terms."""
@@ -123,15 +132,15 @@ class Slopes:
         return product
 
     def paired(self, other: "Slopes") -> Tensor:
-        """Return ⟨u, u'⟩ for the loss terms of two lists one by one, (m,); both lists must have the same groups."""
-        product = _row_products(self.base, self.group, other.group)
+        """Return ⟨u, u'⟩ for the loss terms of two lists one by one, (m,)."""
+        product = row_products(self.base, self.group, other.base, other.group)
         for index, own in zip(self.index.T, self.own.T, strict=True):
             product = product + own * other.entry(index)
         for index, own in zip(other.index.T, other.own.T, strict=True):
             product = product + own * self.base[self.group, index]
         return product
 
-    def take(self, which: slice) -> "Slopes":
+    def take(self, which: slice | Tensor) -> "Slopes":
         """Return some of the loss terms; groups stay as they are."""
         return Slopes(self.base, self.group[which], self.index[which], self.own[which])
 
@@ -152,6 +161,16 @@ class Spread:
     def inner_rows(self, rows: Rows) -> Tensor:
         """Return ⟨u ⊗ x, e_i ⊗ g⟩ for all pairs, (m, m')."""
         return self.u.entries(rows.index) * (self.x @ rows.grad.T)[self.u.group]
+
+    def paired(self, which: Tensor, other: "Spread", of: Tensor) -> Tensor:
+        """Return ⟨u ⊗ x, u' ⊗ x'⟩ of loss terms (m,) one by one, (m,)."""
+        u, v = self.u.take(which), other.u.take(of)
+        return u.paired(v) * row_products(self.x, u.group, other.x, v.group)
+
+    def paired_rows(self, which: Tensor, rows: Rows, of: Tensor) -> Tensor:
+        """Return ⟨u ⊗ x, e_i ⊗ g⟩ of loss terms (m,) one by one, (m,)."""
+        u = self.u.take(which)
+        return u.entry(rows.index[of]) * row_products(self.x, u.group, rows.grad, of)
 
     def take(self, which: slice) -> "Spread":
         """Return some of the loss terms, each as a group of its own."""
@@ -276,122 +295,36 @@ def inner(a: Terms, b: Terms) -> Tensor:
     return summed + a.flat_sum() @ b.flat_sum().T if b.flat else summed
 
 
-@dataclass(frozen=True, slots=True)
-class SquaredNorms:
-    """‖g‖² of each triple's gradient, block by block, (n,) each."""
+def paired(a: Terms, of_a: Tensor, b: Terms, of_b: Tensor) -> Tensor:
+    """Return the exact inner products of the gradients of triples (m,) of `a` and of `b`, one by one, (m,).
 
-    flat: Tensor
-    """All flat blocks together."""
-    kron: Mapping[str, Tensor]
-    """Each rank-1 block."""
-    spread: Mapping[str, Tensor]
-    """Each table whose rows were all scored, its other uses included."""
-    rows: Tensor
-    """All other embedding tables together."""
-
-    @property
-    def total(self) -> Tensor:
-        """‖g‖² over all blocks: TracIn's self-influence, (n,)."""
-        return self.flat + self.rows + sum([*self.kron.values(), *self.spread.values()], torch.zeros_like(self.flat))
-
-
-def squared_norms(terms: Terms) -> SquaredNorms:
-    """Return the exact squared norm of each triple's gradient, cross terms between its loss terms included."""
-    rows = {table: row_shares(uses, terms.per_triple).sum(1) for table, uses in terms.rows.items()}
-    spread = {table: _spread_norm(terms, table, block) for table, block in terms.spread.items()}
-    zeros = terms.loss.new_zeros(len(terms))
-    return SquaredNorms(  # a sum of terms that cancel, as of a loop h = t, may be rounded to a negative number
-        flat=terms.flat_sum().square().sum(1),
-        kron={name: _kron_norm(block, terms.per_triple).clamp_min(0) for name, block in terms.kron.items()},
-        spread={table: (norm + rows.get(table, zeros)).clamp_min(0) for table, norm in spread.items()},
-        rows=sum((norm for table, norm in rows.items() if table not in spread), zeros).clamp_min(0),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class RoundingScale:
-    """(Σ ‖g‖)² over each triple's loss terms and uses, dense block by dense block, (n,) each.
-
-    Where these gradients cancel in the triple's sum, it is the scale of the rounding error of ‖Σ g‖².
+    A block that only `a` has is zero in `b`.
     """
-
-    flat: Tensor
-    """All flat blocks together."""
-    kron: Mapping[str, Tensor]
-    """Each rank-1 block."""
-    spread: Mapping[str, Tensor]
-    """Each table whose rows were all scored, its other uses included."""
-
-
-def rounding_scale(terms: Terms) -> RoundingScale:
-    """Return (Σ ‖g‖)² of each triple and dense block."""
-
-    def summed(norms: Tensor) -> Tensor:
-        return norms.view(len(terms), terms.per_triple).sum(1).square()
-
-    spread = {}
-    for table, block in terms.spread.items():
-        norms = block.u.paired(block.u).clamp_min(0).sqrt() * block.x.norm(dim=1)[block.u.group]
-        spread[table] = summed(sum((use.grad.norm(dim=1) for use in terms.rows.get(table, ())), norms))
-    return RoundingScale(
-        flat=summed(terms.flat_joined().norm(dim=1)),
-        kron={name: summed(b.u.norm(dim=1) * b.v.norm(dim=1)[b.group]) for name, b in terms.kron.items()},
-        spread=spread,
+    shape = (len(of_a), a.per_triple, b.per_triple)
+    first, second = (
+        (of[:, None] * terms.per_triple + torch.arange(terms.per_triple, device=of.device)).view(size)
+        for of, terms, size in ((of_a, a, (-1, a.per_triple, 1)), (of_b, b, (-1, 1, b.per_triple)))
     )
+    first, second = first.expand(shape).flatten(), second.expand(shape).flatten()
+    total = a.loss.new_zeros(len(first))
+    for name, block in b.kron.items():
+        total += a.kron[name].paired(first, block, second)
+    for table, uses in a.rows.items():
+        for use in uses:
+            for other in b.rows.get(table, ()):
+                total += use.paired(first, other, second)
+    for table, spread in b.spread.items():
+        total += a.spread[table].paired(first, spread, second)
+        for use in a.rows.get(table, ()):
+            total += spread.paired_rows(second, use, first)
+        for other in b.rows.get(table, ()):
+            total += a.spread[table].paired_rows(first, other, second)
+    summed = total.view(len(of_a), -1).sum(1)
+    return summed + row_products(a.flat_sum(), of_a, b.flat_sum(), of_b) if b.flat else summed
 
 
-def _kron_norm(block: Kron, per_triple: int) -> Tensor:
-    u = block.u.view(-1, per_triple, block.u.shape[1])  # (n, D, p)
-    group = block.group.view(-1, per_triple)  # (n, D)
-    step = max(1, _PAIR_FLOATS // max(1, per_triple * block.v.shape[1]))
-    chunks = zip(u.split(step), group.split(step), strict=True)
-    return torch.cat([(_gram(some) * _gram(_gathered(block.v, index))).sum((1, 2)) for some, index in chunks])
-
-
-def _gram(x: Tensor) -> Tensor:
-    """Return the inner products of all pairs of k vectors (n, k, d), (n, k, k)."""
-    return x @ x.transpose(1, 2)
-
-
-def _gathered(x: Tensor, index: Tensor) -> Tensor:
-    """Return rows (n, k) of x (·, d), (n, k, d); on a CPU `index_select` takes a fifth of the time of ``x[index]``."""
-    return x.index_select(0, index.flatten()).view(*index.shape, -1)
-
-
-def _row_products(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return ⟨x_i, x_j⟩ for rows i and j (m,) each of (groups, q), (m,)."""
-    step = max(1, _PAIR_FLOATS // max(1, x.shape[1]))
+def row_products(x: Tensor, first: Tensor, y: Tensor, second: Tensor) -> Tensor:
+    """Return ⟨x_i, y_j⟩ for rows i and j (m,) of x (·, q) and y (·, q), (m,)."""
+    step = max(1, PAIR_FLOATS // max(1, x.shape[1]))
     pairs = zip(first.split(step), second.split(step), strict=True)
-    return torch.cat([(x.index_select(0, left) * x.index_select(0, right)).sum(1) for left, right in pairs])
-
-
-def row_shares(uses: Sequence[Rows], per_triple: int) -> Tensor:
-    """Return the share of each read of a table in the squared norm of its triple's gradient, (n, uses · D).
-
-    That is ⟨g, Σ g'⟩ over all reads of the same row by the same triple. Uses come one after the other.
-    """
-    split = [use for every in uses for use in _by_loss_term(every, per_triple)]
-    index = torch.stack([use.index for use in split], 1)  # (n, uses · D)
-    step = max(1, _PAIR_FLOATS // max(1, index.shape[1] * split[0].grad.shape[1]))
-    grads = zip(*(use.grad.split(step) for use in split), strict=True)
-    gram = torch.cat([_gram(torch.stack(some, 1)) for some in grads])
-    return (gram * (index[:, :, None] == index[:, None, :])).sum(2)
-
-
-def _spread_norm(terms: Terms, table: str, block: Spread) -> Tensor:
-    """Return the share of a `Spread` in its table's squared norm, products with the table's other uses included."""
-    total = terms.loss.new_zeros(len(terms))
-    split = [block.u.take(slice(d, None, terms.per_triple)) for d in range(terms.per_triple)]
-    reads = [use for every in terms.rows.get(table, ()) for use in _by_loss_term(every, terms.per_triple)]
-    for i, first in enumerate(split):
-        for second in split[i:]:
-            product = first.paired(second) * _row_products(block.x, first.group, second.group)
-            total = total + (product if first is second else 2 * product)
-        for use in reads:
-            total = total + 2 * first.entry(use.index) * (block.x[first.group] * use.grad).sum(1)
-    return total
-
-
-def _by_loss_term(use: Rows, per_triple: int) -> list[Rows]:
-    """Return the uses by each triple's first loss term, by its second, and so on: n each."""
-    return [use.take(slice(d, None, per_triple)) for d in range(per_triple)]
+    return torch.cat([(x.index_select(0, left) * y.index_select(0, right)).sum(1) for left, right in pairs])

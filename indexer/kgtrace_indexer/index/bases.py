@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Kron, Terms, rounding_scale, squared_norms
+from kgtrace_indexer.gradients.norms import rounding_scale, squared_norms
+from kgtrace_indexer.gradients.terms import Kron, Terms
 from kgtrace_store.errors import CorruptGeneration
 
 ROUNDING = 1e-4

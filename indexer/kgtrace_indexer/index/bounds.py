@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.index.bases import FLOAT32, FLOOR, ROUNDING
-from kgtrace_indexer.index.query_code import QueryCode, QueryFactor, QuerySlopes
+from kgtrace_indexer.index.query_code import QueryCodes, QueryFactors, QuerySlopes
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.stack import Stack
 
@@ -27,6 +27,11 @@ def _product_bounds(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> tuple
     (first, first_error), (second, second_error) = x, y
     error = first.abs() * second_error + second.abs() * first_error + first_error * second_error
     return first * second, error
+
+
+def _products(stored: Tensor, asked: Tensor, query: Tensor) -> Tensor:
+    """Return ⟨x, y⟩ for vectors x (m, k), and y of (b, k) whose number is `query` (m,): (m,)."""
+    return stored @ asked[0] if len(asked) == 1 else (stored * asked[query]).sum(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +52,46 @@ class Codes:
         """Return n."""
         return len(self.arrays["projected"])
 
-    def index_upper(self, query: QueryCode, sign: int, rows: Tensor) -> Tensor:
-        """Bound sign · influence of training triples (m,) by the index codes and the norms of shared rows, (m,)."""
+    def index_upper(self, queries: QueryCodes, query: Tensor, rows: Tensor, signs: Sequence[int]) -> Tensor:
+        """Bound sign · influence, for the sign that makes it larger, of training triples (m,) on test triples (m,).
+
+        They are pairs, (m,) int64 each; so is the answer, by the index codes and the norms of shared rows.
+        """
         # eq. (12) of docs/how-it-works.md, and eq. (4) by the norms of the shared rows
-        upper = sign * (self._take("projected", rows) @ query.phi) + self._take("residual", rows) @ query.residual
-        asked = {table: rows for table, rows in query.rows.items() if table not in query.spread}  # those are in φ and ρ
-        norms = self.rows.norm_products(asked, query.number, rows.cpu().numpy())
+        products = _products(self._take("projected", rows), queries.phi, query)
+        upper = torch.stack([sign * products for sign in signs]).amax(0)
+        upper += _products(self._take("residual", rows), queries.residual, query)
+        asked = {table: asked for table, asked in queries.rows.items() if table not in queries.spread}  # in φ and ρ
+        norms = self.rows.norm_products(asked, query.cpu().numpy(), rows.cpu().numpy())
         return upper + torch.from_numpy(norms * (1 + ROUNDING)).to(upper)
 
-    def bracket(self, query: QueryCode, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return estimate and slack of the influence of training triples (m,) by the factor codes, (m,) each."""
-        flat = query.flat_dims
-        estimate = self._take("projected", rows)[:, :flat] @ query.phi[:flat]
-        slack = ROUNDING * query.norm * (self._take("self_influence", rows) + FLOOR).sqrt()
+    def bracket(self, queries: QueryCodes, query: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return estimate and slack of the influence of training triples (m,) on test triples (m,), (m,) each.
+
+        They are pairs, and bounds by the factor codes.
+        """
+        flat = queries.flat_dims
+        estimate = _products(self._take("projected", rows)[:, :flat], queries.phi[:, :flat], query)
+        slack = ROUNDING * queries.norm[query] * (self._take("self_influence", rows) + FLOOR).sqrt()
         rounding = slack.cpu().numpy()
-        slack = slack + self._take("residual", rows)[:, 0] * query.residual[0]
-        for name, factors in query.kron.items():
-            for u, v in factors:
-                product, error = _product_bounds(
-                    self._stored(f"{name}.u", rows).product(u), self._stored(f"{name}.v", rows).product(v)
-                )  # (m, directions) each
-                estimate += product.sum(1)
-                slack += error.sum(1)
-        products = self.rows.influences(query.rows, np.full(len(rows), query.number), rows.cpu().numpy())
+        slack = slack + self._take("residual", rows)[:, 0] * queries.residual[query, 0]
+        for name, (u, v) in queries.kron.items():
+            product, error = _product_bounds(
+                self._stored(f"{name}.u", rows).product(u.take(query)),
+                self._stored(f"{name}.v", rows).product(v.take(query)),
+            )  # (m, directions, D') each
+            estimate += product.sum((1, 2))
+            slack += error.sum((1, 2))
+        products = self.rows.influences(queries.rows, query.cpu().numpy(), rows.cpu().numpy())
         estimate += torch.from_numpy(products).to(estimate)
-        for table, slopes in query.spread.items():
-            product, error = self._spread_bracket(table, slopes, query, rows, rounding)
+        for table in queries.spread:
+            product, error = self._spread_bracket(table, queries, query, rows, rounding)
             estimate += product
             slack += error
         return estimate, slack
 
     def _spread_bracket(
-        self, table: str, slopes: Sequence[QuerySlopes], query: QueryCode, rows: Tensor, rounding: np.ndarray
+        self, table: str, queries: QueryCodes, query: Tensor, rows: Tensor, rounding: np.ndarray
     ) -> tuple[Tensor, Tensor]:
         """Return estimate and slack of what a table whose rows were all scored adds, (m,) each.
 
@@ -86,17 +99,23 @@ class Codes:
         (m,) are bounded by their norms.
         """
         # eq. (11) for u, then eq. (14) for its product with x
-        u, x = _StoredSlopes.of(self.arrays, table, rows), self._stored(f"{table}.x", rows)
-        pairs = [(u.product(each), x.product(each.x)) for each in slopes]
-        pairs += [(u.entry(index), x.product(factor)) for index, factor in query.entries[table]]
+        slopes, stored = queries.spread[table], self._stored(f"{table}.x", rows)
+        u = _StoredSlopes.of(self.arrays, table, rows)
+        pairs = [(u.product(slopes, query), stored.product(slopes.x.take(query)))]
+        if table in queries.entries:
+            read_by, factors = queries.entries[table]
+            pairs.append((u.entry(read_by[query]), stored.product(factors.take(query))))
         bounds = [_product_bounds(*pair) for pair in pairs]
-        estimate, slack = (torch.stack(part).sum((0, 2)) for part in zip(*bounds, strict=True))
+        estimate, slack = (sum(each.sum((1, 2)) for each in part) for part in zip(*bounds, strict=True))
+        whose = query.cpu().numpy()
         for piece, of, index, read in self.rows.reads(table, rows.cpu().numpy()):
-            for each in slopes:
-                weight = each.all.cpu().numpy()[index]  # u' at the row that was read
-                most = np.abs(weight) * piece.norm[read] * (each.x.norm * (1 + ROUNDING))
+            for term in range(slopes.tail.shape[1]):
+                asked = whose[of]
+                weight = slopes.all[asked, term, index].cpu().numpy()  # u' at the row that was read
+                most = np.abs(weight) * piece.norms(read) * (slopes.x.norm[asked, term].cpu().numpy() * (1 + ROUNDING))
                 exact = most > rounding[of]
-                product = (piece.gradients(read[exact]) @ each.vector.cpu().numpy()) * weight[exact]
+                vectors = slopes.vector[asked[exact], term].cpu().numpy()
+                product = np.einsum("kd,kd->k", piece.gradients(read[exact]), vectors) * weight[exact]
                 error = np.where(exact, FLOAT32 * most, most)
                 estimate += torch.from_numpy(np.bincount(of[exact], product, len(rows))).to(estimate)
                 slack += torch.from_numpy(np.bincount(of, error, len(rows))).to(slack)
@@ -115,20 +134,23 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """Stored vectors v."""
+    """Stored vectors v of some training triples."""
 
     direction: Tensor
-    """(…, m): their coordinates over their norms."""
+    """(m, directions, c): their coordinates over their norms."""
     norm: Tensor
+    """(m, directions)."""
     rest: Tensor
-    """Norms of what the basis leaves out."""
+    """(m, directions): norms of what the basis leaves out."""
     error: float
     """How far a direction may lie from the true one."""
 
-    def product(self, factor: QueryFactor) -> tuple[Tensor, Tensor]:
-        """Return ⟨v, v'⟩ and its error, (…) each."""
-        product = (self.direction @ factor.coordinates) * self.norm
-        return product, self.norm * (self.error * factor.length) + self.rest * factor.rest
+    def product(self, factors: QueryFactors) -> tuple[Tensor, Tensor]:
+        """Return ⟨v, v'⟩ with every loss term of the test triple (m, D', ·) beside each, and its error, (m, …, D')."""
+        norm, rest = self.norm[..., None], self.rest[..., None]
+        asked = factors.coordinates
+        product = (self.direction @ (asked[0].T if len(asked) == 1 else asked.mT)) * norm
+        return product, norm * (self.error * factors.length[:, None]) + rest * factors.rest[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +185,24 @@ class _StoredSlopes:
         tail = arrays[f"{table}.spread.index"].take(rows)
         return cls(inside, value, at, tail, norm, rest, least, own, _stored_error(code.dtype))
 
-    def product(self, query: QuerySlopes) -> tuple[Tensor, Tensor]:
-        """Return ⟨u, u'⟩ and its error, (m, directions) each."""
-        coded = self.inside @ query.inside + (self.value * query.others[self.at]).sum(2)
-        entry, entry_error = self.entry(query.tail)
-        product = coded * self.norm + self.own * query.others[self.tail] + entry * query.at_tail
-        error = self.norm * (self.error * query.length) + self.rest * query.outside + entry_error * abs(query.at_tail)
+    def product(self, slopes: QuerySlopes, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ⟨u, u'⟩ and its error for test triples (m,), (m, directions, D') each."""
+        terms = torch.arange(slopes.tail.shape[1], device=query.device)[:, None, None]  # (D', 1, 1)
+        entries = slopes.others[query[:, None, None, None], terms, self.at[:, None]]  # (m, D', directions, s)
+        coded = self.inside @ slopes.inside[query].mT + (self.value[:, None] * entries).sum(3).mT
+        tail, at_tail = slopes.tail[query], slopes.at_tail[query][:, None]
+        entry, entry_error = self.entry(tail)
+        at_own = slopes.others[query[:, None, None], terms[:, 0], self.tail[:, None]].mT  # u' at t
+        product = coded * self.norm[..., None] + self.own[..., None] * at_own + entry * at_tail
+        error = self.norm[..., None] * (self.error * slopes.length[query][:, None])
+        error = error + self.rest[..., None] * slopes.outside[query][:, None] + entry_error * at_tail.abs()
         return product, error
 
-    def entry(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return u at an entity, and its error, (m, directions) each."""
-        match = (self.at == index).float()  # (m, directions, s); sums of bool are slow
-        entry = (self.value * match).sum(2) * self.norm + self.own * (self.tail == index)
-        return entry, torch.where(match.sum(2) > 0, self.norm * self.error, self.least)
+    def entry(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u at entities (m, e), and its error, (m, directions, e) each."""
+        match = (
+            self.at[..., None, :] == index[:, None, :, None]
+        ).float()  # (m, directions, e, s); sums of bool are slow
+        own = self.own[..., None] * (self.tail[..., None] == index[:, None])
+        entry = (self.value[..., None, :] * match).sum(3) * self.norm[..., None] + own
+        return entry, torch.where(match.sum(3) > 0, self.norm[..., None] * self.error, self.least[..., None])

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kgtrace_indexer.gradients.norms import squared_norms
 from kgtrace_indexer.gradients.random_projection import RandomProjection
-from kgtrace_indexer.gradients.terms import Terms, squared_norms
+from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import Bases, BlockCodes, block_codes, join_codes
 from kgtrace_indexer.index.factors import factor_codes, row_gradients
 from kgtrace_indexer.models.featurizer import Encoder

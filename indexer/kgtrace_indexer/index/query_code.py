@@ -1,9 +1,12 @@
-"""The codes of test triples; unlike those of training triples, in full precision."""
+"""The codes of test triples; unlike those of training triples, in full precision.
 
-from collections.abc import Mapping, Sequence
+Letters are those of `kgtrace_indexer.gradients.terms`: b test triples of D' loss terms each.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,136 +16,134 @@ from kgtrace_indexer.index.row_queries import RowQueries
 
 
 @dataclass(frozen=True, slots=True)
-class QueryFactor:
-    """One vector of the query in a basis."""
+class QueryFactors:
+    """One vector of each loss term in a basis."""
 
     coordinates: Tensor
-    """(m,)."""
-    length: float
-    """Norm of the coordinates."""
-    norm: float
-    rest: float
-    """Norm of what the basis leaves out, with slack for rounding."""
+    """(b, D', c)."""
+    length: Tensor
+    """(b, D'): norms of the coordinates."""
+    norm: Tensor
+    """(b, D')."""
+    rest: Tensor
+    """(b, D'): norms of what the basis leaves out, with slack for rounding."""
+
+    def take(self, query: Tensor) -> "QueryFactors":
+        """Return those of test triples (m,); of a single one those that stand for all m, without a copy."""
+        if len(self.norm) == 1:
+            return self
+        return QueryFactors(self.coordinates[query], self.length[query], self.norm[query], self.rest[query])
 
 
 @dataclass(frozen=True, slots=True)
 class QuerySlopes:
-    """One loss term's slopes over all entities, as the query has them, and what they are multiplied with."""
+    """Each loss term's slopes over all entities, and what they are multiplied with."""
 
-    tail: int
-    """t', the loss term's own tail."""
-    at_tail: float
-    """u' at t'."""
+    tail: Tensor
+    """(b, D') int64: t', the loss term's own tail."""
+    at_tail: Tensor
+    """(b, D'): u' at t'."""
     all: Tensor
-    """(E,): u'."""
+    """(b, D', E): u'."""
     others: Tensor
-    """(E,): u' without t'."""
+    """(b, D', E): u' without t'."""
     inside: Tensor
-    """(c,): coordinates of `others`."""
-    outside: float
-    """Norm of what they leave of it, with slack for rounding."""
-    length: float
-    """Norm of `others` and `inside` together."""
-    x: QueryFactor
+    """(b, D', c): coordinates of `others`."""
+    outside: Tensor
+    """(b, D'): norms of what they leave of it, with slack for rounding."""
+    length: Tensor
+    """(b, D'): norms of `others` and `inside` together."""
+    x: QueryFactors
     vector: Tensor
-    """(d,): x itself."""
+    """(b, D', d): x itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class QueryCode:
-    """The codes of one test triple; unlike stored ones, in full precision."""
+class QueryCodes:
+    """The codes of b test triples."""
 
     phi: Tensor
-    """(k,)."""
+    """(b, k)."""
     residual: Tensor
-    """(blocks,)."""
+    """(b, blocks)."""
     flat_dims: int
     """How many leading coordinates of φ belong to the flat blocks."""
-    kron: Mapping[str, Sequence[tuple[QueryFactor, QueryFactor]]]
-    """(u, v) of each loss term, by block."""
-    number: int
-    """Which of the test triples of `rows` it is."""
+    kron: Mapping[str, tuple[QueryFactors, QueryFactors]]
+    """u and v, by block."""
     rows: Mapping[str, RowQueries]
     """Gradients of embedding rows, by table."""
-    spread: Mapping[str, Sequence[QuerySlopes]]
-    """Slopes and x of each loss term, by table whose rows were all scored."""
-    entries: Mapping[str, Sequence[tuple[int, QueryFactor]]]
-    """Row read and its gradient, for each use of such a table."""
-    norm: float
-    """‖g'‖."""
+    spread: Mapping[str, QuerySlopes]
+    """By table whose rows were all scored."""
+    entries: Mapping[str, tuple[Tensor, QueryFactors]]
+    """Of such a table the row (b, uses · D') that each use reads, and its gradient."""
+    norm: Tensor
+    """(b,): ‖g'‖."""
 
-    def reads(self) -> dict[str, list[int]]:
-        """Return the rows of each table that are read, or scored as a loss term's own tail."""
-        found = {table: asked.row[asked.query == self.number].tolist() for table, asked in self.rows.items()}
+    def __len__(self) -> int:
+        """Return b."""
+        return len(self.phi)
+
+    def reads(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return the rows of each table that are read, or scored as a loss term's own tail, with their test triples.
+
+        These are (·,) int64 each; a pair may come more than once.
+        """
+        found = {table: (asked.query, asked.row) for table, asked in self.rows.items()}
         for table in found.keys() & self.spread.keys():
-            found[table] = sorted({*found[table], *(each.tail for each in self.spread[table])})
+            tails = self.spread[table].tail.cpu().numpy()
+            also = np.arange(len(tails)).repeat(tails.shape[1]), tails.ravel()
+            query, row = (np.concatenate(both) for both in zip(found[table], also, strict=True))
+            found[table] = query, row
         return found
 
 
-def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> list[QueryCode]:
+def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> QueryCodes:
     """Encode the gradients of test triples, for stored codes that are on a device, wherever the model is."""
     code = index_code([terms], bases)
-    phi, residual = code.phi.to(device), code.residual.to(device)
-    norms = (code.squared_norm + FLOOR).sqrt().tolist()
-    factors = partial(_factors, device=device)
-    kron = {
-        name: list(zip(factors(b.u, bases.kron[name].u), factors(b.v[b.group], bases.kron[name].v), strict=True))
-        for name, b in terms.kron.items()
-    }
-    rows = RowQueries.of(terms)
-    entries = {
-        table: [
-            list(zip(use.index.tolist(), factors(use.grad, bases.kron[table].v), strict=True))
-            for use in terms.rows.get(table, ())
-        ]
-        for table in terms.spread
-    }
-    spread = {table: _all_slopes(block, bases.kron[table], device) for table, block in terms.spread.items()}
-
-    def of(i: int) -> QueryCode:
-        these = slice(i * terms.per_triple, (i + 1) * terms.per_triple)
-        return QueryCode(
-            phi=phi[i],
-            residual=residual[i],
-            flat_dims=bases.flat.shape[1],
-            kron={name: factors[these] for name, factors in kron.items()},
-            number=i,
-            rows=rows,
-            spread={table: slopes[these] for table, slopes in spread.items()},
-            entries={table: [pair for use in uses for pair in use[these]] for table, uses in entries.items()},
-            norm=norms[i],
-        )
-
-    return [of(i) for i in range(len(terms))]
+    shape = (len(terms), terms.per_triple)
+    kron = {}
+    for name, block in terms.kron.items():
+        basis = bases.kron[name]
+        kron[name] = (
+            _factors(block.u, basis.u, shape, device), _factors(block.v[block.group], basis.v, shape, device)
+        )  # fmt: skip
+    entries = {}
+    for table in terms.spread:
+        if uses := terms.rows.get(table, ()):
+            index = torch.cat([use.index.view(shape) for use in uses], 1)
+            grad = torch.cat([use.grad.view(*shape, -1) for use in uses], 1)
+            factors = _factors(grad.flatten(0, 1), bases.kron[table].v, (len(terms), index.shape[1]), device)
+            entries[table] = index.to(device), factors
+    return QueryCodes(
+        phi=code.phi.to(device),
+        residual=code.residual.to(device),
+        flat_dims=bases.flat.shape[1],
+        kron=kron,
+        rows=RowQueries.of(terms),
+        spread={table: _slopes(block, bases.kron[table], shape, device) for table, block in terms.spread.items()},
+        entries=entries,
+        norm=(code.squared_norm + FLOOR).sqrt().to(device),
+    )
 
 
-def _factors(vectors: Tensor, basis: Tensor, device: torch.device) -> list[QueryFactor]:
-    """Encode vectors (m, d) in a basis (d, c)."""
+def _factors(vectors: Tensor, basis: Tensor, shape: tuple[int, int], device: torch.device) -> QueryFactors:
+    """Encode vectors (b · D', d) in a basis (d, c)."""
     coordinates = vectors @ basis
     squared_norm = vectors.square().sum(1)
-    sizes = torch.stack(
-        [coordinates.norm(dim=1), (squared_norm + FLOOR).sqrt(), rest_norm(squared_norm, coordinates)], 1
-    )
-    return [QueryFactor(row, *size) for row, size in zip(coordinates.to(device), sizes.tolist(), strict=True)]
+    sizes = coordinates.norm(dim=1), (squared_norm + FLOOR).sqrt(), rest_norm(squared_norm, coordinates)
+    return QueryFactors(coordinates.view(*shape, -1).to(device), *(size.view(shape).to(device) for size in sizes))
 
 
-def _all_slopes(block: Spread, basis: KronBasis, device: torch.device) -> list[QuerySlopes]:
+def _slopes(block: Spread, basis: KronBasis, shape: tuple[int, int], device: torch.device) -> QuerySlopes:
     every = torch.arange(block.u.base.shape[1], device=block.x.device)
     vectors = block.x[block.u.group]
-    x = zip(_factors(vectors, basis.v, device), vectors.to(device), strict=True)
-    return [
-        _slopes(u, tail, basis.u, *each, device)
-        for u, tail, each in zip(block.u.entries(every), block.u.tail.tolist(), x, strict=True)
-    ]
-
-
-def _slopes(u: Tensor, tail: int, basis: Tensor, x: QueryFactor, vector: Tensor, device: torch.device) -> QuerySlopes:
-    others = u.clone()
-    others[tail] = 0
-    inside = others @ basis
-    length = float(others.norm())
-    outside = float((others - basis @ inside).norm()) + FLOAT32 * length
-    total = float(inside.norm()) + length
-    at_tail = float(u[tail])
-    u, others, inside = (tensor.to(device) for tensor in (u, others, inside))
+    u, tail = block.u.entries(every), block.u.tail[:, None]
+    others = u.scatter(1, tail, 0.0)
+    inside = others @ basis.u
+    length = others.norm(dim=1)
+    outside = (others - inside @ basis.u.T).norm(dim=1) + FLOAT32 * length
+    numbers = tail, u.gather(1, tail), outside, inside.norm(dim=1) + length
+    tail, at_tail, outside, total = (number.view(shape).to(device) for number in numbers)
+    u, others, inside, vector = (each.view(*shape, -1).to(device) for each in (u, others, inside, vectors))
+    x = _factors(vectors, basis.v, shape, device)
     return QuerySlopes(tail, at_tail, u, others, inside, outside, total, x, vector)

@@ -263,14 +263,14 @@ class RowLists:
         triples[owner, number], grads[owner, number] = triple, grad
         return triples, grads
 
-    def readers(self, table: str, rows: np.ndarray) -> np.ndarray:
-        """Return the training triples that read any of some rows, (m,) int64, some of them more than once."""
-        pieces = [
-            piece.listed[piece.places(rows)[0]].astype(np.int64) // piece.row.shape[1] + piece.start
-            for piece in self.tables[table]
-        ]
-        found: np.ndarray = np.concatenate(pieces)
-        return found
+    def readers(self, table: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield which of some rows is read, and the training triples that read it, (m,) int64 each, for each shard.
+
+        A training triple that reads a row twice comes twice.
+        """
+        for piece in self.tables[table]:
+            places, owner = piece.places(rows)
+            yield owner, piece.listed[places].astype(np.int64) // piece.row.shape[1] + piece.start
 
     def matches(
         self, table: str, queries: RowQueries, query: np.ndarray, triples: np.ndarray
@@ -295,12 +295,12 @@ class RowLists:
                     total[some] += np.bincount(of, products, len(total[some]))
         return total
 
-    def norm_products(self, queries: Mapping[str, RowQueries], query: int, triples: np.ndarray) -> np.ndarray:
-        """Return Σ ‖g‖‖p‖ over the rows that training triples (m,) and one test triple read, (m,) float64."""
+    def norm_products(self, queries: Mapping[str, RowQueries], query: np.ndarray, triples: np.ndarray) -> np.ndarray:
+        """Return Σ ‖g‖‖p‖ over the rows that training triples (m,) and test triples (m,) both read, (m,) float64."""
         total = np.zeros(len(triples))
         for table, asked in queries.items():
             norms = np.linalg.norm(asked.grad, axis=1)
-            for piece, of, pair, read in self.matches(table, asked, np.full(len(triples), query), triples):
+            for piece, of, pair, read in self.matches(table, asked, query, triples):
                 total += np.bincount(of, piece.norms(read) * norms[pair], len(total))
         return total
 

@@ -18,7 +18,8 @@ from kgtrace_indexer.gradients.losses import (
     loss_by_name,
     removal,
 )
-from kgtrace_indexer.gradients.terms import Terms, inner, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import Terms, inner
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import Checkpoints
 from kgtrace_indexer.models.conve import ConvE

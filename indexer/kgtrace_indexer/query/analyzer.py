@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kgtrace_indexer.gradients.norms import squared_norms
 from kgtrace_indexer.gradients.random_projection import RandomProjection
-from kgtrace_indexer.gradients.terms import Terms, inner, squared_norms
+from kgtrace_indexer.gradients.terms import Terms, inner
 from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.inputs.model_reader import read_model

@@ -1,37 +1,41 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import cached_property, partial
+from dataclasses import astuple
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kgtrace_indexer.answers import Aggregation, Answer, Completions, Restriction, Seconds
-from kgtrace_indexer.gradients.terms import Terms, inner, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import Terms, inner
 from kgtrace_indexer.index.codec import Codec
 from kgtrace_indexer.index.files import Files
-from kgtrace_indexer.index.preconditioner import Preconditioner, check_damping, row_terms
+from kgtrace_indexer.index.preconditioner import check_damping, row_terms
 from kgtrace_indexer.index.row_queries import RowQueries, paired_products
-from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES, Featurizer
 from kgtrace_indexer.names import PRECONDITIONS, Damping, Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import Aggregator
 from kgtrace_indexer.query.attribution import attribute, known_ids
-from kgtrace_indexer.query.certify import Ask, Found
+from kgtrace_indexer.query.certify import Ask
 from kgtrace_indexer.query.checks import checked, require_positive
 from kgtrace_indexer.query.completions import complete
+from kgtrace_indexer.query.influences import Influences
 from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.scan import SCAN_BLOCK, among, near, scan
-from kgtrace_indexer.threads import one_thread
+from kgtrace_indexer.threads import one_thread, side_by_side
 from kgtrace_store.errors import BadRequest
 from kgtrace_store.generation import Generation
 from kgtrace_store.manifest import Manifest
 from kgtrace_store.vocabulary import Vocabulary
+
+_LEAST = 16
+"""Test triples from which another thread is worth its while."""
 
 
 class _Clock:
@@ -48,7 +52,10 @@ class _Clock:
 
 
 class Attributor:
-    """Answers which training triples influenced a prediction. Scans use all of torch's threads, and queries one."""
+    """Answers which training triples influenced a prediction.
+
+    A query computes on one thread, a batch on several, each for some of its test triples, a scan on all of torch's.
+    """
 
     def __init__(
         self,
@@ -64,7 +71,7 @@ class Attributor:
         self._generation = generation
         self.vocabulary = vocabulary
         self._featurizer = featurizer
-        self._featurizers: dict[Score, Featurizer] = {"tracin": featurizer.plain, "preconditioned": featurizer}
+        self._influences = Influences(featurizer, files, training)
         self._codec = codec
         self._retrievals = retrievals
         self.files = files
@@ -144,6 +151,36 @@ class Attributor:
         self._check(score, damping)
         score = score or self.score
         retrieval = None if exact else self._retrievals.get(score)
+
+        def answer(triples: np.ndarray) -> Answer:
+            return self._answer(
+                triples, retrieval, top_k=top_k, order=order, max_candidates=max_candidates, restriction=restriction,
+                direction=direction, score=score, damping=damping, wanted=wanted,
+            )  # fmt: skip
+
+        threads = torch.get_num_threads() if self._featurizer.concurrent else 1
+        parts = 1 if retrieval is None else max(1, min(threads, len(triples) // _LEAST))
+        if parts == 1:
+            return answer(triples)
+        found = list(side_by_side(answer, np.array_split(triples, parts)))
+        stages = zip(*(astuple(each.seconds) for each in found), strict=True)
+        return Answer([one for each in found for one in each.attributions], Seconds(*map(max, stages)))
+
+    def _answer(
+        self,
+        triples: np.ndarray,
+        retrieval: Retrieval | None,
+        *,
+        top_k: int,
+        order: Order,
+        max_candidates: int | None,
+        restriction: Restriction,
+        direction: Direction,
+        score: Score,
+        damping: Damping | None,
+        wanted: Callable[[], bool],
+    ) -> Answer:
+        """Answer as `query` does, by a search or else by a scan; a search computes on the calling thread alone."""
         with torch.inference_mode(), nullcontext() if retrieval is None else one_thread():
             clock = _Clock()
             own = self._featurizer.test_terms(triples, direction)
@@ -153,7 +190,7 @@ class Attributor:
             rows, queries = {}, {}
             if score == "preconditioned" or "preconditioned" in self._retrievals:
                 rows = RowQueries.of(own)
-                queries = self._preconditioner.changed(rows, self._damping(damping))
+                queries = self._influences.preconditioner.changed(rows, self._damping(damping))
             if score == "tracin":
                 norms = self_influence = squared_norms(plain).total.tolist()
             else:
@@ -162,13 +199,14 @@ class Attributor:
             nearby = near(self.training, triples, restriction, len(self.vocabulary.entities))
             mask = self.training.allowed(restriction)
             if retrieval is None:
-                featurizer, tests = self._featurizers[score], plain if score == "tracin" else row_terms(queries, own)
+                featurizer = self._influences.featurizers[score]
+                tests = plain if score == "tracin" else row_terms(queries, own)
                 found = scan(featurizer, self.training, tests, top_k, order, mask, nearby, wanted)
             else:
                 ask = Ask(
                     top_k, order, max_candidates,
                     allowed=[among(self.training, mask, entities) for entities in nearby],
-                    exact=lambda rows, test: self._influences(rows, test, score)[:, 0],
+                    exact=lambda query, rows: self._influences.paired(query, rows, terms, score),
                     lap=clock.lap,
                     queries=queries if score == "preconditioned" else None,
                     restriction=restriction if restriction.within_hops is None else None,
@@ -177,9 +215,9 @@ class Attributor:
                 clock.lap("search")
             values: dict[Score, Tensor] = {score: torch.cat([each.influence for each in found])}
             if score == "preconditioned":
-                values["tracin"] = self._plain_influences(found, plain)
+                values["tracin"] = self._influences.tracin(found, plain)
             elif queries:
-                values["preconditioned"] = _row_influences(found, queries, self._preconditioner.rows)
+                values["preconditioned"] = self._influences.preconditioned(found, queries)
             clock.lap("rerank")
             attributions = attribute(
                 self.training, self.vocabulary, triples, scores.cpu().numpy(), found, values, direction,
@@ -225,7 +263,7 @@ class Attributor:
         score = score or self.score
         with torch.inference_mode():
             aggregator = Aggregator(
-                self._featurizers[score], self.training, self._retrievals.get(score),
+                self._influences.featurizers[score], self.training, self._retrievals.get(score),
                 entities=len(self.vocabulary.entities), relations=len(self.vocabulary.relations),
                 asked=partial(self._changed, score=score, damping=damping),
                 restriction=restriction, direction=direction, exact=exact, wanted=wanted,
@@ -275,7 +313,7 @@ class Attributor:
         with torch.inference_mode():
             terms = self._terms(checked(triples, self.vocabulary), direction, score, damping)
             blocks = torch.as_tensor(rows).split(self._featurizer.block(SCAN_BLOCK))
-            return torch.cat([self._influences(block, terms, score or self.score) for block in blocks]).numpy()
+            return torch.cat([self._influences.every(block, terms, score or self.score) for block in blocks]).numpy()
 
     def bounds(
         self, triple: np.ndarray, rows: np.ndarray, direction: Direction = "tail", *, score: Score | None = None
@@ -329,14 +367,6 @@ class Attributor:
             found = [inner(terms, self._changed(terms, "preconditioned", None)).diagonal() for terms in apart]
             return torch.stack(found).sum(0).cpu().numpy()
 
-    @cached_property
-    def _preconditioner(self) -> Preconditioner:
-        return self.files.preconditioner()
-
-    @cached_property
-    def _tracin_lists(self) -> RowLists:
-        return self.files.tracin_lists()
-
     def _check(self, score: Score | None, damping: Damping | None) -> None:
         """Raise `BadRequest` for a damping that is none, or of a score that has none."""
         check_damping(damping)
@@ -350,34 +380,9 @@ class Attributor:
     def _terms(self, triples: np.ndarray, direction: Direction, score: Score | None, damping: Damping | None) -> Terms:
         """Return what the gradients of training triples are multiplied with for test triples (b, 3)."""
         self._check(score, damping)
-        terms = self._featurizers[score or self.score].test_terms(triples, direction)
+        terms = self._influences.featurizers[score or self.score].test_terms(triples, direction)
         return self._changed(terms, score or self.score, damping)
 
     def _changed(self, terms: Terms, score: Score, damping: Damping | None) -> Terms:
         """Return Pg' of test triples, or g' as it is."""
-        return terms if score == "tracin" else self._preconditioner(terms, self._damping(damping))
-
-    def _influences(self, rows: Tensor, tests: Terms, score: Score) -> Tensor:
-        """Return the exact influences of training triples (m,) on test triples, (m, b), on the CPU."""
-        return self._featurizers[score].influences(self.training.triples[rows.numpy()], tests)
-
-    def _plain_influences(self, found: Sequence[Found], plain: Terms) -> Tensor:
-        """Return TracIn of the training triples that were found for each of some test triples, side by side."""
-        influence = _row_influences(found, RowQueries.of(plain), self._tracin_lists)
-        rows, place = torch.cat([each.rows for each in found]).unique(return_inverse=True)
-        if plain.dense and len(rows):
-            dense, owner = replace(plain, rows={}), torch.from_numpy(_owner(found))
-            blocks = rows.split(self._featurizer.block(SCAN_BLOCK))
-            influence += torch.cat([self._influences(block, dense, "tracin") for block in blocks])[place, owner]
-        return influence
-
-
-def _row_influences(found: Sequence[Found], queries: Mapping[str, RowQueries], lists: RowLists) -> Tensor:
-    """Return the influence by rows of the training triples that were found for each test triple, side by side."""
-    rows = torch.cat([each.rows for each in found]).numpy()
-    return torch.from_numpy(lists.influences(queries, _owner(found), rows).astype(np.float32))
-
-
-def _owner(found: Sequence[Found]) -> np.ndarray:
-    """Return the test triple that each of the training triples was found for."""
-    return np.arange(len(found)).repeat([len(each.rows) for each in found])
+        return terms if score == "tracin" else self._influences.preconditioner(terms, self._damping(damping))

@@ -1,24 +1,21 @@
 """How a query finds the training triples of largest influence without computing every influence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.answers import Restriction
 from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import Bases
 from kgtrace_indexer.index.bounds import Codes
-from kgtrace_indexer.index.query_code import QueryCode, encode_queries
-from kgtrace_indexer.index.row_queries import RowQueries
+from kgtrace_indexer.index.query_code import QueryCodes, encode_queries
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
-from kgtrace_indexer.query.certify import SIGNS, Ask, CertifiedSearch, Found, Hits, best, value
+from kgtrace_indexer.query.certify import SIGNS, Ask, CertifiedSearch, Exact, Found, best, value
 from kgtrace_indexer.query.retrieval import Brackets, norm_products, row_brackets
 from kgtrace_indexer.query.total import Total
 from kgtrace_store.search import FilteringIndex, SearchIndex
@@ -53,77 +50,115 @@ class Cascade:
     def find(self, terms: Terms, ask: Ask) -> list[Found]:
         """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
         queries = encode_queries(terms, self.bases, self.codes.device)
-        rows = [ask.rows(i) for i in range(len(queries))]
-        index = self._narrowed(ask.restriction, rows[0])
-        searched = [i for i, some in enumerate(rows) if some is None or index is not self.index]
-        hits = dict(zip(searched, self._hits(index, [queries[i] for i in searched], ask), strict=True))
-        found = []
-        for i, (query, some) in enumerate(zip(queries, rows, strict=True)):
-            search = CertifiedSearch(query, self.codes, self._exactly(terms.triple(i), ask), ask)
-            if i in hits:
-                linked = self._linked(query)
-                allowed = linked if some is None else linked[np.isin(linked, some.numpy())]
-                found.append(search.everywhere(hits[i], allowed))
-            elif some is not None:
-                found.append(search.among(some))
-        return found
+        index = self._narrowed(ask)
+        search = CertifiedSearch(queries, self.codes, self._exactly(queries, terms, ask), ask)
+        searched = [i for i, mask in enumerate(ask.allowed) if mask is None or index is not self.index]
+        pairs = [self._listed(ask, searched)]
+        if not searched:
+            search.look(*self._distinct(pairs))
+            return search.found()
+        signs = SIGNS[ask.order]
+        vectors = self._vectors(queries, searched, signs)
+        count = min(max(_FIRST_HITS, 4 * ask.top_k), index.ntotal)
+        scores, hits = index.search(vectors, count)
+        pairs += [self._linked(queries, ask, searched), (np.repeat(searched, hits.size // len(searched)), hits.ravel())]
+        first = self._distinct(pairs)
+        search.look(*first)
+        if count < index.ntotal:
+            frontier = scores[:, -1].reshape(len(searched), -1).max(1)
+            self._search_again(search, index, first, frontier, vectors, searched)
+        return search.found()
 
-    def _exactly(self, terms: Terms, ask: Ask) -> Callable[[Tensor], Tensor]:
-        rows_alone = None if terms.dense else RowQueries.of(terms)
+    def _search_again(
+        self,
+        search: CertifiedSearch,
+        index: SearchIndex,
+        first: tuple[Tensor, Tensor],
+        frontier: np.ndarray,
+        vectors: np.ndarray,
+        searched: Sequence[int],
+    ) -> None:
+        """Look at everything whose bound may exceed what was found, of test triples for which there is such a thing."""
+        threshold, room = search.threshold().tolist(), search.room.tolist()
+        more = [place for place, i in enumerate(searched) if frontier[place] > threshold[i]]
+        cut = [place for place in more if room[searched[place]] <= 0]
+        whose = torch.tensor([searched[place] for place in cut], dtype=torch.int64, device=self.codes.device)
+        search.leave_out(whose, torch.from_numpy(frontier[cut]).to(self.codes.device))
+        pairs = []
+        for place in more:
+            i = searched[place]
+            if room[i] <= 0:
+                continue
+            for vector in vectors.reshape(len(searched), -1, vectors.shape[1])[place]:
+                above = index.range_search(vector, threshold[i])[1]
+                pairs.append((np.full(len(above), i), above))
+        if pairs:
+            query, rows = self._distinct(pairs)
+            known = torch.isin(self._key(query, rows), self._key(*first), assume_unique=True)
+            search.look(query[~known], rows[~known])
 
-        def exact(rows: Tensor) -> Tensor:
+    def _key(self, query: Tensor, rows: Tensor) -> Tensor:
+        return query * len(self.codes) + rows
+
+    def _distinct(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+        """Return pairs of a test triple and a training triple, (m,) each, once each."""
+        query, rows = (
+            torch.from_numpy(np.concatenate(part)).to(self.codes.device) for part in zip(*pairs, strict=True)
+        )
+        keys = self._key(query, rows).unique()
+        return keys // len(self.codes), keys % len(self.codes)
+
+    def _listed(self, ask: Ask, searched: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return all pairs that are allowed for test triples that the index is not asked for."""
+        found = [np.empty((2, 0), np.int64)]
+        for i, mask in enumerate(ask.allowed):
+            if mask is not None and i not in searched:
+                rows = np.flatnonzero(mask)
+                found.append(np.stack([np.full(len(rows), i), rows]))
+        query, rows = np.concatenate(found, 1)
+        return query, rows
+
+    def _linked(self, queries: QueryCodes, ask: Ask, searched: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return pairs of a test triple that is searched for and an allowed training triple that reads a row of it."""
+        found = [np.empty((2, 0), np.int64)]
+        for table, (query, row) in queries.reads().items():
+            some = np.isin(query, searched)
+            readers = self.codes.rows.readers(table, row[some])
+            found += [np.stack([query[some][owner], rows]) for owner, rows in readers]
+        query, rows = np.concatenate(found, 1)
+        mask = ask.allowed[searched[0]]  # of all that are searched for
+        return (query, rows) if mask is None else (query[mask[rows]], rows[mask[rows]])
+
+    def _exactly(self, queries: QueryCodes, terms: Terms, ask: Ask) -> Exact:
+        def exact(query: Tensor, rows: Tensor) -> Tensor:
             ask.lap("search")
-            if rows_alone is None:
-                influence = ask.exact(rows, terms)
+            if terms.dense:
+                influence = ask.exact(query, rows)
             else:  # as stored: no model is needed
-                stored = self.codes.rows.influences(rows_alone, np.zeros(len(rows), np.int64), rows.numpy())
+                stored = self.codes.rows.influences(queries.rows, query.numpy(), rows.numpy())
                 influence = torch.from_numpy(stored).float()
             ask.lap("rerank")
             return influence
 
         return exact
 
-    def _linked(self, query: QueryCode) -> np.ndarray:
-        """Return the training triples that read a row the query reads, (m,) int64, some of them more than once."""
-        rows = self.codes.rows
-        reads = [rows.readers(table, np.array(indices)) for table, indices in query.reads().items()]
-        return np.concatenate([np.empty(0, np.int64), *reads])
-
-    def _narrowed(self, restriction: Restriction | None, rows: Tensor | None) -> SearchIndex:
+    def _narrowed(self, ask: Ask) -> SearchIndex:
         """Return the index of those training triples alone that may be named, if it can filter; else the whole one."""
-        if restriction is None or rows is None or not len(rows) or not isinstance(self.index, FilteringIndex):
+        if ask.restriction is None or not isinstance(self.index, FilteringIndex):
             return self.index
-        return self.index.where(restriction.must, restriction.must_not, len(rows))
+        mask = ask.allowed[0]
+        count = 0 if mask is None else int(mask.sum())
+        return self.index.where(ask.restriction.must, ask.restriction.must_not, count) if count else self.index
 
-    def _hits(self, index: SearchIndex, queries: Sequence[QueryCode], ask: Ask) -> list[Hits]:
-        """Ask the index for the first hits of all queries at once."""
-        if not queries:
-            return []
-        signs = SIGNS[ask.order]
-        vectors = np.concatenate([self._vectors(query, signs) for query in queries])
-        count = min(max(_FIRST_HITS, 4 * ask.top_k), index.ntotal)
-        scores, rows = index.search(vectors, count)
-
-        def above(vectors: np.ndarray, threshold: float) -> np.ndarray:
-            return np.concatenate([index.range_search(vector, threshold)[1] for vector in vectors])
-
-        def of(i: int) -> Hits:
-            these = slice(i * len(signs), (i + 1) * len(signs))
-            frontier = float(scores[these, -1].max()) if count < index.ntotal else -inf
-            return Hits(rows[these].flatten(), frontier, partial(above, vectors[these]))
-
-        return [of(i) for i in range(len(queries))]
-
-    def _vectors(self, query: QueryCode, signs: Sequence[int]) -> np.ndarray:
-        """Return what the index is asked with, a row for each sign."""
-        phi = np.stack([sign * query.phi.cpu().numpy() for sign in signs])
-        rho = np.repeat(query.residual.cpu().numpy()[None], len(signs), 0)
-        return self.short.asked(phi, rho)
+    def _vectors(self, queries: QueryCodes, some: Sequence[int], signs: Sequence[int]) -> np.ndarray:
+        """Return what the index is asked with for some test triples, a row for each and each sign of it."""
+        phi, rho = queries.phi[some].cpu().numpy(), queries.residual[some].cpu().numpy()
+        signed = np.tile(np.array(signs, np.float32), len(phi))[:, None] * phi.repeat(len(signs), 0)
+        return self.short.asked(signed, rho.repeat(len(signs), 0))
 
     def brackets(self, terms: Terms) -> Brackets:
         """Return the factor bound of a test triple."""
-        (code,) = encode_queries(terms, self.bases, self.codes.device)
-        return partial(self._bracket, code)
+        return partial(self._bracket, encode_queries(terms, self.bases, self.codes.device))
 
     def total_brackets(self, total: Total) -> Brackets | None:
         """Return the influence on rows, unless there are other blocks."""
@@ -131,13 +166,16 @@ class Cascade:
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""
-        (code,) = encode_queries(terms, self.bases, self.codes.device)
-        estimate, slack = self._bracket(code, rows)
-        return self.codes.index_upper(code, 1, rows.to(self.codes.device)).cpu(), estimate - slack, estimate + slack
+        codes = encode_queries(terms, self.bases, self.codes.device)
+        estimate, slack = self._bracket(codes, rows)
+        there = rows.to(self.codes.device)
+        upper = self.codes.index_upper(codes, torch.zeros_like(there), there, (1,))
+        return upper.cpu(), estimate - slack, estimate + slack
 
-    def _bracket(self, query: QueryCode, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _bracket(self, query: QueryCodes, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor bound's estimates and slacks of training triples, (m,) each; all on the CPU."""
-        estimate, slack = self.codes.bracket(query, rows.to(self.codes.device))
+        there = rows.to(self.codes.device)
+        estimate, slack = self.codes.bracket(query, torch.zeros_like(there), there)
         return estimate.cpu(), slack.cpu()
 
 
@@ -164,14 +202,15 @@ class Pool:
 
     def find(self, terms: Terms, ask: Ask) -> list[Found]:
         """Return the best of the pool."""
-        return [self._find(terms.triple(i), ask, ask.rows(i)) for i in range(len(terms))]
+        return [self._find(terms.triple(i), i, ask, ask.rows(i)) for i in range(len(terms))]
 
-    def _find(self, terms: Terms, ask: Ask, among: Tensor | None) -> Found:
+    def _find(self, terms: Terms, number: int, ask: Ask, among: Tensor | None) -> Found:
         allowed = len(self.projected) if among is None else len(among)
         size = max(_POOL, _POOL_PER_HIT * ask.top_k) if ask.max_candidates is None else ask.max_candidates
         hits = self._hits(self.projection.project(terms)[0].cpu(), ask, among, min(size, allowed))
         ask.lap("search")
-        influences = [ask.exact(block, terms) for block in hits.split(_EXACT_BLOCK)] if len(hits) else [torch.empty(0)]
+        blocks = hits.split(_EXACT_BLOCK) if len(hits) else ()
+        influences = [torch.empty(0), *(ask.exact(torch.full_like(block, number), block) for block in blocks)]
         ask.lap("rerank")
         rows, influence = best(hits, torch.cat(influences), ask.order, ask.top_k)
         last = float(value(influence[-1:], ask.order)[0]) if len(rows) == ask.top_k else 0.0

@@ -39,9 +39,8 @@ import torch
 from torch import Tensor
 
 from kgtrace_indexer.answers import Restriction
-from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bounds import Codes
-from kgtrace_indexer.index.query_code import QueryCode
+from kgtrace_indexer.index.query_code import QueryCodes
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.names import Order
 
@@ -56,16 +55,8 @@ _EXACT_BLOCKS = (64, 2048)
 between, and where many are equal, as all are for a gradient of zero, one doubling follows another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """What the index says about one query."""
-
-    rows: np.ndarray
-    """(m,) int64: its first hits, some of them twice."""
-    frontier: float
-    """No other training triple has a larger bound; −∞ where there are no others."""
-    above: Callable[[float], np.ndarray]
-    """Returns all rows (·,) whose bound is at least a threshold."""
+Exact = Callable[[Tensor, Tensor], Tensor]
+"""Maps test triples (m,) and training triples (m,), by their numbers, to influences (m,), on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +87,8 @@ class Ask:
     """Look at no more than so many training triples beyond the index."""
     allowed: Sequence[np.ndarray | None]
     """For each test triple a mask (n,) of the training triples that may be named; None for all."""
-    exact: Callable[[Tensor, Terms], Tensor]
-    """Maps training triples (m,) and the gradient of one test triple to their influences (m,), with the model."""
+    exact: Exact
+    """Computes influences with the model."""
     lap: Callable[[str], None] = lambda stage: None
     """Books the time since the last call to a stage, ``search`` or ``rerank``."""
     queries: Mapping[str, RowQueries] | None = None
@@ -134,126 +125,135 @@ def best(rows: Tensor, influence: Tensor, order: Order, top_k: int) -> tuple[Ten
 
 
 class CertifiedSearch:
-    """One query's way through the cascade."""
+    """The way of b test triples through the cascade, side by side: of pairs of a test triple and a training triple."""
 
-    def __init__(
-        self,
-        query: QueryCode,
-        codes: Codes,
-        exact: Callable[[Tensor], Tensor],
-        ask: Ask,
-    ) -> None:
-        """`exact` maps storage rows (m,) to their influences (m,)."""
-        self._query = query
+    def __init__(self, queries: QueryCodes, codes: Codes, exact: Exact, ask: Ask) -> None:
+        """`exact` computes influences."""
+        self._queries = queries
         self._codes = codes
         self._exact = exact
         self._top_k = ask.top_k
         self._order: Order = ask.order
-        self._budget = inf if ask.max_candidates is None else ask.max_candidates
         self._signs = SIGNS[ask.order]
-        self._rows = torch.empty(0, dtype=torch.int64, device=codes.device)
-        self._lower = torch.empty(0, device=codes.device)
-        self._upper = torch.empty(0, device=codes.device)
-        self._influence = torch.empty(0, device=codes.device)  # NaN where not computed
-        self._unseen = -inf  # upper bound of what was left out for want of budget
-        self._candidates = 0
-        self._exact_terms = 0
+        device = codes.device
+        self._query, self._rows = torch.empty(2, 0, dtype=torch.int64, device=device)
+        self._lower, self._upper = torch.empty(2, 0, device=device)
+        self._influence = torch.empty(0, device=device)  # NaN where not computed
+        self.room = torch.full((len(queries),), inf if ask.max_candidates is None else ask.max_candidates)
+        self.room = self.room.double().to(device)
+        self._unseen = torch.full((len(queries),), -inf, device=device)  # bound of what was left out for want of room
+        self._candidates, self._exact_terms = torch.zeros(2, len(queries), dtype=torch.int64, device=device)
 
-    def among(self, rows: Tensor) -> Found:
-        """Search the given training triples (m,), without the index."""
-        self._round(rows)
-        return self._found()
+    def look(self, query: Tensor, rows: Tensor) -> None:
+        """Take pairs (m,), each of them once, through the cascade."""
+        size, most = max(_BLOCKS[0], 4 * self._top_k), _BLOCKS[1]
+        counts = torch.bincount(query, minlength=len(self._queries))
+        upper = torch.full((len(rows),), inf, device=rows.device)
+        ranked = (counts > self.room.clamp_max(size))[query].nonzero().flatten()
+        for some in ranked.split(most):
+            upper[some] = self._codes.index_upper(self._queries, query[some], rows[some], self._signs)
+        order = upper.argsort(descending=True)
+        order = order[query[order].argsort(stable=True)]
+        query, rows, upper = query[order], rows[order], upper[order]
+        number = _numbers(query)
+        cut = number >= self.room[query]
+        self.leave_out(query[cut], upper[cut])
+        query, rows, upper, number = query[~cut], rows[~cut], upper[~cut], number[~cut]
+        start = 0
+        while True:
+            block = (number >= start) & (number < start + size)
+            some = (block & (upper > self.threshold()[query])).nonzero().flatten()
+            if not len(some):
+                return self._decide()
+            for part in some.split(most):
+                self._bracket(query[part], rows[part])
+            start, size = start + size, min(2 * size, most)
 
-    def everywhere(self, hits: Hits, linked: np.ndarray) -> Found:
-        """Search all training triples, given the index's best hits and those that share a row with the query."""
-        first = _distinct(np.concatenate([linked, hits.rows]))
-        self._round(torch.from_numpy(first))
-        if hits.frontier > self._threshold():
-            if self._candidates < self._budget:
-                above = _distinct(hits.above(self._threshold()))
-                self._round(torch.from_numpy(above[np.isin(above, first, assume_unique=True, invert=True)]))
-            else:
-                self._unseen = max(self._unseen, hits.frontier)
-        return self._found()
+    def leave_out(self, query: Tensor, upper: Tensor) -> None:
+        """Note bounds (m,) of what nobody looked at for test triples (m,)."""
+        self._unseen.scatter_reduce_(0, query, upper, "amax")
 
-    def _round(self, rows: Tensor) -> None:
-        """Take training triples (m,) through the cascade."""
-        rows = rows.to(self._codes.device)
-        room, size, most = self._budget - self._candidates, max(_BLOCKS[0], 4 * self._top_k), _BLOCKS[1]
-        if len(rows) <= min(room, size):
-            self._bracket(rows)
-            return self._decide()
-        upper = torch.cat([self._index_upper(block) for block in rows.split(most)])
-        ranked = upper.argsort(descending=True)
-        rows, upper = rows[ranked], upper[ranked]
-        if room < len(rows):
-            self._unseen = max(self._unseen, float(upper[int(room)]))
-            rows, upper = rows[: int(room)], upper[: int(room)]
-        while len(rows) and upper[0] > self._threshold():
-            self._bracket(rows[:size])
-            rows, upper, size = rows[size:], upper[size:], min(2 * size, most)
-        return self._decide()
+    def threshold(self) -> Tensor:
+        """Return the k-th best lower bound of each test triple, (b,); −∞ with fewer than k triples."""
+        return self._nth_largest(self._lower)
 
-    def _index_upper(self, rows: Tensor) -> Tensor:
-        uppers = [self._codes.index_upper(self._query, sign, rows) for sign in self._signs]
-        return torch.stack(uppers).amax(0)
+    def _nth_largest(self, values: Tensor) -> Tensor:
+        """Return the k-th largest of values of the pairs, (b,)."""
+        if len(self._queries) == 1:
+            return values.new_full((1,), nth_largest(values, self._top_k))
+        order = values.argsort(descending=True)
+        query = self._query[order].sort(stable=True)
+        order, query = order[query.indices], query.values
+        which = _numbers(query) == self._top_k - 1
+        found = torch.full((len(self._queries),), -inf, device=values.device)
+        found[query[which]] = values[order[which]]
+        return found
 
-    def _bracket(self, rows: Tensor) -> None:
-        """Take in the factor bounds of training triples; forget what cannot be among the best."""
-        estimate, slack = self._codes.bracket(self._query, rows)
+    def _bracket(self, query: Tensor, rows: Tensor) -> None:
+        """Take in the factor bounds of pairs (m,); forget what cannot be among the best."""
+        estimate, slack = self._codes.bracket(self._queries, query, rows)
         middle = value(estimate, self._order)
-        self._candidates += len(rows)
+        counts = torch.bincount(query, minlength=len(self._queries))
+        self._candidates += counts
+        self.room -= counts
+        self._query = torch.cat([self._query, query])
         self._rows = torch.cat([self._rows, rows])
         self._lower = torch.cat([self._lower, middle - slack])
         self._upper = torch.cat([self._upper, middle + slack])
         self._influence = torch.cat([self._influence, torch.full_like(estimate, torch.nan)])
-        keep = self._upper >= self._threshold()
-        self._rows, self._influence = self._rows[keep], self._influence[keep]
+        keep = self._upper >= self.threshold()[self._query]
+        self._query, self._rows, self._influence = self._query[keep], self._rows[keep], self._influence[keep]
         self._lower, self._upper = self._lower[keep], self._upper[keep]
 
     def _decide(self) -> None:
         """Compute exact influences, best upper bound first, until none of the others can matter."""
         size, most = _EXACT_BLOCKS
         while True:
-            open_ = torch.nonzero(self._influence.isnan() & (self._upper >= self._threshold())).flatten()
+            open_ = (self._influence.isnan() & (self._upper >= self.threshold()[self._query])).nonzero().flatten()
             if not len(open_):
                 return
-            middle = (self._lower + self._upper) / 2
-            likely = nth_largest(
-                middle, self._top_k
-            )  # what the threshold will be, about: whoever is above has its turn
-            above = open_[self._upper[open_] >= likely]
-            chosen = above if len(above) else open_
-            chosen = chosen[self._upper[chosen].argsort(descending=True)][:size]
+            # what the threshold will be, about: whoever is above has its turn
+            likely = self._nth_largest((self._lower + self._upper) / 2)
+            above = self._upper[open_] >= likely[self._query[open_]]
+            some_above = torch.zeros(len(self._queries), dtype=torch.bool, device=above.device)
+            some_above[self._query[open_[above]]] = True
+            chosen = open_[above | ~some_above[self._query[open_]]]
+            chosen = chosen[self._upper[chosen].argsort(descending=True)]
+            chosen = chosen[self._query[chosen].argsort(stable=True)]
+            chosen = chosen[_numbers(self._query[chosen]) < size]
             size = min(2 * size, most)
-            self._influence[chosen] = self._exact(self._rows[chosen].cpu()).to(self._codes.device)
-            self._lower[chosen] = self._upper[chosen] = value(self._influence[chosen], self._order)
-            self._exact_terms += len(chosen)
+            influence = self._exact(self._query[chosen].cpu(), self._rows[chosen].cpu()).to(self._codes.device)
+            self._influence[chosen] = influence
+            self._lower[chosen] = self._upper[chosen] = value(influence, self._order)
+            self._exact_terms += torch.bincount(self._query[chosen], minlength=len(self._queries))
 
-    def _threshold(self) -> float:
-        """Return the k-th best lower bound; −∞ with fewer than k triples."""
-        return nth_largest(self._lower, self._top_k)
-
-    def _found(self) -> Found:
-        known = ~self._influence.isnan()
-        rows, influence = best(self._rows[known], self._influence[known], self._order, self._top_k)
-        gap = 0.0
-        if self._unseen > -inf:
-            last = float(value(influence[-1:], self._order)[0]) if len(rows) == self._top_k else 0.0
-            gap = max(0.0, self._unseen - last)
-        whole = self._unseen == -inf or len(rows) == self._top_k
-        return Found(
-            rows.cpu(), influence.cpu(), gap, self._candidates, self._exact_terms, certified=whole and gap == 0.0
+    def found(self) -> list[Found]:
+        """Return the best of each test triple."""
+        known = (~self._influence.isnan()).nonzero().flatten()
+        query, rows, influence = (each[known].cpu() for each in (self._query, self._rows, self._influence))
+        order = rows.argsort()
+        order = order[value(influence[order], self._order).argsort(descending=True, stable=True)]
+        order = order[query[order].argsort(stable=True)]
+        order = order[_numbers(query[order]) < self._top_k]
+        sizes = torch.bincount(query[order], minlength=len(self._queries)).tolist()
+        unseen, candidates, exact_terms = (
+            each.tolist() for each in (self._unseen, self._candidates, self._exact_terms)
         )
+        found = []
+        for i, (some, best_of) in enumerate(zip(rows[order].split(sizes), influence[order].split(sizes), strict=True)):
+            full = len(some) == self._top_k
+            last = float(value(best_of[-1:], self._order)[0]) if full else 0.0
+            gap = max(0.0, unseen[i] - last) if unseen[i] > -inf else 0.0
+            certified = gap == 0.0 and (full or unseen[i] == -inf)
+            found.append(Found(some, best_of, gap, candidates[i], exact_terms[i], certified))
+        return found
+
+
+def _numbers(query: Tensor) -> Tensor:
+    """Return the number of each among those of its test triple, for test triples (m,) in ascending order."""
+    return torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
 
 
 def nth_largest(values: Tensor, n: int) -> float:
     """Return the n-th largest of values (m,); −∞ where there are fewer."""
     return float(values.topk(n).values[-1]) if len(values) >= n else -inf
-
-
-def _distinct(rows: np.ndarray) -> np.ndarray:
-    """Return rows (m,) in ascending order and once each; for as few as these, faster than `numpy.unique`."""
-    rows = np.sort(rows)
-    found: np.ndarray = rows[np.concatenate([[True], rows[1:] != rows[:-1]])[: len(rows)]]
-    return found

@@ -6,7 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kgtrace_indexer.gradients.terms import Terms, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import FLOOR, ROUNDING
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.query.certify import Ask, Found

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kgtrace_indexer import ModelFile, read_model, read_training_folder
-from kgtrace_indexer.gradients.terms import inner, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import inner
 from kgtrace_indexer.models.conve import ConvE
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY
 from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for

@@ -11,7 +11,8 @@ import torch
 from kgtrace_indexer import BuildConfig, TripleTable, build, open_index, read_model, read_training_folder
 from kgtrace_indexer.building.build import check_input
 from kgtrace_indexer.gradients.losses import bce
-from kgtrace_indexer.gradients.terms import inner, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import inner
 from kgtrace_indexer.inputs.model_reader import read_checkpoint, with_checkpoints
 from kgtrace_indexer.models.checkpoints import Checkpoints, parameter_of
 from kgtrace_indexer.models.featurizer import Featurizer

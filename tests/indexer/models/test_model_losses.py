@@ -15,8 +15,9 @@ from torch import Tensor
 from kgtrace_indexer import BuildConfig, TripleTable, append, build, open_index
 from kgtrace_indexer.gradients.losses import CONTRAST, NAMES, ONE_TO_ALL, OWN_SCORE, KnownTails, loss_by_name
 from kgtrace_indexer.gradients.negatives import corrupted
+from kgtrace_indexer.gradients.norms import squared_norms
 from kgtrace_indexer.gradients.random_projection import RandomProjection
-from kgtrace_indexer.gradients.terms import Rows, Terms, inner, squared_norms
+from kgtrace_indexer.gradients.terms import Rows, Terms, inner
 from kgtrace_indexer.models import autograd
 from kgtrace_indexer.models.checkpoints import Checkpoints
 from kgtrace_indexer.models.conve import ConvE

@@ -30,7 +30,8 @@ from kgtrace_indexer import (
 )
 from kgtrace_indexer.gradients.layers import Selection, select_layers
 from kgtrace_indexer.gradients.losses import Loss, bce
-from kgtrace_indexer.gradients.terms import Rows, Terms, inner, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import Rows, Terms, inner
 from kgtrace_indexer.models import autograd, protocol as models, pykeen as pykeen_model
 from kgtrace_indexer.models.autograd import AutogradModel, Reading
 from kgtrace_indexer.models.conve import ConvE

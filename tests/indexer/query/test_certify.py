@@ -17,14 +17,15 @@ from hypothesis import given, settings, strategies as st
 from kgtrace_indexer import ModelFile, TripleTable
 from kgtrace_indexer.building.parts import stored
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, KnownTails, bce, loss_by_name
-from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, inner, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, inner, paired
 from kgtrace_indexer.index.bases import Bases, fit_bases
 from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.codec import PrincipalCodec
 from kgtrace_indexer.index.files import shards_of
 from kgtrace_indexer.index.inverted import InvertedFile
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_rows, moments
-from kgtrace_indexer.index.query_code import QueryCode, encode_queries
+from kgtrace_indexer.index.query_code import encode_queries
 from kgtrace_indexer.index.rows import STORED, RowList, RowLists, is_read, list_reads, listed_tables
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
@@ -213,17 +214,14 @@ class Case:
     def test_terms(self, i: int) -> Terms:
         return self.all_test_terms[i]
 
-    def query(self, i: int) -> QueryCode:
-        return encode_queries(self.test_terms(i), self.bases, torch.device("cpu"))[0]
-
     def exact(self, i: int, rows: torch.Tensor) -> torch.Tensor:
         return self.of_score.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
 
-    def computed(self, rows: torch.Tensor, terms: Terms) -> torch.Tensor:
-        return self.of_score.influences(self.table.ids[rows.numpy()], terms)[:, 0]
+    def ask(self, terms: Terms, mask: np.ndarray | None = None, **options: object) -> Ask:
+        def computed(query: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return paired(self.training_terms, rows, terms, query)
 
-    def ask(self, mask: np.ndarray | None = None, **options: object) -> Ask:
-        return Ask(**{"max_candidates": None, "allowed": [mask], "exact": self.computed, **options})
+        return Ask(**{"max_candidates": None, "allowed": [mask], "exact": computed, **options})
 
     @cached_property
     def retrieval(self) -> Retrieval:
@@ -240,7 +238,7 @@ class Case:
         return Cascade(self.bases, self.codes, index, short)
 
     def find(self, i: int, **options: object) -> Found:
-        return self.retrieval.find(self.test_terms(i), self.ask(**options))[0]
+        return self.retrieval.find(self.test_terms(i), self.ask(self.test_terms(i), **options))[0]
 
 
 def inverted_file(rows: RowList) -> InvertedFile:
@@ -279,8 +277,9 @@ def test_bounds_hold(case: Case) -> None:
         assert (high >= truth).all()
         assert (upper >= truth).all()
         if terms.dense:
-            (query,) = encode_queries(terms, case.bases, torch.device("cpu"))
-            assert (case.codes.index_upper(query, -1, rows) >= -truth).all()
+            queries = encode_queries(terms, case.bases, torch.device("cpu"))
+            assert (case.codes.index_upper(queries, torch.zeros_like(rows), rows, (-1,)) >= -truth).all()
+            assert (case.codes.index_upper(queries, torch.zeros_like(rows), rows, (1, -1)) >= truth.abs()).all()
 
 
 @given(cases)
@@ -294,10 +293,10 @@ def test_short_codes_bound_whole_ones(case: Case) -> None:
     for i in range(len(case.queries)):
         if not case.test_terms(i).dense:
             continue
-        (query,) = encode_queries(case.test_terms(i), case.bases, torch.device("cpu"))
+        query = encode_queries(case.test_terms(i), case.bases, torch.device("cpu"))
         for sign in (1, -1):
-            whole = sign * (phi.astype(np.float64) @ query.phi.numpy()) + rho @ query.residual.numpy()
-            asked = short.asked(sign * query.phi.numpy()[None], query.residual.numpy()[None])[0]
+            whole = sign * (phi.astype(np.float64) @ query.phi[0].numpy()) + rho @ query.residual[0].numpy()
+            asked = short.asked(sign * query.phi.numpy(), query.residual.numpy())[0]
             assert (stored.astype(np.float64) @ asked >= whole).all()
 
 
@@ -383,11 +382,11 @@ def test_equal_influences_are_decided_in_few_steps() -> None:
     )
     blocks = []
 
-    def exact(rows: torch.Tensor, terms: Terms) -> torch.Tensor:
+    def exact(query: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         blocks.append(len(rows))
         return torch.zeros(len(rows))
 
-    (found,) = case.retrieval.find(nothing, case.ask(top_k=10, order="proponents", exact=exact))
+    (found,) = case.retrieval.find(nothing, case.ask(nothing, top_k=10, order="proponents", exact=exact))
     assert found.certified
     assert len(found.rows) == 10
     assert len(blocks) < 10  # in blocks of 16 there would be 19
@@ -403,7 +402,7 @@ def test_ties_are_decided_by_row(order: str) -> None:
     rows = case.test_terms(0).rows
     nothing = {table: [Rows(use.index, 0 * use.grad) for use in uses] for table, uses in rows.items()}
     terms = Terms(1, torch.zeros(1), {}, {}, nothing)
-    (found,) = case.retrieval.find(terms, case.ask(top_k=10, order=order))
+    (found,) = case.retrieval.find(terms, case.ask(terms, top_k=10, order=order))
     assert found.certified
     assert found.rows.tolist() == list(range(10))
 

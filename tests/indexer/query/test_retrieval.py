@@ -18,7 +18,8 @@ from kgtrace_indexer import (
     open_index,
 )
 from kgtrace_indexer.building.checks import verify
-from kgtrace_indexer.gradients.terms import Kron, Rows, Terms, squared_norms
+from kgtrace_indexer.gradients.norms import squared_norms
+from kgtrace_indexer.gradients.terms import Kron, Rows, Terms
 from kgtrace_indexer.inputs.sampling import sample_rows
 from kgtrace_indexer.models.featurizer import featurizer_for
 from kgtrace_indexer.query.retrieval import norm_products

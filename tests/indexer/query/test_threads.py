@@ -45,6 +45,9 @@ def test_queries_compute_on_one_thread_and_scans_on_all(umls_index: Path, monkey
     attributor.complete(triples)
     assert seen == [(1, 1)] * 3
     seen.clear()
+    attributor.query(triples.repeat(16, 0))
+    assert seen == [(1, 1)] * 4  # two halves, side by side
+    seen.clear()
     attributor.query(triples, exact=True)
     attributor.aggregate(triples[0], "relation")
     assert seen == [(2, 2)] * 3
