@@ -34,7 +34,7 @@ from kgtrace_store.generation import Generation
 from kgtrace_store.manifest import Manifest
 from kgtrace_store.vocabulary import Vocabulary
 
-_LEAST = 16
+_LEAST = 8
 """Test triples from which another thread is worth its while."""
 
 
