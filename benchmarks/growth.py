@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.fb15k237 import KGTRACE, RESULTS, TOP_K, TRACIN_OPTIONS, machine, spread
+from benchmarks.fb15k237 import KGTRACE, RESULTS, SCORES, TOP_K, machine, spread
 from benchmarks.pages import DOCS, replace
 from benchmarks.synthetic import TRIPLES_AN_ENTITY, Graph, draw, train
-from kgtrace_indexer import open_index
+from kgtrace_indexer import Attributor, open_index
+from kgtrace_indexer.names import Score
 from kgtrace_store import IndexRoot, layout
 from kgtrace_store.search import set_search_threads
 
@@ -109,7 +110,7 @@ def build(folder: Path, *options: str) -> dict[str, Any]:
     process = subprocess.Popen(
         [KGTRACE, "build", "--model", folder / "model.pt", "--train", folder / "train.tsv",
          "--entity-to-id", folder / "entities.tsv", "--relation-to-id", folder / "relations.tsv",
-         "--index", folder / "index", "--dim", str(DIM), "--device", "cpu", "--json", *TRACIN_OPTIONS, *options],
+         "--index", folder / "index", "--dim", str(DIM), "--device", "cpu", "--json", *options],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     own, disk = 0, 0
@@ -135,7 +136,7 @@ def build(folder: Path, *options: str) -> dict[str, Any]:
 
 
 def ask(root: Path, queries: np.ndarray) -> dict[str, Any]:
-    """Ask an index for the influences on test triples (n, 3), the first few of which do not count.
+    """Ask an index for the influences on test triples (n, 3) by each score; the first few do not count.
 
     On one thread: two that wait for each other are slowed down by whatever else runs.
     """
@@ -144,30 +145,33 @@ def ask(root: Path, queries: np.ndarray) -> dict[str, Any]:
     start = time.perf_counter()
     attributor = open_index(root, device="cpu")
     opened = time.perf_counter() - start
-    milliseconds, stages, answers = [], [], []
-    for triple in queries:
-        start = time.perf_counter()
-        answer = attributor.query(triple[None], top_k=TOP_K)
-        milliseconds.append(1e3 * (time.perf_counter() - start))
-        stages.append((answer.seconds.gradient, answer.seconds.search, answer.seconds.rerank))
-        answers.append(answer.attributions[0])
-    held = resident(os.getpid())
+    by_score: dict[str, Any] = {score: ask_by(attributor, queries, score) for score in SCORES}
+    memory = resident(os.getpid())
     with IndexRoot(root).open(verify=False) as generation:
         files = generation.manifest.files.items()
         search = sum(record.bytes for name, record in files if name.endswith(layout.SEARCH))
-    counted = slice(WARM_UP, None)
-    medians = (1e3 * np.median(stages[counted], 0)).tolist()
+    return by_score | {
+        "open_seconds": opened,
+        "search_bytes": search,
+        "own_bytes": memory["RssAnon"],
+        "mapped_bytes": memory["RssFile"],
+    }
+
+
+def ask_by(attributor: Attributor, queries: np.ndarray, score: Score) -> dict[str, Any]:
+    """Ask by one score."""
+    milliseconds, answers = [], []
+    for triple in queries:
+        start = time.perf_counter()
+        answers += attributor.query(triple[None], top_k=TOP_K, score=score).attributions
+        milliseconds.append(1e3 * (time.perf_counter() - start))
+    counted = answers[WARM_UP:]
     return {
         "queries": QUERIES,
-        "open_seconds": opened,
-        "milliseconds": spread(milliseconds[counted]),
-        "median_milliseconds_by_stage": dict(zip(("gradient", "search", "rerank"), medians, strict=True)),
-        "candidates": spread([each.candidates for each in answers[counted]]),
-        "exact_terms": spread([each.exact_terms for each in answers[counted]]),
-        "certified": sum(each.certified for each in answers[counted]),
-        "search_bytes": search,
-        "own_bytes": held["RssAnon"],
-        "mapped_bytes": held["RssFile"],
+        "milliseconds": spread(milliseconds[WARM_UP:]),
+        "candidates": spread([each.candidates for each in counted]),
+        "exact_terms": spread([each.exact_terms for each in counted]),
+        "certified": sum(each.certified for each in counted),
     }
 
 
@@ -202,10 +206,12 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "build, s of CPU": ("build", "cpu_seconds"),
     "own memory of the build, bytes": ("build", "peak_own_bytes"),
     "disk, bytes": ("build", "bytes_on_disk"),
-    "query, median ms": ("query", "milliseconds", "median"),
-    "query, 90 % ms": ("query", "milliseconds", "p90"),
-    "candidates, median": ("query", "candidates", "median"),
-    "exact influences, median": ("query", "exact_terms", "median"),
+    "default score, median ms": ("query", "preconditioned", "milliseconds", "median"),
+    "default score, 90 % ms": ("query", "preconditioned", "milliseconds", "p90"),
+    "default score, candidates, median": ("query", "preconditioned", "candidates", "median"),
+    "TracIn, median ms": ("query", "tracin", "milliseconds", "median"),
+    "TracIn, 90 % ms": ("query", "tracin", "milliseconds", "p90"),
+    "TracIn, candidates, median": ("query", "tracin", "candidates", "median"),
     "search codes, bytes": ("query", "search_bytes"),
     "own memory of a querying process, bytes": ("query", "own_bytes"),
 }
@@ -231,23 +237,35 @@ def table(found: dict[str, Any]) -> str:
     rows = [(int(n), each) for n, each in sorted(found["sizes"].items(), key=lambda item: int(item[0]))]
     lines = [
         "| training triples | entities | build | triples/s | own memory, all resident | disk (at its peak) "
-        "| query median, 90 % | candidates median, 90 % | exact median, 90 % | certified | search codes | asking: own, mapped |",
-        "|---|" + "---|" * 11,
+        "| search codes | asking: own, mapped |",
+        "|---|" + "---|" * 7,
     ]
     for n, each in rows:
         if "left_out" in each:
-            lines.append(f"| {n:,} | left out: {each['left_out']} |" + " |" * 10)
+            lines.append(f"| {n:,} | left out: {each['left_out']} |" + " |" * 6)
             continue
         made, asked = each["build"], each["query"]
-        ms, candidates, exact = (asked[key] for key in ("milliseconds", "candidates", "exact_terms"))
         lines.append(
             f"| {n:,} | {each['entities']:,} | {made['seconds']:,.0f} s | {made['triples_per_second']:,.0f} "
             f"| {_mega(made['peak_own_bytes'])}, {_mega(made['peak_resident_bytes'])} "
             f"| {_mega(made['bytes_on_disk'])} ({_mega(made['peak_bytes_on_disk'])}) "
-            f"| {ms['median']:.1f} ms, {ms['p90']:.1f} ms | {candidates['median']:,.0f}, {candidates['p90']:,.0f} "
-            f"| {exact['median']:,.0f}, {exact['p90']:,.0f} | {asked['certified']} of {asked['queries']} "
             f"| {_mega(asked['search_bytes'])} | {_mega(asked['own_bytes'])}, {_mega(asked['mapped_bytes'])} |"
         )
+    lines += [
+        "",
+        "| training triples | score | median | 90 % | largest | candidates median, 90 % | exact median, 90 % | certified |",
+        "|---|" + "---|" * 7,
+    ]
+    for n, each in rows:
+        for score, words in zip(SCORES, ("default", "TracIn"), strict=True):
+            if "query" in each:
+                asked = each["query"][score]
+                ms, candidates, exact = (asked[key] for key in ("milliseconds", "candidates", "exact_terms"))
+                lines.append(
+                    f"| {n:,} | {words} | {ms['median']:.1f} ms | {ms['p90']:.1f} ms | {ms['max']:.1f} ms "
+                    f"| {candidates['median']:,.0f}, {candidates['p90']:,.0f} "
+                    f"| {exact['median']:,.0f}, {exact['p90']:,.0f} | {asked['certified']} of {asked['queries']} |"
+                )
     stages = list(rows[0][1]["build"]["stages"])
     lines += ["", "| seconds of the build | " + " | ".join(stages) + " |", "|---|" + "---|" * len(stages)]
     for n, each in rows:
@@ -280,15 +298,19 @@ def draw_growth(found: dict[str, Any], path: Path) -> None:
 
     panels = {
         "Build: seconds": {"wall clock": "build, s", "CPU": "build, s of CPU"},
-        "Query: milliseconds": {"median": "query, median ms", "90 %": "query, 90 % ms"},
+        "Query: milliseconds": {
+            "default, median": "default score, median ms",
+            "default, 90 %": "default score, 90 % ms",
+            "TracIn, median": "TracIn, median ms",
+        },
         "Memory: MB": {
             "build": "own memory of the build, bytes",
             "querying process": "own memory of a querying process, bytes",
             "search codes": "search codes, bytes",
         },
-        "A query looks at: triples": {
-            "candidates": "candidates, median",
-            "exact influences": "exact influences, median",
+        "Candidates of a query, median": {
+            "default": "default score, candidates, median",
+            "TracIn": "TracIn, candidates, median",
         },
     }
     with rc_context(
