@@ -33,6 +33,7 @@ def register(verb: Verb) -> None:
     add(which, "--test")
     arguments.test_rows(query_)
     add(query_, "--skip-unknown", help="count and skip lines of --test with unknown labels")
+    add(query_, "--only-iris")
     arguments.ids(query_, "--test")
     add(query_, "--top-k", "--order")
     query_.add_argument(
