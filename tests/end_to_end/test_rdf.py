@@ -5,14 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
+import pyoxigraph as ox
 import pytest
 
 from kgtrace_indexer import read_training_folder
 from kgtrace_server.cli import parser as cli
+from kgtrace_server.schema.answers import Influences, from_json
 from kgtrace_store import IndexRoot
+from tests.server.test_graphs import check_graph, check_statements
 
 EX = "http://example.org/umls/"
 LABEL = "<http://www.w3.org/2000/01/rdf-schema#label>"
+SUBJECT = ox.NamedNode("http://www.w3.org/1999/02/22-rdf-syntax-ns#subject")
 SMALL = ("--dim", "4", "--landmarks", "64", "--json")
 
 
@@ -98,3 +103,45 @@ def test_a_prefix_has_a_name_and_an_iri(
         build(umls_folder, data, tmp_path / "index", "--prefix", prefix)
     assert raised.value.code == 2
     assert f"'{prefix}' is not NAME=IRI" in capsys.readouterr().err
+
+
+def test_codex_goes_from_rdf_to_an_answer_and_back(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full-size model over IRIs, asked by prefixed names; graphs that are written hold what JSON holds."""
+    model, data = shared / "models" / "conve-codex-s", shared / "data" / "CoDEx-S"
+    vocabulary, _ = read_training_folder(model / "training_triples")
+    described = json.loads((data / "relations.en.json").read_text())
+    wd, wdt = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+    lines = [f"@prefix wd: <{wd}> .\n@prefix wdt: <{wdt}> .\n"]
+    for line in (data / "train.txt").read_text().splitlines():
+        head, relation, tail = line.split("\t")
+        lines.append(f"wd:{head} wdt:{relation} wd:{tail} .\n")
+    lines += [f"wdt:{label} {LABEL} {json.dumps(described[label]['label'])}@en .\n" for label in vocabulary.relations]
+    (tmp_path / "codex.trig").write_text("".join(lines))
+    for name, namespace, labels in (("e.tsv", wd, vocabulary.entities), ("r.tsv", wdt, vocabulary.relations)):
+        (tmp_path / name).write_text("".join(f"{namespace}{label}\t{i}\n" for i, label in enumerate(labels)))
+    given = {"train": "codex.trig", "names": "codex.trig", "entity-to-id": "e.tsv", "relation-to-id": "r.tsv"}
+    files = [text for flag, name in given.items() for text in (f"--{flag}", str(tmp_path / name))]
+    assert cli.main(["build", "--model", str(model), *files, "--index", str(tmp_path / "index"), *SMALL]) == 0
+
+    test = tmp_path / "test.tsv"
+    known = {*vocabulary.entities, *vocabulary.relations}
+    triples = [line.split("\t") for line in (data / "test.txt").read_text().splitlines()]
+    triples = [triple for triple in triples if known.issuperset(triple)][:5]
+    test.write_text("".join(f"wd:{head}\twdt:{relation}\twd:{tail}\n" for head, relation, tail in triples))
+    outputs = {ending: tmp_path / f"out{ending}" for ending in (".json", ".graphml", ".jsonld")}
+    for output in outputs.values():
+        assert (
+            cli.main(["query", "--index", str(tmp_path / "index"), "--test", str(test), "--output", str(output)]) == 0
+        )
+    answer = from_json(Influences, outputs[".json"].read_bytes())
+    assert [str(result.triple.head) for result in answer.results] == [f"wd:{head}" for head, _, _ in triples]
+    assert [str(result.triple.relation) for result in answer.results] == [described[r]["label"] for _, r, _ in triples]
+    assert {result.certified for result in answer.results} == {True}
+    check_graph(nx.read_graphml(outputs[".graphml"], force_multigraph=True), answer, [*range(len(triples))])
+    store = ox.Store()
+    store.load(path=outputs[".jsonld"], format=ox.RdfFormat.JSON_LD)
+    check_statements(store, answer)
+    head = f"{wd}{triples[0][0]}"
+    assert ox.NamedNode(head) in {quad.object for quad in store.quads_for_pattern(None, SUBJECT, None)}
