@@ -82,10 +82,11 @@ class RdfFile:
 
     def place(self, number: int) -> str:
         """Say where statement `number`, from 1, is: in which line, if the syntax gives each a line of its own."""
-        if syntax(self.path) not in _BY_LINES:
-            return f"triple {number}"
-        lines = (line for line, text in text_lines(self.path) if not is_blank(text) and text.lstrip()[:1] != "#")
-        return f"line {next(islice(lines, number - 1, None))}"
+        line = None
+        if syntax(self.path) in _BY_LINES and self.path.is_file():  # a pipe cannot be read again
+            lines = (line for line, text in text_lines(self.path) if not is_blank(text) and text.lstrip()[:1] != "#")
+            line = next(islice(lines, number - 1, None), None)
+        return f"triple {number}" if line is None else f"line {line}"
 
     def _quads(self) -> Iterator[Quad]:
         library = _pyoxigraph(self.path)

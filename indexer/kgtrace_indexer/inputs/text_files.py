@@ -32,7 +32,7 @@ INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 _BUFFER_BYTES = 1 << 20
 _UNPACKED_BYTES = 1 << 16
-"""Of a compressed file. Those before damage in the same buffer are not read."""
+"""Of the content of a compressed file: few, since content before damage in the same buffer is lost."""
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\r?\Z)')
 """A field in the quotes of CSV: it may hold anything, and quotes twice."""
 _LONGEST_QUOTE = 100

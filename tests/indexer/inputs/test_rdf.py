@@ -3,7 +3,9 @@
 import bz2
 import gzip
 import json
+import os
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from importlib import import_module
@@ -86,6 +88,8 @@ def test_errors_about_statements_say_where_they_are(write: Write) -> None:
         MalformedTriple, match=r"t.nt line 4: a literal or blank node is no entity; without --only-iris"
     ):
         read_triples(nt, VOCABULARY, only_iris=True)
+    with pytest.raises(UnknownEntity, match=r"cr.nq triple 3: unknown entity"):
+        read_triples(write(LINES.replace("\n", "\r"), "cr.nq"), VOCABULARY)
     for number, (name, content) in enumerate(
         {"b.nt": f"{LINES}<{EX}ann> <knows> <{EX}bob> .\n", "b.ttl": f"\n{TURTLE}ex:ann wrong:knows ex:bob .\n"}.items()
     ):
@@ -96,6 +100,17 @@ def test_errors_about_statements_say_where_they_are(write: Write) -> None:
         ):
             with pytest.raises(error, match=rf"{name} line {(6, 7)[number]}: "):
                 read(write(content, name))
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """An error in it is not looked for a second time."""
+    path = tmp_path / "pipe.nt"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=(LINES,))
+    writer.start()
+    with pytest.raises(UnknownEntity, match=r"pipe.nt triple 3: unknown entity"):
+        read_triples(path, VOCABULARY)
+    writer.join()
 
 
 def named(write: Write, names: Path, lang: str = "en") -> Vocabulary:
