@@ -30,6 +30,7 @@ LONGEST = (
     "tests/end_to_end/test_examples.py",
     "tests/indexer/building/test_workers.py",
     "tests/end_to_end/test_real_models.py",
+    "tests/end_to_end/test_rdf.py",
     "tests/test_site.py",
     "tests/end_to_end/test_night_crashes.py",
     "tests/store/test_crashes.py",

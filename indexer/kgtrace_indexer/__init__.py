@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kgtrace_indexer.inputs.id_maps import read_vocabulary as read_vocabulary
     from kgtrace_indexer.inputs.model_file import ModelFile as ModelFile, write_model as write_model
     from kgtrace_indexer.inputs.model_reader import read_model as read_model
+    from kgtrace_indexer.inputs.rdf import read_rdf as read_rdf
     from kgtrace_indexer.inputs.training_folder import read_training_folder as read_training_folder
     from kgtrace_indexer.inputs.triples import TripleTable as TripleTable, read_triples as read_triples
     from kgtrace_indexer.names import Direction as Direction, Group as Group, Order as Order, Ranking as Ranking
@@ -43,6 +44,7 @@ __all__, __getattr__ = door(
         "kgtrace_indexer.inputs.model_file": ["ModelFile", "write_model"],
         "kgtrace_indexer.inputs.model_reader": ["read_model"],
         "kgtrace_indexer.inputs.id_maps": ["read_vocabulary"],
+        "kgtrace_indexer.inputs.rdf": ["read_rdf"],
         "kgtrace_indexer.inputs.training_folder": ["read_training_folder"],
         "kgtrace_indexer.inputs.triples": ["TripleTable", "read_triples"],
         "kgtrace_indexer.names": ["Direction", "Group", "Order", "Ranking"],

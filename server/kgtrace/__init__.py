@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kgtrace_indexer.inputs.id_maps import read_vocabulary as read_vocabulary
     from kgtrace_indexer.inputs.model_file import write_model as write_model
     from kgtrace_indexer.inputs.model_reader import read_model as read_model
+    from kgtrace_indexer.inputs.rdf import read_rdf as read_rdf
     from kgtrace_indexer.inputs.training_folder import read_training_folder as read_training_folder
     from kgtrace_indexer.inputs.triples import read_triples as read_triples
     from kgtrace_indexer.query.analyzer import TracInAnalyzer as TracInAnalyzer
@@ -37,6 +38,7 @@ __all__, _public = door(
         "kgtrace_indexer.inputs.model_file": ["write_model"],
         "kgtrace_indexer.inputs.model_reader": ["read_model"],
         "kgtrace_indexer.inputs.id_maps": ["read_vocabulary"],
+        "kgtrace_indexer.inputs.rdf": ["read_rdf"],
         "kgtrace_indexer.inputs.training_folder": ["read_training_folder"],
         "kgtrace_indexer.inputs.triples": ["read_triples"],
         "kgtrace_indexer.query.analyzer": ["TracInAnalyzer"],

@@ -75,6 +75,9 @@ ENTITIES = "entities.tsv"
 RELATIONS = "relations.tsv"
 """In ``VOCABULARY``: the same for relations."""
 
+PREFIXES = "prefixes.tsv"
+"""In ``VOCABULARY``, where there are any: ``prefix<TAB>IRI``."""
+
 # Inside ``STAGING``.
 
 STAGING_KEY_LENGTH = 16

@@ -57,6 +57,8 @@ class Vocabulary:
     """Human-readable name by entity id, where there is one."""
     relation_names: Mapping[int, str] = field(default_factory=dict)
     """Human-readable name by relation id, where there is one."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """IRI by prefix: with ``wd`` for ``http://www.wikidata.org/entity/``, ``wd:Q42`` means the label that begins so."""
 
     def entity_id(self, label: str) -> int:
         """Id of the entity with this label.
@@ -71,6 +73,20 @@ class Vocabulary:
         Raises :class:`UnknownRelation`, naming the nearest labels.
         """
         return self._relations.id(label)
+
+    def find(self, head: str, relation: str, tail: str) -> tuple[int, int, int] | None:
+        """Ids of a triple of labels; None if one is unknown."""
+        ids = self._entities.find(head), self._relations.find(relation), self._entities.find(tail)
+        return None if None in ids else ids  # type: ignore[return-value]
+
+    def with_prefixes(self, prefixes: Mapping[str, str]) -> Vocabulary:
+        """The same labels with more prefixes, which also name those that have no name: ``wd:Q42``."""
+        both = {**self.prefixes, **prefixes}
+        names = (
+            _shortened(self.entities, self.entity_names, both),
+            _shortened(self.relations, self.relation_names, both),
+        )
+        return Vocabulary(self.entities, self.relations, *names, both)
 
     def resolve_entity(self, ref: str | int) -> int:
         """Id of an entity given by label (``str``) or id (``int``).
@@ -115,6 +131,8 @@ class Vocabulary:
         repeated label and :class:`StorageFailed`.
         """
         files = {layout.ENTITIES: self._entities.encode(), layout.RELATIONS: self._relations.encode()}
+        if self.prefixes:
+            files[layout.PREFIXES] = _encode(list(self.prefixes.items()), "prefixes")
         durable.make_folder(folder)
         for name, data in files.items():
             durable.write_file(folder / name, data)
@@ -124,15 +142,19 @@ class Vocabulary:
         """Read what :meth:`write` wrote. Raises :class:`CorruptGeneration`."""
         entities, entity_names = _read_table(folder / layout.ENTITIES)
         relations, relation_names = _read_table(folder / layout.RELATIONS)
-        return cls(entities, relations, entity_names, relation_names)
+        prefixes: dict[str, str] = {}
+        if (folder / layout.PREFIXES).exists():
+            short, iris = _read_table(folder / layout.PREFIXES)
+            prefixes = {prefix: iris[i] for i, prefix in enumerate(short) if i in iris}
+        return cls(entities, relations, entity_names, relation_names, prefixes)
 
     @cached_property
     def _entities(self) -> _Table:
-        return _Table("entity", "entities", UnknownEntity, self.entities, self.entity_names)
+        return _Table("entity", "entities", UnknownEntity, self.entities, self.entity_names, self.prefixes)
 
     @cached_property
     def _relations(self) -> _Table:
-        return _Table("relation", "relations", UnknownRelation, self.relations, self.relation_names)
+        return _Table("relation", "relations", UnknownRelation, self.relations, self.relation_names, self.prefixes)
 
 
 @dataclass(frozen=True)
@@ -144,12 +166,17 @@ class _Table:
     unknown: type[UnknownLabel]
     labels: Sequence[str]
     names: Mapping[int, str]
+    prefixes: Mapping[str, str]
+
+    def find(self, label: str) -> int | None:
+        found = self._ids.get(label)
+        return self._ids.get(self._expanded(label)) if found is None else found
 
     def id(self, label: str) -> int:
-        found = self._ids.get(label)
+        found = self.find(label)
         if found is None:
             same = self._same_text(label)
-            nearest = [same] if same is not None else self._nearest(label)
+            nearest = [same] if same is not None else self._nearest(self._expanded(label))
             hint = self._suggestion(nearest) if same is None else _other_form(label, self.labels[same])
             if _digits(label) and self.digits_are_labels:
                 hint = f"digits are labels here, not ids; {hint}"
@@ -178,7 +205,7 @@ class _Table:
         if not q:
             return list(range(min(limit, len(self.labels))))
         found: dict[int, None] = {}
-        folded = q.replace("\n", _BREAK).casefold().encode("utf-8", "surrogatepass")
+        folded = self._expanded(q).replace("\n", _BREAK).casefold().encode("utf-8", "surrogatepass")
         for pattern in (b"\n" + folded + b"\n", b"\n" + folded, folded):
             for i in self._matches(pattern):
                 if len(found) >= limit:
@@ -194,14 +221,12 @@ class _Table:
                 f"name {self.names[beyond[0]]!r} is for {self.noun} id {beyond[0]}, "
                 f"but there are {len(self.labels)} {self.plural}"
             )
-        pairs = [(label, self.names.get(i, "")) for i, label in enumerate(self.labels)]
-        lines = [f"{label}\t{name}\n" for label, name in pairs]
-        if any("\t" in text or "\n" in text for pair in pairs for text in pair):
-            lines = [f"{_ESCAPED}\n", *(f"{_escaped(label)}\t{_escaped(name)}\n" for label, name in pairs)]
-        try:
-            return "".join(lines).encode("utf-8")
-        except UnicodeEncodeError as e:
-            raise InputError(f"a label or name of the {self.plural} is not valid Unicode: {e}") from e
+        return _encode([(label, self.names.get(i, "")) for i, label in enumerate(self.labels)], self.plural)
+
+    def _expanded(self, text: str) -> str:
+        """``wd:Q42`` with the IRI of its prefix; any other text as it is."""
+        prefix, colon, local = text.partition(":")
+        return self.prefixes[prefix] + local if colon and prefix in self.prefixes else text
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -254,6 +279,27 @@ class _Table:
     def _describe(self, i: int) -> str:
         name = self.names.get(i)
         return _quote(self.labels[i]) + (f" ({name})" if name else "")
+
+
+def _shortened(labels: Sequence[str], names: Mapping[int, str], prefixes: Mapping[str, str]) -> Mapping[int, str]:
+    """Names by id, and for labels without one that begin with the IRI of a prefix the prefix and the rest."""
+    by_iri = {iri: prefix for prefix, iri in prefixes.items() if iri}
+    if not by_iri:
+        return names
+    longest_first = re.compile("|".join(map(re.escape, sorted(by_iri, key=len, reverse=True))))
+    begins = ((i, longest_first.match(label)) for i, label in enumerate(labels) if i not in names)
+    return {**names, **{i: f"{by_iri[iri[0]]}:{iri.string[iri.end() :]}" for i, iri in begins if iri}}
+
+
+def _encode(pairs: Sequence[tuple[str, str]], plural: str) -> bytes:
+    """Lines of two texts with a tab between. Raises `InputError` for texts that are not valid Unicode."""
+    lines = [f"{left}\t{right}\n" for left, right in pairs]
+    if any("\t" in text or "\n" in text for pair in pairs for text in pair):
+        lines = [f"{_ESCAPED}\n", *(f"{_escaped(left)}\t{_escaped(right)}\n" for left, right in pairs)]
+    try:
+        return "".join(lines).encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise InputError(f"a label or name of the {plural} is not valid Unicode: {e}") from e
 
 
 def _digits(text: str) -> bool:

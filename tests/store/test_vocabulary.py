@@ -32,7 +32,9 @@ def vocabularies(draw: st.DrawFn, texts: st.SearchStrategy[str] = TEXT) -> Vocab
         names = draw(st.dictionaries(st.integers(0, len(labels) - 1), texts.filter(bool))) if labels else {}
         tables.append((tuple(labels), names))
     (entities, entity_names), (relations, relation_names) = tables
-    return Vocabulary(entities, relations, entity_names, relation_names)
+    return Vocabulary(
+        entities, relations, entity_names, relation_names, draw(st.dictionaries(texts, texts.filter(bool)))
+    )
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def vocabulary() -> Vocabulary:
 
 @given(vocabularies())
 def test_round_trip(vocabulary: Vocabulary) -> None:
-    """Labels and names come back as they were, whatever characters they are made of."""
+    """Labels, names and prefixes come back as they were, whatever characters they are made of."""
     with tempfile.TemporaryDirectory() as folder:
         vocabulary.write(Path(folder))
         assert Vocabulary.read(Path(folder)) == vocabulary
@@ -56,7 +58,8 @@ def test_round_trip(vocabulary: Vocabulary) -> None:
 @given(st.one_of(vocabularies(PLAIN), vocabularies(ALIKE)), st.one_of(PLAIN, ALIKE), st.integers(1, 5))
 def test_search_is_exact_then_prefix_then_substring(vocabulary: Vocabulary, q: str, limit: int) -> None:
     """The search over one long text finds what a loop over all labels and names finds, in the same order."""
-    folded = q.casefold()
+    prefix, colon, local = q.partition(":")
+    folded = (vocabulary.prefixes[prefix] + local if colon and prefix in vocabulary.prefixes else q).casefold()
 
     def rank(i: int) -> int:
         texts = [vocabulary.entities[i].casefold(), vocabulary.entity_names.get(i, "").casefold()]
@@ -84,6 +87,24 @@ def test_better_matches_come_first() -> None:
     """What equals the text precedes what starts with it, and that what merely contains it, whatever the ids."""
     assert Vocabulary(["xab", "abx", "ab"], []).search_entities("ab", 3) == [2, 1, 0]
     assert Vocabulary(["x", "y", "z"], [], {0: "xab", 1: "abx", 2: "AB"}).search_entities("ab", 2) == [2, 1]
+
+
+def test_prefixes_shorten_and_expand() -> None:
+    """A prefix stands for its IRI where a label is looked up, and shows one without a name; labels go first."""
+    wd = "http://www.wikidata.org/"
+    prefixes = {"wd": f"{wd}entity/", "w": wd, "": "http://example.org/"}
+    entities = [f"{wd}entity/Q42", f"{wd}entity/Q5", f"{wd}about", "http://example.org/x", "w:about"]
+    vocabulary = Vocabulary(entities, [f"{wd}P31"], {0: "Douglas Adams"}).with_prefixes(prefixes)
+    assert vocabulary.entity_names == {0: "Douglas Adams", 1: "wd:Q5", 2: "w:about", 3: ":x"}
+    assert vocabulary.relation_names == {0: "w:P31"}
+    assert [vocabulary.resolve_entity(ref) for ref in ("wd:Q42", entities[0], ":x", "w:entity/Q5")] == [0, 0, 3, 1]
+    assert vocabulary.resolve_entity("w:about") == 4
+    assert vocabulary.find("wd:Q42", "w:P31", ":x") == (0, 0, 3)
+    assert vocabulary.find("wd:Q42", "w:P31", "wd:Q43") is None
+    assert vocabulary.search_entities("wd:q", 9) == [0, 1]
+    with pytest.raises(UnknownEntity, match=r"unknown entity 'wd:Q43'; nearest: 'http://www.wikidata.org/entity/Q42'"):
+        vocabulary.entity_id("wd:Q43")
+    assert Vocabulary(entities, []).with_prefixes({}) == Vocabulary(entities, [])
 
 
 def test_resolve(vocabulary: Vocabulary) -> None:

@@ -11,6 +11,7 @@ stay exact, for bounds hold in any directions; they only take longer when the ne
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def append(
     *,
     skip_unknown: bool = False,
     ids: bool = False,
+    only_iris: bool = False,
     batch_size: int | None = None,
     device: str = "auto",
     publish: bool = True,
@@ -53,7 +55,8 @@ def append(
 
     The file continues the one that was read before: its first line has the ``train_index`` after that one's last.
     Lines whose triple is indexed already, or stands further up in the file, are skipped and counted, so that a
-    training file that has grown may be given whole. With `ids` it holds ids, not labels. `committed` is as in `build`.
+    training file that has grown may be given whole. `skip_unknown`, `ids` and `only_iris` are as in `read_triples`,
+    `committed` as in `build`.
 
     Raises
     ------
@@ -79,7 +82,8 @@ def append(
                 f"{live.id} has loss bce-kvsall, whose labels are all known tails: with new triples the gradients of "
                 "those indexed change; build it anew"
             )
-        new = _added(read_triples(train, vocabulary, skip_unknown=skip_unknown, ids=ids), known, old_counts, train)
+        table = read_triples(train, vocabulary, skip_unknown=skip_unknown, ids=ids, only_iris=only_iris)
+        new = _added(table, known, old_counts, train)
         check_input(model, vocabulary, new)
         rate, stratify_by = configuration.get("sample_rate", 1.0), configuration.get("stratify_by")
         added = sample_table(new, rate, stratify_by, configuration["seed"])
@@ -114,7 +118,7 @@ def append(
                 counts=counts(model, total, len(everything), old_counts["skipped"] + new.skipped),
                 provenance=provenance(model, on) | {"extends": live.id, "model": live.manifest.provenance.get("model")},
             )
-            return finish(
+            report = finish(
                 index_root,
                 staging,
                 contents,
@@ -125,6 +129,7 @@ def append(
                 committed=committed,
                 stages=stages,
             )
+            return replace(report, warnings=(*table.warnings(train), *report.warnings))
 
 
 def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source: Path) -> TripleTable:

@@ -356,6 +356,7 @@ def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, s
         json.dumps(settings, sort_keys=True),
         json.dumps([list(vocabulary.entities), list(vocabulary.relations)]),
         json.dumps([dict(vocabulary.entity_names), dict(vocabulary.relation_names)], sort_keys=True),
+        json.dumps(dict(vocabulary.prefixes), sort_keys=True),
         str(layout.SCHEMA_VERSION),
     ):
         digest.update(hashlib.sha256(text.encode()).digest())

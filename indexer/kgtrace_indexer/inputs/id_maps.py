@@ -1,4 +1,7 @@
-"""Id maps and names from tab-separated files; labels may have the quotes of CSV where PyKEEN writes them."""
+"""Id maps and names from tab-separated files; labels may have the quotes of CSV where PyKEEN writes them.
+
+Names may also be those of an RDF file.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from kgtrace_indexer.inputs import rdf
 from kgtrace_indexer.inputs.text_files import (
     INTEGER,
     counted,
@@ -23,31 +27,37 @@ from kgtrace_store.errors import DuplicateId, EmptyInput, IdOutOfRange, Malforme
 from kgtrace_store.vocabulary import Vocabulary
 
 
-def read_vocabulary(entity_to_id: Path, relation_to_id: Path, names: Path | None = None) -> Vocabulary:
+def read_vocabulary(
+    entity_to_id: Path, relation_to_id: Path, names: Path | None = None, *, lang: str = "en"
+) -> Vocabulary:
     """Read two id maps and, optionally, human-readable names.
 
     An id map has two columns. A header ``id⇥label`` or ``label⇥id`` says which is which, and labels are then quoted
     as in CSV, which is how PyKEEN writes them: they may hold tabs and line breaks, and CR before the end of a line
     belongs to the label unless every line has it. Without a header the ids are the column that holds 0..n−1. OpenKE's
     maps begin with the number of their lines, label and id.
-    `names` has lines ``label⇥name``, of entities or relations; those of labels that the maps lack are ignored.
+    `names` has lines ``label⇥name``, of entities or relations; those of labels that the maps lack are ignored. Or it is
+    RDF: its ``rdfs:label`` and ``skos:prefLabel`` are names of labels that are IRIs, in the language `lang` where there
+    is a choice, and its prefixes are those of the vocabulary.
 
     Raises
     ------
     UnreadableInput
         A file is missing, truncated or not UTF-8.
     MalformedVocabulary
-        A line has not two fields, or no column or both could hold the ids.
+        A line has not two fields, no column or both could hold the ids, or RDF cannot be parsed.
     DuplicateId
         A label or an id occurs twice.
     IdOutOfRange
         The ids are not 0..n−1.
     EmptyInput
         A map has no entries.
+    MissingExtra
+        RDF cannot be read without pyoxigraph.
     """
     entities = read_id_map(entity_to_id, "entity")
     relations = read_id_map(relation_to_id, "relation")
-    return named(entities, relations, names)
+    return named(entities, relations, names, lang)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,26 +170,27 @@ def _is_dense(column: Sequence[str]) -> bool:
     )
 
 
-def named(entities: Sequence[str], relations: Sequence[str], names: Path | None) -> Vocabulary:
+def named(entities: Sequence[str], relations: Sequence[str], names: Path | None, lang: str = "en") -> Vocabulary:
+    """Give entities and relations the names of a file, as `read_vocabulary` does."""
     if names is None:
         return Vocabulary(entities, relations)
-    return Vocabulary(entities, relations, *_read_names(names, entities, relations))
+    if rdf.syntax(names) is None:
+        prefixes, by_label = {}, _read_names(names)
+        hint = f"none of its {len(by_label)} labels is an entity or a relation; expected lines label⇥name"
+    else:
+        file = rdf.RdfFile(names, MalformedVocabulary)
+        by_label, prefixes = file.names({*entities, *relations}, lang), file.prefixes
+        hint = "it gives no entity and no relation an rdfs:label or skos:prefLabel"
+    entity_names, relation_names = (
+        {i: by_label[label] for i, label in enumerate(labels) if label in by_label} for labels in (entities, relations)
+    )
+    if not entity_names and not relation_names:
+        raise MalformedVocabulary(f"{names}: {hint}")
+    return Vocabulary(entities, relations, entity_names, relation_names).with_prefixes(prefixes)
 
 
-def _read_names(path: Path, entities: Sequence[str], relations: Sequence[str]) -> tuple[dict[int, str], dict[int, str]]:
-    """Names by entity id and by relation id."""
+def _read_names(path: Path) -> dict[str, str]:
+    """The first name of each label."""
     pairs = _read_pairs(path, "label⇥name", ((number, line.split("\t")) for number, line in read_lines(path)))
-    ids = {
-        **{label: (1, i) for i, label in enumerate(relations)},
-        **{label: (0, i) for i, label in enumerate(entities)},
-    }
-    names: tuple[dict[int, str], dict[int, str]] = ({}, {})
-    for label, name in zip(pairs.left, pairs.right, strict=True):
-        if label in ids and name:
-            kind, i = ids[label]
-            names[kind].setdefault(i, name)
-    if not any(names):
-        raise MalformedVocabulary(
-            f"{path}: none of its {len(pairs.left)} labels is an entity or a relation; expected lines label⇥name"
-        )
-    return names
+    named = zip(reversed(pairs.left), reversed(pairs.right), strict=True)
+    return {label: name for label, name in named if name}

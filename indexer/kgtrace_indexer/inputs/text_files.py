@@ -1,7 +1,7 @@
 """Lines and fields of text files, read as streams.
 
-Files may be compressed with gzip, bzip2 or xz, or be the only file of a zip archive (told by content, not by name);
-they may start with a byte-order mark, end lines with CRLF and hold blank lines.
+Files may be compressed with gzip, bzip2, xz or Zstandard, or be the only file of a zip archive (told by content, not by
+name); they may start with a byte-order mark, end lines with CRLF and hold blank lines.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import gzip
 import io
 import lzma
 import re
+import sys
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from kgtrace_store.errors import UnreadableInput
+from kgtrace_store.errors import MissingExtra, UnreadableInput
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line means that the file is not text; reading it whole could take all memory."""
@@ -29,6 +31,8 @@ INTEGER = re.compile(r"-?[0-9]{1,18}")
 """An id, if in range."""
 
 _BUFFER_BYTES = 1 << 20
+_UNPACKED_BYTES = 1 << 16
+"""Of the content of a compressed file: few, since content before damage in the same buffer is lost."""
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\r?\Z)')
 """A field in the quotes of CSV: it may hold anything, and quotes twice."""
 _LONGEST_QUOTE = 100
@@ -112,30 +116,50 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises :class:`UnreadableInput`, naming the line.
     """
     number = 0
+    with content(path, lambda: f"line {number}") as f:
+        while line := f.readline(MAX_LINE_BYTES):
+            number += 1
+            if len(line) >= MAX_LINE_BYTES:
+                why = "its lines end in CR alone: end them with LF" if b"\r" in line else "not a text file?"
+                raise UnreadableInput(f"{path} line {number} is longer than {MAX_LINE_BYTES} bytes: {why}")
+            try:
+                text = line.removesuffix(b"\n").decode("utf-8")
+            except UnicodeDecodeError as e:
+                raise UnreadableInput(
+                    f"{path} line {number} is not UTF-8: {e.reason} at byte {e.start}; convert the file"
+                ) from e
+            yield number, text
+
+
+@contextmanager
+def content(path: Path, place: Callable[[], str]) -> Iterator[io.BufferedReader[Any]]:
+    """Open a text file, decompressed and without byte-order mark, for reading in the block.
+
+    Raises :class:`UnreadableInput` for a file that is missing, truncated, damaged or UTF-16; the message about damage
+    names the last ``place`` that was read.
+    """
     kind = None
+    damage: tuple[type[Exception], ...] = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
     try:
         with ExitStack() as stack:
-            raw = stack.enter_context(io.BufferedReader(io.FileIO(path), _BUFFER_BYTES))
-            kind = _compression(raw.peek(10)[:10])
-            f = raw if kind is None else stack.enter_context(_decompressed(path, raw, kind))
-            while line := f.readline(MAX_LINE_BYTES):
-                number += 1
-                if number == 1:
-                    _check_encoding(path, line)
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if len(line) >= MAX_LINE_BYTES:
-                    why = "its lines end in CR alone: end them with LF" if b"\r" in line else "not a text file?"
-                    raise UnreadableInput(f"{path} line {number} is longer than {MAX_LINE_BYTES} bytes: {why}")
-                yield number, line.removesuffix(b"\n").decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise UnreadableInput(
-            f"{path} line {number} is not UTF-8: {e.reason} at byte {e.start}; convert the file"
-        ) from e
-    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as e:
-        raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after line {number}: {e}") from e
+            f = stack.enter_context(io.BufferedReader(io.FileIO(path), _BUFFER_BYTES))
+            kind = _compression(f.peek(10)[:10])
+            if kind == "Zstandard":
+                damage += (_zstd(path).ZstdError,)
+            if kind is not None:
+                unpacked: Any = stack.enter_context(_decompressed(path, f, kind))
+                f = io.BufferedReader(unpacked, _UNPACKED_BYTES)
+            start = f.peek(3)[:3]
+            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise UnreadableInput(f"{path} line 1 is not UTF-8: it is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
+            if start == codecs.BOM_UTF8:
+                f.read(len(start))
+            yield f
+    except damage as e:
+        raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after {place()}: {e}") from e
     except OSError as e:
         if kind is not None and e.errno is None:  # not the system's, but what gzip and bz2 say of their data
-            raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after line {number}: {e}") from e
+            raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after {place()}: {e}") from e
         raise UnreadableInput(f"cannot read {path}: {e.strerror}") from e
 
 
@@ -147,6 +171,8 @@ def _compression(head: bytes) -> str | None:
         return "bzip2"
     if head.startswith(b"\xfd7zXZ\x00"):
         return "xz"
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return "Zstandard"
     return "zip" if head.startswith(b"PK\x03\x04") else None
 
 
@@ -158,6 +184,8 @@ def _decompressed(path: Path, raw: io.BufferedReader[Any], kind: str) -> IO[byte
         return bz2.BZ2File(raw)
     if kind == "xz":
         return lzma.LZMAFile(raw)
+    if kind == "Zstandard":
+        return _zstd(path).ZstdFile(raw)  # type: ignore[no-any-return]
     archive = zipfile.ZipFile(raw)
     files = [entry for entry in archive.infolist() if not entry.is_dir() and not entry.filename.startswith("__MACOSX/")]
     if len(files) != 1:
@@ -170,12 +198,12 @@ def _decompressed(path: Path, raw: io.BufferedReader[Any], kind: str) -> IO[byte
         raise UnreadableInput(f"{path} cannot be unpacked here: {e}; unpack it first") from e
 
 
-def _check_encoding(path: Path, line: bytes) -> None:
-    """Raise `UnreadableInput` for a file that is text in another encoding, or compressed in another way."""
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UnreadableInput(f"{path} line 1 is not UTF-8: it is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
-    if line.startswith(b"\x28\xb5\x2f\xfd"):
-        raise UnreadableInput(f"{path} is compressed with Zstandard, which is not read here: decompress it first")
+def _zstd(path: Path) -> Any:
+    """Python's module for Zstandard, or its backport. Raises `MissingExtra`."""
+    try:
+        return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    except ImportError as e:
+        raise MissingExtra(f"{path} is compressed with Zstandard: pip install 'kgtrace[zstd]', or decompress it") from e
 
 
 def line_ends(line: str) -> str:

@@ -35,10 +35,12 @@ def read_folder_vocabulary(
     entity_to_id: Path | None = None,
     relation_to_id: Path | None = None,
     names: Path | None = None,
+    lang: str = "en",
 ) -> Vocabulary:
     """Read the id maps of PyKEEN's ``training_triples`` folder, or in their place those given, and names.
 
     A folder without id maps is that of a ``CoreTriplesFactory``, whose triples have no labels: ids serve as labels.
+    `names` and `lang` are as in `read_vocabulary`.
 
     Raises
     ------
@@ -61,8 +63,8 @@ def read_folder_vocabulary(
             tuple(map(str, range(size))) if path is None else read_id_map(path, noun)
             for (path, noun), size in zip(given, sizes, strict=True)
         )
-        return named(entities, relations, names)
-    return read_vocabulary(*paths, names)
+        return named(entities, relations, names, lang)
+    return read_vocabulary(*paths, names, lang=lang)
 
 
 def has_labels(folder: Path) -> bool:

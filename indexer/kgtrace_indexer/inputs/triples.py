@@ -1,20 +1,22 @@
-"""Triples from tab-separated files, read as streams.
+"""Triples from tab-separated files and from RDF, read as streams.
 
-Labels are taken as they are, but for the quotes of CSV, with which PyKEEN reads files.
+Labels are taken as they are, but for the quotes of CSV, with which PyKEEN reads files. Of RDF, IRIs are the labels.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kgtrace_indexer.inputs import rdf
 from kgtrace_indexer.inputs.text_files import INTEGER, counted, csv_fields, line_ends, quote, read_lines
-from kgtrace_store.errors import EmptyInput, IdOutOfRange, MalformedTriple, UnknownLabel
+from kgtrace_store.errors import BadRequest, EmptyInput, IdOutOfRange, MalformedTriple, UnknownLabel
 from kgtrace_store.vocabulary import Vocabulary
 
 HEADER = ["head", "relation", "tail"]
@@ -33,6 +35,16 @@ class TripleTable:
     """Lines left out because of an unknown label."""
     labelled: bool = True
     """Whether the file holds labels, not ids."""
+    other_terms: int = 0
+    """Statements of RDF with a literal or blank node. They are no triples, so rows do not count them."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """IRIs by prefix that an RDF file declares."""
+
+    def warnings(self, source: Path) -> list[str]:
+        """Return what to tell people about the file that was read."""
+        if not self.other_terms:
+            return []
+        return [f"{self.other_terms:,} statements of {source} have a literal or a blank node: they were left out"]
 
 
 def out_of_range(ids: np.ndarray, entities: int, relations: int) -> tuple[int, str] | None:
@@ -44,7 +56,14 @@ def out_of_range(ids: np.ndarray, entities: int, relations: int) -> tuple[int, s
     return None
 
 
-def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = False, ids: bool = False) -> TripleTable:
+def read_triples(
+    path: Path,
+    vocabulary: Vocabulary,
+    *,
+    skip_unknown: bool = False,
+    ids: bool = False,
+    only_iris: bool = False,
+) -> TripleTable:
     """Read ``head⇥relation⇥tail`` lines of labels, or of ids if `ids` is on.
 
     A file whose first line is the header ``head⇥relation⇥tail`` holds ids, too, as PyKEEN's
@@ -52,19 +71,30 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
     those that follow is OpenKE's: lines of the ids of head, *tail*, relation. A line with a label that is not known, or
     without three fields, is read once more with the quotes of CSV undone, as PyKEEN reads files.
 
+    N-Triples, N-Quads, Turtle and TriG are told by the file's name, such as ``dump.nt.gz``; their IRIs are the labels.
+    Statements with a literal or blank node are counted and left out, or with `only_iris` an error.
+
     Raises
     ------
     UnreadableInput
         The file is missing, truncated or not UTF-8.
     MalformedTriple
-        A line has not three fields, or one is empty.
+        A line has not three fields, or one is empty; or a statement of RDF cannot be parsed, or is refused.
     UnknownEntity, UnknownRelation
         A label is not in the vocabulary and `skip_unknown` is off.
     IdOutOfRange
         An id is not in the vocabulary.
     EmptyInput
         There is no triple, or none with known labels.
+    BadRequest
+        `ids` is on for RDF.
+    MissingExtra
+        RDF cannot be read without pyoxigraph.
     """
+    if rdf.syntax(path) is not None:
+        if ids:
+            raise BadRequest(f"{path} is RDF, whose terms are labels, not ids: leave --ids out")
+        return _read_rdf(path, vocabulary, skip_unknown=skip_unknown, only_iris=only_iris)
     lines = read_lines(path)
     first = next(lines, None)
     if first is not None and INTEGER.fullmatch(first[1].strip()):
@@ -80,7 +110,7 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
         try:
             return entities[head], relations[relation], entities[tail]
         except KeyError:
-            return None
+            return vocabulary.find(head, relation, tail) if vocabulary.prefixes else None
 
     found = array("i")
     rows = array("q")
@@ -102,15 +132,46 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
                 return _read_numeric(path, chain([(number, line)], lines), vocabulary)
             if skip_unknown:
                 continue
-            triple = _resolve(path, number, fields, vocabulary, look_like_ids=look_like_ids)
+            raise _unknown_label(f"{path} line {number}", fields, vocabulary, look_like_ids=look_like_ids)
         found.extend(triple)
         rows.append(row)
-    if row < 0:
+    _check_found(path, rows, row + 1, _SAY_IDS if look_like_ids else "")
+    return _table(found, rows, skipped=row + 1 - len(rows))
+
+
+def _read_rdf(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool, only_iris: bool) -> TripleTable:
+    """Statements of three IRIs."""
+    file = rdf.RdfFile(path, MalformedTriple)
+    entities = {label: i for i, label in enumerate(vocabulary.entities)}
+    relations = {label: i for i, label in enumerate(vocabulary.relations)}
+    found = array("i")
+    rows = array("q")
+    row, other_terms = -1, 0
+    for statement in file.statements():
+        if statement is None:
+            other_terms += 1
+            if only_iris:
+                raise MalformedTriple(f"{path} {file.place(row + 1 + other_terms)}: {_OTHER_TERM}")
+            continue
+        row += 1
+        head, relation, tail = statement
+        try:
+            found.extend((entities[head], relations[relation], entities[tail]))
+            rows.append(row)
+        except KeyError:
+            if not skip_unknown:
+                place = f"{path} {file.place(row + 1 + other_terms)}"
+                raise _unknown_label(place, statement, vocabulary) from None
+    _check_found(path, rows, row + 1, f"; {other_terms:,} statements have a literal or blank node")
+    return _table(found, rows, skipped=row + 1 - len(rows), other_terms=other_terms, prefixes=file.prefixes)
+
+
+def _check_found(path: Path, rows: Sequence[int], count: int, hint: str) -> None:
+    """Raise `EmptyInput` if none of the triples of a file was found."""
+    if not count:
         raise EmptyInput(f"{path} holds no triple")
     if not rows:
-        hint = _SAY_IDS if look_like_ids else ""
-        raise EmptyInput(f"{path} holds no triple with known labels: all {row + 1} were skipped{hint}")
-    return _table(found, rows, skipped=row + 1 - len(rows))
+        raise EmptyInput(f"{path} holds no triple with known labels: all {count} were skipped{hint}")
 
 
 def _in_order(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -150,28 +211,29 @@ def _read_numeric(path: Path, lines: Iterable[tuple[int, str]], vocabulary: Voca
     return _table(ids, array("q", range(len(ids) // 3)), skipped=0, labelled=False)
 
 
-def _table(ids: array[int], rows: array[int], *, skipped: int, labelled: bool = True) -> TripleTable:
+def _table(found: array[int], rows: array[int], **facts: Any) -> TripleTable:
     return TripleTable(
-        ids=np.frombuffer(ids, dtype=np.intc).astype(np.int32, copy=False).reshape(-1, 3),  # (3n,) -> (n, 3)
-        train_index=np.frombuffer(rows, dtype=np.int64),
-        skipped=skipped,
-        labelled=labelled,
+        np.frombuffer(found, dtype=np.intc).astype(np.int32, copy=False).reshape(-1, 3),  # (3n,) -> (n, 3)
+        np.frombuffer(rows, dtype=np.int64),
+        **facts,
     )
 
 
 _SAY_IDS = "; if the lines hold ids, say so with --ids"
+_OTHER_TERM = "a literal or blank node is no entity; without --only-iris such statements are left out"
 
 
-def _resolve(
-    path: Path, number: int, fields: Sequence[str], vocabulary: Vocabulary, *, look_like_ids: bool
-) -> tuple[int, int, int]:
-    """Ids of a line's labels; for an unknown one the error says where it stands and what is near it."""
+def _unknown_label(
+    place: str, fields: Sequence[str], vocabulary: Vocabulary, *, look_like_ids: bool = False
+) -> UnknownLabel:
+    """The error about a triple's unknown label, which says where it is and what is near it."""
     head, relation, tail = fields
     try:
-        return vocabulary.entity_id(head), vocabulary.relation_id(relation), vocabulary.entity_id(tail)
+        vocabulary.entity_id(head), vocabulary.relation_id(relation), vocabulary.entity_id(tail)
     except UnknownLabel as e:
         hint = _SAY_IDS if look_like_ids else "; --skip-unknown leaves such lines out"
-        raise type(e)(f"{path} line {number}: {e}{hint}", e.label, e.nearest) from e
+        return type(e)(f"{place}: {e}{hint}", e.label, e.nearest)
+    raise AssertionError(f"{place}: all labels are known")
 
 
 def _malformed_triple(path: Path, number: int, line: str) -> MalformedTriple:

@@ -91,6 +91,14 @@ def damping(text: str) -> float | str:
     return "auto" if text == "auto" else positive(text)
 
 
+def prefix(text: str) -> tuple[str, str]:
+    """Read a prefix and what it stands for."""
+    name, equals, iri = text.partition("=")
+    if not equals or not iri or ":" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=IRI, such as wd=http://www.wikidata.org/entity/")
+    return name, iri
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -121,13 +129,17 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     "--interaction": {"metavar": "NAME", "help": "of a state dict: ConvE, 'TransE(p_norm=1)'"},
     "--json": {"action": "store_true", "help": "print JSON"},
     "--max-test-triples": {"type": integer(1), "metavar": "N", "help": "only the first N of --test"},
+    "--only-iris": {
+        "action": "store_true",
+        "help": "refuse RDF with literals or blank nodes, instead of leaving such statements out",
+    },
     "--order": {"choices": ORDERS, "default": ORDERS[0], "help": "default: %(default)s"},
     "--output": {"type": Path, "metavar": "FILE"},
     "--relation-to-id": {"type": Path, "metavar": "FILE", "help": "the same for relations"},
     "--seed": {"type": integer(0), "default": 0, "metavar": "N"},
     "--skip-unknown": {"action": "store_true", "help": "count and skip lines with unknown labels"},
     "--stratify-by": {"choices": STRATA, "help": "draw that share from the triples of each, and at least one"},
-    "--test": {"type": Path, "metavar": "FILE", "help": "test triples: lines of head⇥relation⇥tail"},
+    "--test": {"type": Path, "metavar": "FILE", "help": "test triples: lines of head⇥relation⇥tail, or RDF"},
     "--test-indices": {"type": integer(0), "nargs": "+", "metavar": "I", "help": "rows of --test, from 0"},
     "--top-k": {
         "type": integer(1),
@@ -135,7 +147,7 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         "metavar": "K",
         "help": "training triples to name (default: %(default)s)",
     },
-    "--train": {"type": Path, "metavar": "FILE", "help": "lines of head⇥relation⇥tail"},
+    "--train": {"type": Path, "metavar": "FILE", "help": "lines of head⇥relation⇥tail, or RDF (.nt, .nq, .ttl, .trig)"},
 }
 """Arguments of several verbs, as `argparse` takes them."""
 
@@ -230,8 +242,20 @@ def trained(to: argparse.ArgumentParser, ids_in: str) -> None:
     model(to)
     data = to.add_argument_group("training data, where the model's folder does not carry it")
     add(data, "--train", "--entity-to-id", "--relation-to-id")
-    data.add_argument("--names", type=Path, metavar="FILE", help="lines of label⇥name, for people to read")
-    add(data, "--skip-unknown")
+    data.add_argument("--names", type=Path, metavar="FILE", help="lines of label⇥name, for people to read, or RDF")
+    data.add_argument(
+        "--lang", default="en", metavar="TAG", help="language of names in RDF, where there is a choice (default: en)"
+    )
+    data.add_argument(
+        "--prefix",
+        dest="prefixes",
+        type=prefix,
+        action="append",
+        default=[],
+        metavar="NAME=IRI",
+        help="what NAME:… stands for, besides the prefixes of RDF files; may be repeated",
+    )
+    add(data, "--skip-unknown", "--only-iris")
     ids(data, ids_in)
 
 

@@ -95,7 +95,7 @@ def write(bulk: Bulk, output: Path, *, fresh: bool, progress: Callable[[str, int
     StorageFailed
         The disk is full or broken.
     """
-    ending = render.check_format(output)
+    ending = render.check_format(output, render.INFLUENCE_FORMATS)
     with _open_journal(output, bulk.facts(), fresh=fresh) as journal:
         for number in range(len(bulk)):
             if not journal.has(number):

@@ -76,6 +76,13 @@ def training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
 
     Raises `VocabularyMismatch` where the former contradict the latter.
     """
+    vocabulary, table = _training_data(args)
+    for warning in table.warnings(args.train):
+        warn(warning)
+    return vocabulary.with_prefixes({**table.prefixes, **dict(args.prefixes)}), table
+
+
+def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
     from kgtrace_indexer.inputs.frameworks import carried_data
     from kgtrace_indexer.inputs.id_maps import read_vocabulary
     from kgtrace_indexer.inputs.model_reader import check_place
@@ -83,7 +90,7 @@ def training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
     from kgtrace_indexer.inputs.triples import read_triples
 
     carried = _carried(args)
-    if args.train is None and (data := carried_data(args.model, args.names)) is not None:
+    if args.train is None and (data := carried_data(args.model, args.names, args.lang)) is not None:
         return data
     if None in (args.train, args.entity_to_id, args.relation_to_id) and not carried.is_dir():
         check_place(args.model)
@@ -93,13 +100,17 @@ def training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
         )
     if None in (args.entity_to_id, args.relation_to_id):
         vocabulary = read_folder_vocabulary(
-            carried, entity_to_id=args.entity_to_id, relation_to_id=args.relation_to_id, names=args.names
+            carried,
+            entity_to_id=args.entity_to_id,
+            relation_to_id=args.relation_to_id,
+            names=args.names,
+            lang=args.lang,
         )
     else:
-        vocabulary = read_vocabulary(args.entity_to_id, args.relation_to_id, args.names)
+        vocabulary = read_vocabulary(args.entity_to_id, args.relation_to_id, args.names, lang=args.lang)
     if args.train is None:
         return vocabulary, read_triples(carried / NUMERIC_TRIPLES, vocabulary, ids=True)
-    table = read_triples(args.train, vocabulary, skip_unknown=args.skip_unknown, ids=args.ids)
+    table = read_triples(args.train, vocabulary, skip_unknown=args.skip_unknown, ids=args.ids, only_iris=args.only_iris)
     check_against_folder(carried, vocabulary, table, args.train)
     return vocabulary, table
 
@@ -123,7 +134,9 @@ def test_table(args: argparse.Namespace, vocabulary: "Vocabulary", *, skip_unkno
     """Read the test triples; warn of lines that were left out."""
     from kgtrace_indexer.inputs.triples import read_triples
 
-    table = read_triples(args.test, vocabulary, skip_unknown=skip_unknown, ids=args.ids)
+    table = read_triples(args.test, vocabulary, skip_unknown=skip_unknown, ids=args.ids, only_iris=args.only_iris)
+    for warning in table.warnings(args.test):
+        warn(warning)
     if table.skipped:
         lines = len(table.ids) + table.skipped
         warn(

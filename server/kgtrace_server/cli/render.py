@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kgtrace_server import tables
+from kgtrace_server import graphml, jsonld, tables
 from kgtrace_server.cli.printable import printable
 from kgtrace_server.schema.answers import (
     Aggregate,
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
+
+INFLUENCE_FORMATS = (*FORMATS, ".jsonl", ".jsonld", ".graphml")
+"""The same of influences."""
 
 _WIDEST = 40
 """Characters of a label in a table; files hold them whole."""
@@ -105,11 +108,17 @@ def write_influences(
 ) -> int:
     """Write answers, one after another, as one; return how many influences they hold.
 
-    ``ending`` is one of `FORMATS`; ``test_indices`` (n,) tells which test triple each result is about, for tabular
-    output. ``skipped`` lines of a file of test triples were left out, which JSON says unless it is None.
+    ``ending`` is one of `INFLUENCE_FORMATS`; ``test_indices`` (n,) tells which test triple each result is about, for
+    formats that say it. ``skipped`` lines of a file of test triples were left out, which JSON says unless it is None.
     """
     if ending == ".json":
         return _write_json(sink, answers, skipped)
+    if ending == ".jsonl":
+        return _write_lines(sink, answers, test_indices)
+    if ending == ".jsonld":
+        return jsonld.write(sink, answers)
+    if ending == ".graphml":
+        return graphml.write(sink, answers, test_indices.tolist())
     return _write_table(sink, ending, Influences.COLUMNS, _blocks(answers, test_indices))
 
 
@@ -197,6 +206,18 @@ def _write_json(sink: BinaryIO, answers: Iterable[Influences], skipped: int | No
             seconds[stage] = seconds.get(stage, 0.0) + spent
     text = json.dumps(seconds, indent=2).replace("\n", "\n  ")
     sink.write(f'\n  ],\n  "seconds": {text}\n}}\n'.encode())
+    return count
+
+
+def _write_lines(sink: BinaryIO, answers: Iterable[Influences], test_indices: np.ndarray) -> int:
+    """Write each result as an object in a line of JSON, with its origin and its row in the file of test triples."""
+    rows = iter(test_indices.tolist())
+    count = 0
+    for answer in answers:
+        for result in answer.results:
+            facts = json.dumps({**answer.origin, "test_index": next(rows)})
+            sink.write(facts.removesuffix("}").encode() + b", " + to_json(result).removeprefix(b"{") + b"\n")
+            count += len(result.influences)
     return count
 
 

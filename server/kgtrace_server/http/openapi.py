@@ -10,6 +10,8 @@ from fastapi import FastAPI, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import TypeAdapter
 
+from kgtrace_server import graphml, jsonld
+from kgtrace_server.http.media import JSON
 from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
 from kgtrace_server.schema import answers, operation
 
@@ -66,8 +68,13 @@ def _answer_schemas() -> dict[str, Any]:
 def answered(example: answers.Answer, *statuses: int) -> dict[str, Any]:
     """Document the type of a route's answers, of which ``example`` is one, and the statuses of its problems."""
     schema = {"$ref": _SCHEMA.format(model=type(example).__name__)}
-    success = {200: {"content": {"application/json": {"schema": schema, "example": asdict(example)}}}}
-    return {"responses": {**success, **problems(*statuses)}}
+    content: dict[str, Any] = {JSON: {"schema": schema, "example": asdict(example)}}
+    if isinstance(example, answers.Influences):
+        content |= {
+            jsonld.MEDIA_TYPE: {"schema": {"type": "object"}},
+            graphml.MEDIA_TYPE: {"schema": {"type": "string"}},
+        }
+    return {"responses": {200: {"content": content}, **problems(*statuses)}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 
+from kgtrace_server.http import media
 from kgtrace_server.http.backend import Backend
 from kgtrace_server.http.bodies import StrictRoute
 from kgtrace_server.http.metrics import CONTENT_TYPE, Metrics
@@ -95,13 +96,13 @@ def questions() -> APIRouter:
 
     @router.post("/influences", summary="Explain test triples", **answered(examples.INFLUENCES, *_POSTED, *_QUEUED))
     async def post_influences(request: Request, body: InfluenceRequest, service: _Ready) -> Response:
-        return await _computed(request, service, body)
+        return await _computed(request, service, body, _wanted(request))
 
     @router.get("/influences", summary="Explain one test triple", **answered(examples.INFLUENCES, *_READ, *_QUEUED))
     async def get_influences(request: Request, query: Annotated[InfluenceQuery, Query()], service: _Ready) -> Response:
         triple = service.refs_from_text(query.head, query.relation, query.tail)
         question = InfluenceRequest.of(triples=[triple], **query.options(*FIELDS))
-        return await _computed(request, service, question)
+        return await _computed(request, service, question, _wanted(request))
 
     @router.post("/predictions", summary="Predict tails or heads", **answered(examples.PREDICTIONS, *_POSTED, *_QUEUED))
     async def post_predictions(request: Request, body: PredictionRequest, service: _Ready) -> Response:
@@ -201,7 +202,12 @@ def admin() -> APIRouter:
     return router
 
 
-async def _computed(request: Request, service: Service, question: Computed) -> Response:
+def _wanted(request: Request) -> str:
+    """Return the media type in which a client wants an explanation."""
+    return media.preferred(request.headers.get("Accept", media.JSON))
+
+
+async def _computed(request: Request, service: Service, question: Computed, media_type: str = media.JSON) -> Response:
     """Answer in the worker's thread, together with questions that are alike; answers are written there, too.
 
     Wait for that, or until the client is gone: a computation that nobody waits for is not begun.
@@ -212,10 +218,12 @@ async def _computed(request: Request, service: Service, question: Computed) -> R
     def respond(questions: Sequence[Computed]) -> list[tuple[Response, dict[str, float]] | Exception]:
         outcomes = service.together(questions, backend.worker.wanted)
         metrics.answers([outcome for outcome in outcomes if isinstance(outcome, Influences)])
-        return [each if isinstance(each, Exception) else (_json(each), _stages(each)) for each in outcomes]
+        return [
+            each if isinstance(each, Exception) else (_response(each, media_type), _stages(each)) for each in outcomes
+        ]
 
     size = len(question.triples) if isinstance(question, InfluenceRequest) else 1
-    task = Task(respond, question, (service, question.alike), size)
+    task = Task(respond, question, (service, question.alike, media_type), size)
     computing = backend.worker.submit(task)
     leaving = asyncio.ensure_future(_disconnected(request))
     leaving.add_done_callback(lambda _: computing.cancel())
@@ -238,7 +246,12 @@ async def _disconnected(request: Request) -> None:
 
 
 def _json(answer: Answer) -> Response:
-    return Response(to_json(answer), media_type="application/json")
+    return Response(to_json(answer), media_type=media.JSON)
+
+
+def _response(answer: Answer, media_type: str) -> Response:
+    vary = {"Vary": "Accept"} if isinstance(answer, Influences) else {}
+    return Response(media.written(answer, media_type), headers=vary, media_type=media_type)
 
 
 def _stages(answer: Answer) -> dict[str, float]:

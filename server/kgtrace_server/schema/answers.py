@@ -7,7 +7,7 @@ that an older one lacks have defaults.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kgtrace_indexer.names import Direction, Group, Score
@@ -35,6 +35,15 @@ class Answer:
     def fields(self, *names: str) -> dict[str, Any]:
         """Return some of the fields, as they are."""
         return {name: getattr(self, name) for name in names}
+
+    def values(self, *without: str) -> dict[str, Any]:
+        """Return the fields that are numbers, truths or texts and are known; what may be a fraction is a float."""
+        known = {field: getattr(self, field.name) for field in fields(self) if field.name not in without}
+        return {
+            field.name: float(value) if "float" in str(field.type) else value
+            for field, value in known.items()
+            if isinstance(value, str | int | float)
+        }
 
 
 def adapter(kind: type[A]) -> TypeAdapter[A]:
@@ -194,6 +203,11 @@ class Influences(Table):
     results: tuple[Explanation, ...]
     """One for each test triple, in the order of the request."""
     seconds: Seconds
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What an explanation says of itself apart from the answer: generation, and the score that ranks."""
+        return {"generation": self.generation, "ranked_by": self.score}
 
     def rows(self, test_indices: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
         """Return the rows; ``test_indices`` tells which test triple each result is about, by default counted from 0."""

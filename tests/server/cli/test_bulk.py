@@ -79,6 +79,9 @@ def test_files_hold_every_block(ask: Any, attributor: Any, tmp_path: Path, endin
         (".csv", "fail"),
         (".json", "half"),
         (".parquet", "half"),
+        (".jsonl", "half"),
+        (".jsonld", "half"),
+        (".graphml", "half"),
     ],
 )
 def test_whatever_is_interrupted_is_finished(ask: Any, attributor: Any, tmp_path: Path, ending: str, how: str) -> None:
@@ -202,7 +205,7 @@ def test_fresh_is_about_a_file(ask: Any, capsys: pytest.CaptureFixture[str]) -> 
     assert "beside --output FILE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", [*FORMATS, ".jsonl", ".jsonld"])
 def test_memory_does_not_grow_with_the_test_triples(
     ask: Any, attributor: Any, test_file: Path, tmp_path: Path, ending: str
 ) -> None:

@@ -567,7 +567,9 @@ def test_a_folder_without_triples_says_how_to_save_them(tmp_path: Path) -> None:
     replicate = tmp_path / "replicates" / "replicate-00000"
     replicate.mkdir(parents=True)
     (replicate / "trained_model.pkl").touch()
-    args = argparse.Namespace(model=replicate, train=None, entity_to_id=None, relation_to_id=None, names=None)
+    args = argparse.Namespace(
+        model=replicate, train=None, entity_to_id=None, relation_to_id=None, names=None, lang="en"
+    )
     with pytest.raises(BadRequest, match=r"carries no training_triples.*save_training=True: pass --train"):
         inputs.training_data(args)
     args.model = tmp_path

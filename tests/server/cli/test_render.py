@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from kgtrace_server.cli import render
-from kgtrace_server.schema.answers import Influences, from_json, to_json
+from kgtrace_server.schema.answers import Explanation, Influences, from_json, to_json
 from kgtrace_server.schema.questions import InfluenceRequest
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, MissingExtra
@@ -127,6 +128,16 @@ def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, ending:
         "tracin": "1.0",
         "preconditioned": "0.1",
     }
+
+
+def test_lines_hold_one_explanation_each(answer: Influences) -> None:
+    """With the generation, the score that ranks and the row of the test triple; everything else is as in JSON."""
+    lines = written(".jsonl", [answer, answer], [4, 9, 11, 12]).splitlines()
+    assert [json.loads(line)["test_index"] for line in lines] == [4, 9, 11, 12]
+    for line, result in zip(lines, answer.results * 2, strict=True):
+        content = json.loads(line)
+        assert {name: content[name] for name in ("generation", "ranked_by")} == answer.origin
+        assert from_json(Explanation, line) == result
 
 
 def test_empty_answers_have_the_same_columns(service: Service) -> None:

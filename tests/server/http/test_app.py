@@ -663,7 +663,9 @@ def test_the_documentation_is_complete(client: Client) -> None:
         for operation in operations.values():
             assert operation["summary"]
             for status, response in operation["responses"].items():
-                (media_type,) = response["content"]
+                media_type, *others = response["content"]
+                graphs = path == "/v1/influences" and status == "200"
+                assert others == (["application/ld+json", "application/graphml+xml"] if graphs else [])
                 fine = "text/plain" if path == "/metrics" else "application/json"
                 assert media_type == (fine if status == "200" else "application/problem+json")
                 if path.startswith("/v1"):

@@ -60,9 +60,9 @@ def find_folder(folder: Path) -> Found:
     return found
 
 
-def carried_data(folder: Path, names: Path | None) -> tuple[Vocabulary, TripleTable] | None:
+def carried_data(folder: Path, names: Path | None, lang: str = "en") -> tuple[Vocabulary, TripleTable] | None:
     """Return labels and training triples that another framework keeps beside its model; None if there are none.
 
     Raises `InputError` for files that are damaged or contradict each other.
     """
-    return dicee.training_data(folder, names) if dicee.recognises(folder) else None
+    return dicee.training_data(folder, names, lang) if dicee.recognises(folder) else None

@@ -72,7 +72,7 @@ def find(folder: Path) -> Found:
         return Found(DICEE, load(archive, state_dict(archive)), source, Named(name))
 
 
-def training_data(folder: Path, names: Path | None) -> tuple[Vocabulary, TripleTable] | None:
+def training_data(folder: Path, names: Path | None, lang: str = "en") -> tuple[Vocabulary, TripleTable] | None:
     """Read labels and training triples; None if the folder lacks a file of them.
 
     Raises `InputError` for files that are damaged or contradict each other.
@@ -89,7 +89,7 @@ def training_data(folder: Path, names: Path | None) -> tuple[Vocabulary, TripleT
     if wrong := out_of_range(ids, len(entities), len(relations)):
         raise IdOutOfRange(f"{folder / _TRIPLES}: row {wrong[0]}: {wrong[1]}")
     table = TripleTable(ids.astype(np.int32), np.arange(len(ids)), 0, labelled=False)
-    return named(entities, relations, names), table
+    return named(entities, relations, names, lang), table
 
 
 def _labels(path: Path, noun: str) -> tuple[str, ...]:

@@ -104,8 +104,13 @@ def _build_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def _append_arguments(to: argparse.ArgumentParser) -> None:
-    add(to, "--train", required=True, help="lines of head⇥relation⇥tail; those that are indexed already are skipped")
-    add(to, "--skip-unknown")
+    add(
+        to,
+        "--train",
+        required=True,
+        help="lines of head⇥relation⇥tail, or RDF; triples that are indexed already are skipped",
+    )
+    add(to, "--skip-unknown", "--only-iris")
     arguments.ids(to, "--train")
     arguments.generation(to)
 
@@ -179,6 +184,7 @@ def append(args: argparse.Namespace) -> int:
             args.train,
             skip_unknown=args.skip_unknown,
             ids=args.ids,
+            only_iris=args.only_iris,
             device=args.device,
             publish=args.publish,
             fresh=args.fresh,

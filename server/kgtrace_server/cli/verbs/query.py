@@ -33,6 +33,7 @@ def register(verb: Verb) -> None:
     add(which, "--test")
     arguments.test_rows(query_)
     add(query_, "--skip-unknown", help="count and skip lines of --test with unknown labels")
+    add(query_, "--only-iris")
     arguments.ids(query_, "--test")
     add(query_, "--top-k", "--order")
     query_.add_argument(
@@ -65,8 +66,9 @@ def register(verb: Verb) -> None:
     add(
         query_,
         "--output",
-        help=".json: as POST /v1/influences answers; .csv, .parquet: one row per influence; "
-        "an interrupted run goes on where it stopped; with --aggregate as POST /v1/aggregate answers, one row per sum",
+        help=".json: as POST /v1/influences answers; .jsonl: one line per test triple; .csv, .parquet: one row per "
+        "influence; .graphml, .jsonld: a graph; an interrupted run goes on where it stopped; "
+        "with --aggregate as POST /v1/aggregate answers, one row per sum",
     )
     add(query_, "--fresh", "--json")
 
@@ -80,7 +82,7 @@ def query(args: argparse.Namespace) -> int:
     if args.aggregate is not None and (args.fresh or args.max_candidates is not None):
         raise WrongCall("--aggregate sums all influences in one go: leave --max-candidates and --fresh out")
     if args.output is not None:
-        render.check_format(args.output)
+        render.check_format(args.output, render.FORMATS if args.aggregate else render.INFLUENCE_FORMATS)
     settings = engine_settings(args)
     from kgtrace_indexer.query.opening import open_index
     from kgtrace_server import engines

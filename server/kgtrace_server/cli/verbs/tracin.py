@@ -16,7 +16,7 @@ def register(verb: Verb) -> None:
     to = verb("tracin", tracin, "compute influences at once, without an index")
     to.formatter_class = argparse.RawDescriptionHelpFormatter
     to.epilog = "presets:\n" + "".join(f"  {name:<10}  {_described(preset)}\n" for name, preset in PRESETS.items())
-    to.set_defaults(names=None)
+    to.set_defaults(names=None, lang="en", prefixes=[], only_iris=False)
     arguments.model(to, "--model-path")
     to.add_argument(
         "--output-channels", type=integer(1), metavar="C", help="of a ConvE; checked against the model's own"
