@@ -42,6 +42,7 @@ VERBS = (
     "publish",
     "rollback",
     "prune",
+    "push",
     "demo",
     "completion",
 )
@@ -168,7 +169,9 @@ SLOW = [
     "faiss",
     "fastapi",
     "h5py",
+    "huggingface_hub",
     "mcp",
+    "mlflow",
     "numpy",
     "pandas",
     "pyarrow",
