@@ -65,7 +65,10 @@ class IndexCallback(TrainingCallback):
         config
             What to index, and how.
 
-        Raises `BadRequest` for ``every`` below 1.
+        Raises
+        ------
+        BadRequest
+            ``every`` is below 1.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         if every is not None and every < 1:
@@ -82,6 +85,8 @@ class IndexCallback(TrainingCallback):
 
     def register_training_loop(self, training_loop: "TrainingLoop[Any]") -> None:
         """Begin. Raises `UnsupportedModel` or `BadRequest` for what could not be indexed after the training."""
+        if self._report is not None:
+            raise BadRequest("this callback has left its index: make another one for another training")
         super().register_training_loop(training_loop)
         triples, device = self._triples_factory.mapped_triples.numpy(), pick_device(self._config.device)
         with suppress(NonFinite):  # parameters are only initialized when the training begins
@@ -108,9 +113,7 @@ class IndexCallback(TrainingCallback):
         ``best_epoch``, leaves out later checkpoints, since the model is set back. Raises what `build` raises.
         """
         if self._report is None:
-            kept = [
-                self._checkpoints[epoch] for epoch in self._checkpoints if last_epoch is None or epoch <= last_epoch
-            ]
+            kept = [saved for epoch, saved in self._checkpoints.items() if last_epoch is None or epoch <= last_epoch]
             model = with_checkpoints(self._saved_model(), [path for path, _ in kept], [rate for _, rate in kept])
             self._triples_factory.to_path_binary(self._folder / "training_triples")
             data = read_training_folder(self._folder / "training_triples")

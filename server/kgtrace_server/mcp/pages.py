@@ -77,11 +77,8 @@ def index(info: IndexInfo, relations: Sequence[Named]) -> str:
         head.append(f"a sample of {info.sample_rate:.3g} of the training triples is indexed: no others can be named")
     kind = info.projection["type"]
     proved = "are proved exact" if kind in ("pca", "none") else f"are not certified ({kind} projection)"
-    return _page(
-        [*head, f"lists of influences {proved}", "relations:"],
-        list(map(_named, relations)),
-        f"search_entities finds all {len(relations)}",
-    )
+    head += [f"lists of influences {proved}", "relations:"]
+    return _page(head, list(map(_named, relations)), info.counts["relations"])
 
 
 def cut(text: str, limit: int = LIMIT) -> str:
@@ -91,14 +88,14 @@ def cut(text: str, limit: int = LIMIT) -> str:
     return content[: limit - len("…".encode())].decode(errors="ignore") + "…"
 
 
-def _page(head: Sequence[str], lines: Sequence[str], more: str = "") -> str:
-    """Join lines as far as there is room, and count those left out."""
+def _page(head: Sequence[str], lines: Sequence[str], total: int | None = None) -> str:
+    """Join lines as far as there is room, and count those left out, of ``total`` if there are more than these."""
     page = "".join(f"{line}\n" for line in head)
     used = len(page.encode())
     for shown, line in enumerate(lines):
         used += len(line.encode()) + 1
         if used > LIMIT - _RESERVED:
-            page += f"and {len(lines) - shown} more, for which an answer has no room" + (f": {more}" if more else "")
+            page += f"and {(total or len(lines)) - shown} more, for which an answer has no room"
             break
         page += f"{line}\n"
     return cut(page.rstrip("\n"))

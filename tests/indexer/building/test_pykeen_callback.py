@@ -136,6 +136,8 @@ def test_a_build_that_fails_does_not_lose_the_training(
     assert result.losses
     assert "call finish() to try again" in caplog.text
     assert callback.finish() is callback.finish()
+    with pytest.raises(BadRequest, match="make another one"):
+        train(callback, epochs=1)
     with IndexRoot(tmp_path / "index").open() as generation:
         assert (generation.path / "model" / "checkpoints" / "0000").is_dir()
 

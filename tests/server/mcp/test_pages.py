@@ -93,3 +93,10 @@ def test_an_index_without_proofs_says_so() -> None:
     assert "a sample of 0.5 of the training triples is indexed" in text
     assert text.endswith("relations:\ntreats")
     assert "lists of influences are proved exact" in pages.index(examples.INDEX, [])
+
+
+def test_relations_left_out_are_counted_among_all() -> None:
+    """Though no more than so many are looked up."""
+    info = replace(examples.INDEX, counts={"triples": 5, "entities": 5, "relations": 5000})
+    *_, last, more = pages.index(info, [Named(i, f"r{i:03}", None) for i in range(1000)]).splitlines()
+    assert more == f"and {5000 - int(last[1:]) - 1} more, for which an answer has no room"

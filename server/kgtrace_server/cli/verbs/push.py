@@ -13,9 +13,13 @@ def register(verb: Verb) -> None:
     """Add the verb."""
     pushing = verb("push", push, "upload a generation and a card to a repository of the Hugging Face Hub")
     pushing.add_argument("index", type=Path, metavar="ROOT", help="index root")
-    pushing.add_argument("place", type=_repository, metavar="hf://OWNER/REPO", help="made if it is not there, private")
+    pushing.add_argument(
+        "place", type=_repository, metavar="hf://OWNER/REPO", help="repository, made if it is not there"
+    )
     pushing.add_argument("--generation", metavar="ID", help="default: the live one")
-    pushing.add_argument("--public", action="store_true", help="let everybody read a repository that is made")
+    pushing.add_argument(
+        "--public", action="store_true", help="let everybody read a repository that is made (default: private)"
+    )
     add(pushing, "--json")
 
 
