@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from inspect import getdoc
 from threading import Lock
 from typing import Annotated, Literal
@@ -36,7 +37,9 @@ TopK = Annotated[int, Field(ge=1, le=50, description="How many to name.")]
 
 def create_server(client: Client | LocalClient) -> MCPServer:
     """Return a server whose tools ask a client, one call after another."""
-    server: MCPServer = MCPServer("kgtrace", instructions=_INSTRUCTIONS, log_level="WARNING")
+    server: MCPServer = MCPServer(
+        "kgtrace", version=version("kgtrace"), instructions=_INSTRUCTIONS, log_level="WARNING"
+    )
     hints = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
     turn = Lock()
 
