@@ -41,7 +41,8 @@ def predictions(answer: Predictions) -> str:
 def influences(answer: Influences) -> str:
     """Return the training triples that influenced one test triple."""
     (result,) = answer.results
-    head = [f"{_triple(result.triple)}: {_facts(result)}", _proof(result), *(f"note: {note}" for note in result.notes)]
+    notes = (f"note: {printable(note)}" for note in result.notes)
+    head = [f"{_triple(result.triple)}: {_facts(result)}", _proof(result), *notes]
     if not result.influences:
         return _page([*head, "no training triple may be named"], [])
     lines = [
@@ -59,7 +60,8 @@ def self_influences(answer: SelfInfluences) -> str:
     ]
     if not lines:
         return "no training triple may be named"
-    return _page([f"self-influence ({answer.score}) of training triples, the most suspicious first:"], lines)
+    head = f"self-influence ({answer.score}) of training triples, the most suspicious first; all were ranked"
+    return _page([head], lines)
 
 
 def named(matches: Sequence[Named]) -> str:
@@ -72,7 +74,7 @@ def named(matches: Sequence[Named]) -> str:
 def index(info: IndexInfo, relations: Sequence[Named]) -> str:
     """Describe an index, and name relations of it as far as there is room."""
     counts = ", ".join(f"{info.counts[kind]:,} {kind}" for kind in ("triples", "entities", "relations"))
-    head = [f"{info.model} model: {counts}; index built at {info.built_at}, generation {info.generation}"]
+    head = [f"index of a {info.model}: {counts}; built at {info.built_at}, generation {info.generation}"]
     if info.sample_rate != 1:
         head.append(f"a sample of {info.sample_rate:.3g} of the training triples is indexed: no others can be named")
     kind = info.projection["type"]
