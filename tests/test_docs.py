@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,19 @@ def test_every_file_of_a_generation_is_documented() -> None:
         value for name, value in vars(layout).items() if name.isupper() and isinstance(value, str) and "%" not in value
     ]
     assert [name for name in names if name.replace("{}", "N") not in text] == []
+
+
+def test_every_extra_is_in_the_table_of_what_to_install() -> None:
+    """But those of contributors; and `kgtrace[...]` names no other."""
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    table = (ROOT / "docs" / "using.md").read_text().partition("## What to install")[2].partition("\n## ")[0]
+    assert {name for row in re.findall(r"^\| (`[^|]+) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)} == (
+        extras - {"dev", "docs"}
+    )
+    shown = {
+        name
+        for page in PAGES
+        for names in re.findall(r"kgtrace\[([\w,]+)\]", page.read_text())
+        for name in names.split(",")
+    }
+    assert shown <= extras

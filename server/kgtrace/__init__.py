@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kgtrace_indexer.answers import Answer as Answer, Attribution as Attribution, Restriction as Restriction
     from kgtrace_indexer.building.append import append as append
     from kgtrace_indexer.building.build import BuildConfig as BuildConfig, build as build
+    from kgtrace_indexer.building.pykeen_callback import IndexCallback as IndexCallback
     from kgtrace_indexer.inputs.id_maps import read_vocabulary as read_vocabulary
     from kgtrace_indexer.inputs.model_file import write_model as write_model
     from kgtrace_indexer.inputs.model_reader import read_model as read_model
@@ -35,6 +36,7 @@ __all__, _public = door(
         "kgtrace_indexer.answers": ["Answer", "Attribution", "Restriction"],
         "kgtrace_indexer.building.append": ["append"],
         "kgtrace_indexer.building.build": ["BuildConfig", "build"],
+        "kgtrace_indexer.building.pykeen_callback": ["IndexCallback"],
         "kgtrace_indexer.inputs.model_file": ["write_model"],
         "kgtrace_indexer.inputs.model_reader": ["read_model"],
         "kgtrace_indexer.inputs.id_maps": ["read_vocabulary"],

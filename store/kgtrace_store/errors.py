@@ -33,6 +33,7 @@
     │   ├── GateFailed                     a new generation that must not go live
     │   └── StorageFailed (OSError)        full disk, I/O error
     ├── SearchUnavailable                  a search engine besides kgtrace that fails, or cannot be reached
+    ├── RegistryUnavailable                a registry of models that refuses, or cannot be reached
     ├── WorkerLost                         a part of a build that no worker survives
     ├── Abandoned                          a computation that nobody waits for any more
     └── MissingExtra (ImportError)         an optional dependency that is not installed
@@ -173,6 +174,10 @@ class StorageFailed(StoreError, OSError):
 
 class SearchUnavailable(KgtraceError):
     """A search engine besides kgtrace fails, or cannot be reached."""
+
+
+class RegistryUnavailable(KgtraceError):
+    """A registry of models refuses, or cannot be reached."""
 
 
 class WorkerLost(KgtraceError):

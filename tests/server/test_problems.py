@@ -17,6 +17,7 @@ OURS = (
     errors.ModelError,
     errors.StoreError,
     errors.MissingExtra,
+    errors.RegistryUnavailable,
     errors.WorkerLost,
     kgtrace_server.client.ServiceError,
     kgtrace_server.dashboard.NoChartLibrary,

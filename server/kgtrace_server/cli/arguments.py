@@ -7,8 +7,10 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any, get_args
 
+from kgtrace_indexer.inputs.registries import InMlflow, OnHub, address
 from kgtrace_indexer.names import PRECONDITIONS, Direction, Directions, LossName, Order, Score, Stratum
 from kgtrace_server.settings import DEVICES, ENGINE_SETTINGS, add_flags
+from kgtrace_store.errors import BadRequest
 
 Verb = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 """Adds a verb: its name, its function and a summary; returns its parser."""
@@ -104,6 +106,14 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return nan
+
+
+def model_place(text: str) -> Path | OnHub | InMlflow:
+    """Read a path, or a model's address in a registry."""
+    try:
+        return address(text) or Path(text)
+    except BadRequest as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
 
 
 def _batch_size(text: str) -> int | None:
@@ -224,10 +234,11 @@ def model(to: argparse.ArgumentParser, flag: str = "--model") -> None:
     to.add_argument(
         flag,
         dest="model",
-        type=Path,
+        type=model_place,
         required=True,
         metavar="PATH",
-        help="PyKEEN folder of save_to_directory, converted folder, or file (.pkl, .pt)",
+        help="PyKEEN folder of save_to_directory, converted folder, or file (.pkl, .pt); or hf://OWNER/REPO or "
+        "mlflow:/NAME/VERSION",
     )
     state_dict(to)
 

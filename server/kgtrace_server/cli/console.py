@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kgtrace_server.cli import render
-from kgtrace_server.cli.printable import printable
+from kgtrace_server.printable import printable
 from kgtrace_server.schema.answers import Aggregate, SelfInfluences, to_json
 from kgtrace_store import durable
 

@@ -1,9 +1,14 @@
 """Models and triples that arguments name."""
 
 import argparse
+import atexit
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
+from kgtrace_indexer.inputs import registries
 from kgtrace_server.cli.arguments import WrongCall
 from kgtrace_server.cli.console import warn
 from kgtrace_store.errors import BadRequest, UnreadableModel
@@ -33,16 +38,26 @@ def configuration(args: argparse.Namespace, **more: Any) -> "BuildConfig":
     return BuildConfig(**chosen, **more)
 
 
+def fetch_model(args: argparse.Namespace) -> None:
+    """Put a folder in the place of a model's address in a registry."""
+    if isinstance(args.model, Path):
+        return
+    folder = mkdtemp(prefix="kgtrace-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # tensors are mapped until then
+    args.model, args.source = registries.fetch(args.model, Path(folder))
+
+
 def read_model(args: argparse.Namespace, num_relations: int | None) -> "ModelFile":
     """Read the model."""
     from kgtrace_indexer.inputs import model_reader
 
-    return model_reader.read_model(
+    model = model_reader.read_model(
         args.model,
         interaction=args.interaction,
         embedding_dim=args.embedding_dim,
         num_relations=num_relations,
     )
+    return replace(model, source=args.source) if "source" in args else model
 
 
 def with_checkpoints(args: argparse.Namespace, vocabulary: "Vocabulary") -> "ModelFile":
@@ -58,13 +73,13 @@ def check_trained(args: argparse.Namespace) -> None:
 
     Raises `WrongCall` for one that another has to go with, and `UnreadableModel` where there is no model.
     """
-    carried = _carried(args)
     if args.train is None and args.ids and getattr(args, "test", None) is None:
         raise WrongCall("--ids says that --train FILE holds ids: give it too")
-    if args.train is None and (args.entity_to_id or args.relation_to_id) and not _lacks_labels(carried):
-        raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
     if getattr(args, "learning_rates", None) and not args.checkpoints:
         raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
+    fetch_model(args)
+    if args.train is None and (args.entity_to_id or args.relation_to_id) and not _lacks_labels(_carried(args)):
+        raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
     try:
         args.model.stat()
     except OSError as e:

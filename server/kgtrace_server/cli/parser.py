@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from kgtrace_server.cli import arguments
-from kgtrace_server.cli.printable import printable
-from kgtrace_server.cli.verbs import build, evaluate, operate, query, self_influence, tracin
+from kgtrace_server.cli.verbs import build, evaluate, mcp, operate, push, query, self_influence, tracin
+from kgtrace_server.printable import printable
 from kgtrace_store.cpus import calm_threads
 from kgtrace_store.errors import KgtraceError
 
@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     tracin.register(verb)
     self_influence.register(verb)
     evaluate.register(verb)
+    mcp.register(verb)
     operate.register(verb)
+    push.register(verb)
     return root
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kgtrace_server import graphml, jsonld, tables
-from kgtrace_server.cli.printable import printable
+from kgtrace_server.printable import printable
 from kgtrace_server.schema.answers import (
     Aggregate,
     Explanation,

@@ -17,8 +17,8 @@ from kgtrace_indexer.inputs.sampling import sample_table
 from kgtrace_indexer.inputs.triples import TripleTable
 from kgtrace_indexer.names import PRESETS, Preset
 from kgtrace_indexer.query.analyzer import TracInAnalyzer
-from kgtrace_server.cli.printable import printable
 from kgtrace_server.cli.render import table
+from kgtrace_server.printable import printable
 from kgtrace_store.errors import UnsupportedModel
 from kgtrace_store.vocabulary import Vocabulary
 

@@ -36,7 +36,7 @@ from kgtrace_server.http.middleware import (
     RequireKey,
     internal_error,
 )
-from kgtrace_server.http.openapi import Documented, documented_keys
+from kgtrace_server.http.openapi import Documented, documented_keys, operation_id
 from kgtrace_server.http.pages import documentation
 from kgtrace_server.http.tracing import Trace
 from kgtrace_server.problems import error_response, invalid_request, problem, status_of
@@ -85,6 +85,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         lifespan=lifespan,
         middleware=_traced(tracer) + _middleware(backend, metrics, settings, routes.queueing(v1)),
     )

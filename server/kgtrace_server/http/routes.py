@@ -70,11 +70,11 @@ def probes() -> APIRouter:
     router = APIRouter(tags=["probes"])
 
     @router.get("/livez", summary="Is the process alive?", **answered(examples.STATUS))
-    async def livez() -> Response:
+    async def is_alive() -> Response:
         return _json(examples.STATUS)
 
     @router.get("/readyz", summary="Can it answer?", **answered(examples.READY, 503))
-    async def readyz(backend: _Backend) -> Response:
+    async def is_ready(backend: _Backend) -> Response:
         return _json(backend.ready())
 
     @router.get(
@@ -83,7 +83,7 @@ def probes() -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    def metrics(request: Request) -> Response:
+    def get_metrics(request: Request) -> Response:
         measured: Metrics = request.app.state.metrics
         return Response(measured.text(), headers={"Content-Type": CONTENT_TYPE})
 
@@ -92,10 +92,10 @@ def probes() -> APIRouter:
 
 def questions() -> APIRouter:
     """Return the routes that anybody with the read key may use."""
-    router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["v1"])
+    router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["questions"])
 
     @router.post("/influences", summary="Explain test triples", **answered(examples.INFLUENCES, *_POSTED, *_QUEUED))
-    async def post_influences(request: Request, body: InfluenceRequest, service: _Ready) -> Response:
+    async def explain_influences(request: Request, body: InfluenceRequest, service: _Ready) -> Response:
         return await _computed(request, service, body, _wanted(request))
 
     @router.get("/influences", summary="Explain one test triple", **answered(examples.INFLUENCES, *_READ, *_QUEUED))
@@ -105,7 +105,7 @@ def questions() -> APIRouter:
         return await _computed(request, service, question, _wanted(request))
 
     @router.post("/predictions", summary="Predict tails or heads", **answered(examples.PREDICTIONS, *_POSTED, *_QUEUED))
-    async def post_predictions(request: Request, body: PredictionRequest, service: _Ready) -> Response:
+    async def predict(request: Request, body: PredictionRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
 
     @router.get("/predictions", summary="Predict tails or heads", **answered(examples.PREDICTIONS, *_READ, *_QUEUED))
@@ -125,7 +125,7 @@ def questions() -> APIRouter:
         summary="Sum influence by relation, head or tail",
         **answered(examples.AGGREGATE, *_POSTED, *_QUEUED),
     )
-    async def post_aggregate(request: Request, body: AggregateRequest, service: _Ready) -> Response:
+    async def aggregate(request: Request, body: AggregateRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
 
     @router.get(
@@ -143,7 +143,7 @@ def questions() -> APIRouter:
         summary="Rank training triples by self-influence",
         **answered(examples.SELF_INFLUENCES, *_POSTED),
     )
-    def post_self_influence(body: SelfInfluenceRequest, service: _Ready) -> Response:
+    def rank_self_influence(body: SelfInfluenceRequest, service: _Ready) -> Response:
         return _json(service.self_influences(body))
 
     @router.get(
@@ -161,19 +161,19 @@ def questions() -> APIRouter:
         return _json(service.self_influences(SelfInfluenceRequest.of(must=must, **query.options(*FIELDS))))
 
     @router.get("/index", summary="What is served", **answered(examples.INDEX, 401, 503))
-    def index(service: _Ready) -> Response:
+    def get_index(service: _Ready) -> Response:
         return _json(service.index_info())
 
     @router.get("/entities", summary="Find entities by label or name", **answered(examples.ENTITIES, 401, 422, 503))
-    def entities(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
+    def search_entities(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.entities(query))
 
     @router.get("/relations", summary="Find relations by label or name", **answered(examples.RELATIONS, 401, 422, 503))
-    def relations(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
+    def search_relations(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.relations(query))
 
     @router.get("/generations", summary="What is on disk", **answered(examples.GENERATIONS, 401, 409))
-    def generations(backend: _Backend) -> Response:
+    def get_generations(backend: _Backend) -> Response:
         return _json(backend.generations())
 
     return router

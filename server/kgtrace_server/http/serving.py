@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from kgtrace_server import engines
 from kgtrace_server.http.memory import bound_heap
@@ -82,7 +82,7 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+def server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     """Return a server for ``run(sockets=[...])``; setting its ``should_exit`` stops it."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -101,7 +101,7 @@ def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     )
 
 
-def serve(app: FastAPI, settings: Settings, listening: socket.socket) -> None:
+def serve(app: ASGIApp, settings: Settings, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first."""
     bound_heap()
     # The server repeats the signal that stopped it once it is done, for whoever started it; being asked to

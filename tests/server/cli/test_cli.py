@@ -35,12 +35,14 @@ VERBS = (
     "tracin",
     "self-influence",
     "evaluate",
+    "mcp",
     "serve",
     "verify",
     "list",
     "publish",
     "rollback",
     "prune",
+    "push",
     "demo",
     "completion",
 )
@@ -85,6 +87,9 @@ WRONG_CALLS: list[tuple[list[str], str]] = [
     (["evaluate", "--model", "x"], "required: --test"),
     (["publish", "--index", "x"], "required: ID"),
     (["prune", "--index", "x", "--keep", "0"], "'0' is not an integer of at least 1"),
+    (["mcp"], "give --index ROOT, set KGTRACE_INDEX, or give --url URL"),
+    (["mcp", "--index", "x", "--url", "http://x"], "not allowed with"),
+    (["mcp", "--index", "x", "--port", "1"], "say where --http listens"),
     (["serve"], "give --index ROOT or set KGTRACE_INDEX"),
     (["serve", "--port", "http"], "'http' is not an integer from 0 to 65535"),
 ]
@@ -160,7 +165,22 @@ for call in calls:
     found.append([code, sorted(set(slow) & set(sys.modules))])
 print(json.dumps(found))
 """
-SLOW = ["faiss", "fastapi", "h5py", "numpy", "pandas", "pyarrow", "pydantic", "pykeen", "pymilvus", "torch", "uvicorn"]
+SLOW = [
+    "faiss",
+    "fastapi",
+    "h5py",
+    "huggingface_hub",
+    "mcp",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "pykeen",
+    "pymilvus",
+    "torch",
+    "uvicorn",
+]
 """Modules that take a tenth of a second or more to import, and seconds together."""
 
 

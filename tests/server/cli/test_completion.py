@@ -73,7 +73,7 @@ def offers(shell: str, folder: Path, *words: str) -> set[str]:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("kgtrace", "pu"), {"publish"}),
+        (("kgtrace", "pu"), {"publish", "push"}),
         (("kgtrace", "build", "--proj"), {"--projection"}),
         (("kgtrace", "build", "--projection", "ga"), {"gaussian"}),
         (("kgtrace", "build", "--loss", "bce-"), {"bce-1vsall", "bce-kvsall"}),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import keyword
 import logging
 import re
 import threading
@@ -672,3 +673,37 @@ def test_the_documentation_is_complete(client: Client) -> None:
                     assert "example" in response["content"][media_type]
     references = re.findall(r'"\$ref": "([^"]*)"', json.dumps(document))
     assert set(references) <= {f"#/components/schemas/{name}" for name in schemas}
+
+
+def test_operations_are_named_for_generated_clients(client: Client) -> None:
+    """Names of functions in generated clients: fixed, one for each route and method, and without paths."""
+    paths = client.get("/openapi.json").json()["paths"]
+    names = {
+        (method.upper(), path): operation["operationId"]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+    assert names == {
+        ("POST", "/v1/influences"): "explain_influences",
+        ("GET", "/v1/influences"): "get_influences",
+        ("POST", "/v1/predictions"): "predict",
+        ("GET", "/v1/predictions"): "get_predictions",
+        ("POST", "/v1/aggregate"): "aggregate",
+        ("GET", "/v1/aggregate"): "get_aggregate",
+        ("POST", "/v1/self-influence"): "rank_self_influence",
+        ("GET", "/v1/self-influence"): "get_self_influence",
+        ("GET", "/v1/index"): "get_index",
+        ("GET", "/v1/entities"): "search_entities",
+        ("GET", "/v1/relations"): "search_relations",
+        ("GET", "/v1/generations"): "get_generations",
+        ("POST", "/v1/admin/publish"): "publish",
+        ("POST", "/v1/admin/rollback"): "rollback",
+        ("GET", "/livez"): "is_alive",
+        ("GET", "/readyz"): "is_ready",
+        ("GET", "/metrics"): "get_metrics",
+    }
+    assert len(set(names.values())) == len(names)
+    for name in names.values():
+        assert name.isidentifier()
+        assert not keyword.iskeyword(name)
+        assert not re.search("v1|_(post|get)$", name)

@@ -116,7 +116,12 @@ def _append_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def _convert_arguments(to: argparse.ArgumentParser) -> None:
-    to.add_argument("model", type=Path, metavar="MODEL", help="PyKEEN folder, or file (.pkl, .pt)")
+    to.add_argument(
+        "model",
+        type=arguments.model_place,
+        metavar="MODEL",
+        help="PyKEEN folder, or file (.pkl, .pt); or hf://OWNER/REPO or mlflow:/NAME/VERSION",
+    )
     to.add_argument("out", type=Path, metavar="OUT", help="folder for model.safetensors and model.json")
     arguments.state_dict(to)
     add(to, "--relation-to-id", help="tells how many relations a state dict is of")
@@ -200,6 +205,7 @@ def append(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Turn a PyKEEN model into tensors and facts."""
+    inputs.fetch_model(args)
     from kgtrace_indexer.inputs.model_file import write_model
 
     num_relations = None
