@@ -129,6 +129,8 @@ def _foreign(head: bytes) -> str:
             "it is a bare pickle or was saved by PyTorch before 1.6; where the file is trusted, load it with "
             "torch.load and save it again with torch.save"
         )
+    if head.startswith(b"\x93NUMPY"):
+        return "it is a NumPy array; of a model saved as such, pass the folder with both tables"
     return "it is not a zip archive"
 
 

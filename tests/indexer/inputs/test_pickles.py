@@ -449,12 +449,16 @@ def _zip_of(names: list[str]) -> bytes:
     [
         (b"", "it is empty"),
         (b"head\trelation\ttail\n", "not a zip archive"),
+        (
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'}",
+            "it is a NumPy array; of a model saved as such, pass the folder with both tables",
+        ),
         (b"PK\x03\x04", "truncated or damaged"),
         (pickle.dumps({"x": 1}, protocol=2), "bare pickle or was saved by PyTorch before 1.6"),
         (_zip_of(["word/document.xml"]), "0 entries NAME/data.pkl"),
         (_zip_of(["a/data.pkl", "b/data.pkl"]), "2 entries NAME/data.pkl"),
     ],
-    ids=["empty", "text", "zip header", "bare pickle", "foreign zip", "two models"],
+    ids=["empty", "text", "array", "zip header", "bare pickle", "foreign zip", "two models"],
 )
 def test_foreign_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     """A file that torch.save did not write is refused with what it seems to be."""
