@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("kgtrace_indexer", "kgtrace_server", "kgtrace_store")
+PACKAGES = ("kgtrace", "kgtrace_indexer", "kgtrace_server", "kgtrace_store")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def metadata(wheel: Path) -> Message:
 
 
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
-    """Three typed packages, the licence, and no test, picture or cache."""
+    """Four typed packages, the licence, and no test, picture or cache."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     folders = {name.split("/")[0] for name in names}
