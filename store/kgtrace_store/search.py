@@ -55,7 +55,7 @@ class SearchIndex(Protocol):
 
 @runtime_checkable
 class FilteringIndex(SearchIndex, Protocol):
-    """An index whose engine knows heads, relations and tails, and so looks at no others than those asked for."""
+    """An index whose engine knows heads, relations and tails, and so looks at the requested training triples alone."""
 
     def where(
         self, must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterable[int]], count: int
@@ -140,7 +140,7 @@ class FaissSearch:
 
     @classmethod
     def read(cls, path: Path) -> FaissSearch:
-        """Open what :meth:`write` wrote as a memory map: at once, and shared between processes.
+        """Open a file that :meth:`write` wrote as a memory map: at once, and shared between processes.
 
         FAISS does not notice damaged numbers: compare the file's checksum first. Raises
         :class:`CorruptGeneration` for a missing, truncated or foreign file and :class:`MissingExtra`.
@@ -177,11 +177,11 @@ class FaissSearch:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`SearchIndex.search`."""
         queries = checked_queries(queries, self.dim, k)
-        found = min(k, self.ntotal)
-        if not found or not len(queries):
+        count = min(k, self.ntotal)
+        if not count or not len(queries):
             empty = (len(queries), 0)
             return padded(np.empty(empty, np.float32), np.empty(empty, np.int64), k)
-        scores, ids = self._index.search(queries, found)
+        scores, ids = self._index.search(queries, count)
         return padded(scores, ids, k)
 
     def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -216,8 +216,8 @@ def _codes(faiss: Any, index: Any, count: int) -> np.ndarray:
     size = index.sa_code_size()
     if not count:
         return np.empty((0, size), np.uint8)
-    found: np.ndarray = faiss.rev_swig_ptr(index.codes.data(), count * size).reshape(count, size)
-    return found
+    codes: np.ndarray = faiss.rev_swig_ptr(index.codes.data(), count * size).reshape(count, size)
+    return codes
 
 
 def _decoded(codes: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ class TripleTable:
 
 
 def out_of_range(ids: np.ndarray, entities: int, relations: int) -> tuple[int, str] | None:
-    """Return a row of triples (n, 3) with an id that a model of so many lacks, and what is wrong with it, if any is."""
+    """Return a row of triples (n, 3) with an id that the model lacks, and the reason; None if there is none."""
     for column, (noun, limit) in enumerate((("head", entities), ("relation", relations), ("tail", entities))):
         wrong = np.flatnonzero((ids[:, column] < 0) | (ids[:, column] >= limit))
         if len(wrong):
@@ -82,7 +82,7 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
         except KeyError:
             return None
 
-    found = array("i")
+    triples = array("i")
     rows = array("q")
     row = -1
     look_like_ids = vocabulary.entity_ref("0") == 0
@@ -103,14 +103,14 @@ def read_triples(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool = Fal
             if skip_unknown:
                 continue
             triple = _resolve(path, number, fields, vocabulary, look_like_ids=look_like_ids)
-        found.extend(triple)
+        triples.extend(triple)
         rows.append(row)
     if row < 0:
         raise EmptyInput(f"{path} holds no triple")
     if not rows:
         hint = _SAY_IDS if look_like_ids else ""
         raise EmptyInput(f"{path} holds no triple with known labels: all {row + 1} were skipped{hint}")
-    return _table(found, rows, skipped=row + 1 - len(rows))
+    return _table(triples, rows, skipped=row + 1 - len(rows))
 
 
 def _in_order(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -165,7 +165,7 @@ _SAY_IDS = "; if the lines hold ids, say so with --ids"
 def _resolve(
     path: Path, number: int, fields: Sequence[str], vocabulary: Vocabulary, *, look_like_ids: bool
 ) -> tuple[int, int, int]:
-    """Ids of a line's labels; for an unknown one the error says where it stands and what is near it."""
+    """Ids of a line's labels; the error for an unknown label gives its line and the nearest labels."""
     head, relation, tail = fields
     try:
         return vocabulary.entity_id(head), vocabulary.relation_id(relation), vocabulary.entity_id(tail)
@@ -176,7 +176,7 @@ def _resolve(
 
 def _malformed_triple(path: Path, number: int, line: str) -> MalformedTriple:
     fields = line.split("\t")
-    what = "an empty field" if len(fields) == 3 else f"{len(fields)} tab-separated fields"
+    description = "an empty field" if len(fields) == 3 else f"{len(fields)} tab-separated fields"
     return MalformedTriple(
-        f"{path} line {number}: expected head⇥relation⇥tail, found {what} in {quote(line)}{line_ends(line)}"
+        f"{path} line {number}: expected head⇥relation⇥tail, found {description} in {quote(line)}{line_ends(line)}"
     )
