@@ -1,4 +1,4 @@
-"""Every file name of an index root, once. ``store/FORMAT.md`` documents what is inside them."""
+"""Every file name of an index root, once. ``store/FORMAT.md`` documents their content."""
 
 import re
 

@@ -220,7 +220,7 @@ class MilvusSearch:
     def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`~kgtrace_store.search.SearchIndex.range_search`."""
         query = checked_query(query, self.dim, threshold)
-        _, scores, ids = self.above(query[None], float(radius_of(threshold)))  # Milvus leaves out what equals it
+        _, scores, ids = self.above(query[None], float(radius_of(threshold)))  # Milvus leaves out scores that equal it
         return scores, ids
 
     def above(self, queries: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

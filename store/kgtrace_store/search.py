@@ -17,7 +17,7 @@ from kgtrace_store import durable
 from kgtrace_store.errors import BadRequest, CorruptGeneration, InputError, MissingExtra, NonFinite
 
 NO_HIT = -1
-"""Fills the ids of a result with fewer rows than asked for. Not an id: as a Python index it means the
+"""Fills the ids of a result with fewer rows than requested. Not an id: as a Python index it means the
 last."""
 
 _DECODED_ROWS = 16_384
@@ -28,7 +28,7 @@ _BLAS_WORK_PER_THREAD = 800
 
 
 class SearchIndex(Protocol):
-    """Vectors that can be asked for their largest inner products with a query."""
+    """Vectors that can be searched for their largest inner products with a query."""
 
     @property
     def ntotal(self) -> int:

@@ -47,7 +47,7 @@ _BREAK = "\x00"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the model's row numbers mean. Lookup tables are built when first asked for."""
+    """Labels and names of the model's rows. Lookup tables are built when first used."""
 
     entities: Sequence[str]
     """Label of entity i at position i."""

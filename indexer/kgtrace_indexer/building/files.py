@@ -34,7 +34,7 @@ from kgtrace_store.search import FaissSearch
 from kgtrace_store.staging import Staging
 
 _SHARED = (*NAMED, *OF_TWO_LOSSES)
-"""Arrays that no shard has: answers read them whatever is searched."""
+"""Arrays that no shard has: all answers read them, of any search."""
 _BLOCK = 65_536
 """Rows copied at a time into the search index."""
 

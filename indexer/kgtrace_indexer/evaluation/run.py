@@ -101,7 +101,7 @@ def evaluate(
     top_k, order
         Which training triples of a test triple should be named.
     fresh
-        Discard what is in `folder`.
+        Discard the content of `folder`.
 
     Raises
     ------

@@ -148,7 +148,7 @@ _FACT_TYPES: dict[str, Callable[[Any], bool]] = {
 
 
 def _facts(model: ModelFile) -> dict[str, Any]:
-    """The JSON side of a model: what is neither tensor nor provenance."""
+    """The JSON side of a model: all fields but tensors and provenance."""
     return {name: getattr(model, name) for name in _FACT_TYPES if name not in _PROVENANCE}
 
 

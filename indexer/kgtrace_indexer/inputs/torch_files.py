@@ -1,6 +1,6 @@
 """Read files of ``torch.save`` without running them; see :mod:`kgtrace_indexer.inputs.inert`.
 
-Only what PyTorch 1.6 and later writes is understood: a zip archive of uncompressed entries, ``NAME/data.pkl`` beside
+Only the format of PyTorch 1.6 and later is understood: a zip archive of uncompressed entries, ``NAME/data.pkl`` beside
 ``NAME/data/0``, ``NAME/data/1``, ... Everything else is :class:`UnreadableModel`.
 """
 
@@ -134,7 +134,7 @@ def _foreign(head: bytes) -> str:
 
 @contextmanager
 def _unreadable_zip(path: Path) -> Iterator[None]:
-    """Turn what :mod:`zipfile` raises for a broken archive into :class:`UnreadableModel`."""
+    """Turn the errors of :mod:`zipfile` for a broken archive into :class:`UnreadableModel`."""
     try:
         yield
     except (

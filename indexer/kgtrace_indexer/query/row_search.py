@@ -77,7 +77,7 @@ class _Bounds:
         goes_on = np.zeros(base.shape, bool)
         keys, excess, shards = [], [], []
         for lists, entries, frontier in parts:
-            least = np.maximum(frontier, 0)  # what does not read the row gets nothing from it
+            least = np.maximum(frontier, 0)  # a triple that does not read the row gets nothing from it
             np.add.at(base[lists.shard], lists.search, least)
             np.logical_or.at(goes_on[lists.shard], lists.search, frontier > -inf)
             keys.append(lists.search[entries.pair] * triples + entries.triple)

@@ -31,7 +31,7 @@ class Known:
         return frozenset({*self.score.entity, *self.score.relation}) | self.more
 
     def call(self, name: str) -> str:
-        """Return an example of what ``--interaction`` may be."""
+        """Return an example of a value of ``--interaction``."""
         examples = {key: value[0] if isinstance(value, tuple) else value for key, value in self.arguments.items()}
         return f"{name}({', '.join(f'{key}={value}' for key, value in examples.items())})" if examples else name
 
