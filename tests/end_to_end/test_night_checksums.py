@@ -47,7 +47,12 @@ COMPARISON = re.compile(r"(sha256|checksum|fingerprint|FileRecord\.of).*(==|!=)|
 TESTS = [
     "tests/store/test_manifest.py",
     "tests/store/test_generations.py",
+    "tests/store/test_pruning.py",
+    "tests/store/test_staging.py",
     "tests/indexer/inputs/test_model_file.py",
+    "tests/indexer/inputs/test_state_dicts.py",
+    "tests/indexer/inputs/test_converted_models.py",
+    "tests/indexer/inputs/test_hostile_models.py",
     "tests/end_to_end/test_night_damage.py",
 ]
 
