@@ -124,7 +124,7 @@ def codes_of(root: Path, attributor: Attributor, triples: np.ndarray) -> tuple[C
         Codes(np.ascontiguousarray(whole[:, order]), short.stored(stored["projected"], stored["residual"])),
         Codes(
             np.ascontiguousarray(np.concatenate([asked["projected"], asked["residual"]], 1)[:, order]),
-            short.asked(asked["projected"], asked["residual"]),
+            short.query_vectors(asked["projected"], asked["residual"]),
         ),
     )
 

@@ -34,7 +34,7 @@ LONGEST = (
     "tests/test_site.py",
     "tests/end_to_end/test_night_crashes.py",
     "tests/store/test_crashes.py",
-    "tests/indexer/inputs/test_pickles.py",
+    "tests/indexer/inputs/test_archives.py",
 )
 """Files of tests that take half a minute or so, longest first."""
 

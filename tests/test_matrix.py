@@ -27,7 +27,7 @@ from kgtrace_indexer.models.checkpoints import checkpoint_of, parameter_of
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest, KgtraceError, MissingInverseRelations, UnsupportedModel
-from tests.indexer.models.test_models import ZOO, Saved, _saved, _stir, factory
+from tests.indexer.models.zoo import ZOO, Saved, factory, round_trip, stir
 
 MODELS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "ConvE": ("ConvE", True, {}),
@@ -186,7 +186,7 @@ def original(model: str, seed: int) -> Any:
 
     name, inverse, options = MODELS[model]
     made = getattr(pykeen.models, name)(triples_factory=factory(inverse), random_seed=seed, **{**ZOO[name], **options})
-    _stir(made)
+    stir(made)
     return made
 
 
@@ -196,7 +196,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @cache
     def saved(model: str, seed: int) -> Saved:
-        return _saved(original(model, seed), tmp_path_factory.mktemp("model"))
+        return round_trip(original(model, seed), tmp_path_factory.mktemp("model"))
 
     return saved
 

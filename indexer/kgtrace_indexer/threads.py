@@ -66,4 +66,4 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> I
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # which threads that begin later take over from whoever set it last
+        torch.set_num_threads(cores)  # threads that begin later inherit the number that was set last

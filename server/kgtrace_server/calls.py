@@ -48,12 +48,12 @@ class Retries:
     base: float = 0.1
     """Seconds added to the first pause at most; doubled each time."""
     cap: float = 30.0
-    """Seconds of a pause at most. A service that asks for a longer one is not asked again."""
+    """Seconds of a pause at most. A request is not repeated if the service demands a longer one."""
     chance: Callable[[], float] = field(default=random.random, repr=False)
     """From 0 to 1: spreads clients that were refused together."""
 
     def pause(self, attempt: int, requested: float) -> float | None:
-        """Return the seconds to wait after an attempt (from 0), given those the service asks for; None to give up."""
+        """Return the seconds to wait after attempt (from 0), given the service's ``Retry-After``; None to give up."""
         if attempt + 1 >= self.attempts or requested > self.cap:
             return None
         return min(self.cap, requested + self.base * 2.0**attempt * self.chance())

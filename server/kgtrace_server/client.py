@@ -7,7 +7,7 @@
         print(answer.results[0].influences[0].triple.head)
         answer.to_dataframe()
 
-Errors are those that the index raises in process (`UnknownEntity`, `IdOutOfRange`, ...), with all their fields,
+Errors are the same that the index raises in process (`UnknownEntity`, `IdOutOfRange`, ...), with all their fields,
 wherever the index is; of its own faults a service says only that there was one (`ServiceError`).
 """
 
@@ -214,11 +214,11 @@ class AsyncClient:
 class LocalClient:
     """The same methods on an index folder in this process, without the limits of HTTP.
 
-    Stays on its generation until told to switch.
+    Stays on its generation until a call of `publish` or `rollback`.
     """
 
     def __init__(self, root: Path, *, device: str = "auto") -> None:
-        """Open the live generation. Raises what `open_index` raises."""
+        """Open the live generation. Raises the errors of `open_index`."""
         self._root = Path(root)
         self._device = device
         self._service = self._open()

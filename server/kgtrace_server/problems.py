@@ -81,7 +81,7 @@ STATUSES: Mapping[type[KgtraceError], HTTPStatus] = {
     CannotSwitch: HTTPStatus.CONFLICT,
     KgtraceError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""Status of each error; those that are not named have that of the nearest ancestor."""
+"""Status of each error; an error that is not named has the status of its nearest ancestor."""
 
 RETRY_AFTER = "1"
 """Seconds: a place in the queue is free again after one request, and those take milliseconds to seconds."""
@@ -102,7 +102,7 @@ def error_response(error: KgtraceError) -> Response:
 def error_of(document: Mapping[str, Any]) -> KgtraceError | None:
     """Return the error that a problem document was made from, with all its fields; None where it does not name one.
 
-    Raises `KeyError`, `TypeError` or `ValueError` for what is no problem document.
+    Raises `KeyError`, `TypeError` or `ValueError` for a document that is no problem document.
     """
     kind = _KINDS.get(document["type"])
     if kind is None:
@@ -115,7 +115,7 @@ def error_of(document: Mapping[str, Any]) -> KgtraceError | None:
 
 
 def _members(error: KgtraceError) -> Mapping[str, Any]:
-    """Return an error's fields, as `error_of` reads them; those that are empty are left out."""
+    """Return an error's fields, as `error_of` reads them; empty fields are left out."""
     if not isinstance(error, UnknownLabel):
         return {}
     nearest = [{"label": label, "name": name} for label, name in error.nearest]
@@ -156,7 +156,7 @@ def problem(
 ) -> Response:
     """Return a problem document; without a ``title`` it is of the type that says no more than its status.
 
-    ``members`` are those that the type adds to the standard's.
+    ``members`` are the members that the type adds to the standard's.
     """
     body = {
         "type": "about:blank" if title is None else _type(title),

@@ -69,28 +69,28 @@ class Service:
         return self._attributor.manifest.generation
 
     def influences(self, question: InfluenceRequest) -> Influences:
-        """Explain test triples. Raises what `Attributor.query` raises, too."""
+        """Explain test triples. Raises the errors of `Attributor.query`, too."""
         return self._influences([question], [self._triples(question)])[0]
 
     def predictions(self, question: PredictionRequest) -> Predictions:
         """Return the model's best completions.
 
-        Raises `BadRequest` where not exactly one of head and tail is given, and what `Attributor.complete` raises.
+        Raises `BadRequest` where not exactly one of head and tail is given, and the errors of `Attributor.complete`.
         """
         return self._predictions([question], [self._triples(question)])[0]
 
     def aggregate(self, question: AggregateRequest) -> Aggregate:
         """Sum the influences on test triples by training relation, head or tail, or of each training triple.
 
-        Raises what `Attributor.aggregate` raises, too.
+        Raises the errors of `Attributor.aggregate`, too.
         """
         return self._aggregates([question], [self._triples(question)])[0]
 
     def together(self, questions: Sequence[Computed], wanted: Wanted = _always) -> list[Answer | Exception]:
         """Answer questions that are `alike` in one computation: each gets the answer, or the error, that it gets alone.
 
-        ``wanted`` tells whether anybody still waits; a long computation is given up otherwise. ``seconds`` of each
-        answer are those of the whole computation.
+        A long computation is given up when ``wanted`` returns False: no client waits for it. ``seconds`` of each answer
+        are the seconds of the whole computation.
         """
         outcomes: dict[int, Answer | Exception] = {}
         resolved: dict[int, np.ndarray] = {}
@@ -121,7 +121,7 @@ class Service:
         return [outcomes[place] for place in range(len(questions))]
 
     def self_influences(self, question: SelfInfluenceRequest) -> SelfInfluences:
-        """Return the training triples of largest (or smallest) self-influence, by the index's own score unless asked.
+        """Return the training triples of largest (or smallest) self-influence, by default by the index's own score.
 
         Raises `BadRequest` for a score that was not computed.
         """
@@ -139,8 +139,8 @@ class Service:
             training.train_index[rows].tolist(),
             training.triples[rows].tolist(),
             *(
-                _values(training.self_influence[each][rows] if each in training.self_influence else None, len(rows))
-                for each in scores
+                _values(training.self_influence[name][rows] if name in training.self_influence else None, len(rows))
+                for name in scores
             ),
             strict=True,
         )
@@ -202,8 +202,8 @@ class Service:
     def _triples(self, question: Computed) -> np.ndarray:
         """(b, 3) int64; of an incomplete triple, the given entity stands in the place of the missing one, too."""
         if isinstance(question, PredictionRequest):
-            _, given = question.given
-            return np.array([self.triple_ids(given, question.relation, given)], np.int64)
+            _, entity = question.given
+            return np.array([self.triple_ids(entity, question.relation, entity)], np.int64)
         triples = question.triples or []
         if isinstance(question, AggregateRequest) and question.triple is not None:
             triples = [question.triple]
@@ -289,7 +289,7 @@ class Service:
         )
 
     def _group(self, by: Group, i: int) -> dict[str, Any]:
-        """Return what the training triples of a group have in common, and the row where it is one training triple."""
+        """Return the relation, entity or triple that names a group; of a triple, its ``train_index``, too."""
         if by != "triple":
             return {"group": self._relation(i) if by == "relation" else self._entity(i)}
         training = self._attributor.training
@@ -302,8 +302,8 @@ class Service:
     def _resolved(self, condition: Condition | None) -> dict[str, Collection[int]]:
         entity, relation = self._vocabulary.resolve_entity, self._vocabulary.resolve_relation
         resolve = zip(FIELDS, (entity, relation, entity), strict=True)
-        given = {} if condition is None else condition.options()
-        return {field: frozenset(map(look_up, given[field])) for field, look_up in resolve if given.get(field)}
+        fields = {} if condition is None else condition.options()
+        return {field: frozenset(map(look_up, fields[field])) for field, look_up in resolve if fields.get(field)}
 
     def _explanation(self, attribution: Attribution) -> Explanation:
         rows = zip(
@@ -383,5 +383,5 @@ def _shortest(values: np.ndarray) -> Iterable[float | None]:
 
 
 def _values(values: np.ndarray | None, count: int) -> Iterable[float | None]:
-    """Return the same, or so many that are unknown."""
+    """Return the values as `_shortest` does, or as many unknown ones."""
     return [None] * count if values is None else _shortest(values)

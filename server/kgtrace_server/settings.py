@@ -38,7 +38,7 @@ def _setting(
     choices: Sequence[str] | None = None,
     secret: bool = False,
 ) -> Any:
-    """Define a setting: ``parse`` raises `BadRequest`, ``unset`` says what an empty default means."""
+    """Define a setting: ``parse`` raises `BadRequest`, ``unset`` describes an empty default."""
     about = {"meaning": meaning, "parse": parse, "metavar": metavar, "unset": unset, "choices": choices}
     return field(default=default, repr=not secret, metadata=about)
 

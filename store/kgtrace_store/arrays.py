@@ -58,8 +58,8 @@ def lay_out(
 ) -> None:
     """Create a file of contiguous arrays, whose rows :func:`write_rows` writes; force it to disk.
 
-    An array has ``lengths[name]`` rows, of the shape and type of those of ``like[name]``. ``extra`` are arrays that are
-    written at once. Raises :class:`StorageFailed`.
+    An array has ``lengths[name]`` rows, of the shape and type of the rows of ``like[name]``. ``extra`` are arrays that
+    are written at once. Raises :class:`StorageFailed`.
     """
     shapes = {name: (length, *like[name].shape[1:]) for name, length in lengths.items()}
     _write(target, shapes, {name: like[name].dtype for name in lengths}, [], extra)
@@ -136,10 +136,10 @@ def merge(
     shapes = {name: (len(order), *array.shape[1:]) for name, array in sources[0].items()}
     dtypes = {name: array.dtype for name, array in sources[0].items()}
     for source in sources:
-        found = {name: (array.shape[1:], array.dtype) for name, array in source.items()}
-        wanted = {name: (shapes[name][1:], dtypes[name]) for name in shapes}
-        if found != wanted:
-            raise CorruptGeneration(f"arrays that are to be merged have rows of {found} and of {wanted}")
+        rows = {name: (array.shape[1:], array.dtype) for name, array in source.items()}
+        expected = {name: (shapes[name][1:], dtypes[name]) for name in shapes}
+        if rows != expected:
+            raise CorruptGeneration(f"arrays that are to be merged have rows of {rows} and of {expected}")
     _write(target, shapes, dtypes, _ordered(sources, starts, order), extra or {})
 
 
@@ -165,7 +165,7 @@ def let_go(array: np.ndarray) -> None:
 def read_blocks(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, np.ndarray]]:
     """Every array of a file that is ``wanted``, in bounded blocks with its name, read rather than mapped.
 
-    What is read through a map counts as memory of the process for as long as the map lives: a pass over a whole file
+    Pages read through a map count as memory of the process for as long as the map lives: a pass over a whole file
     should not. Raises :class:`CorruptGeneration`.
     """
     with _open(path) as f:
@@ -281,7 +281,7 @@ def _lay_out(target: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mappin
     durable.require_space(target, needed)
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)
-    plan.set_obj_track_times(False)  # the same arrays make the same file, whenever
+    plan.set_obj_track_times(False)  # the same arrays make the same file at any time
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     offsets = {}

@@ -37,14 +37,14 @@ def calm_threads(environment: MutableMapping[str, str]) -> None:
 
 
 def control_groups(own: Path = OWN_CGROUP, cgroups: Path = CGROUPS) -> list[Path]:
-    """Return the folders of the process's control group (version 2) and of those around it, the innermost first."""
+    """Return the folders of the process's control group (version 2) and of the groups around it, innermost first."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
         lines = []
     path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    group = PurePosixPath("" if ".." in path.split("/") else path)  # outside of what this container can see
-    return [cgroups / each for each in (group, *group.parents)]
+    group = PurePosixPath("" if ".." in path.split("/") else path)  # outside of this container's view
+    return [cgroups / folder for folder in (group, *group.parents)]
 
 
 def _quota(group: Path) -> float | None:

@@ -20,8 +20,8 @@ from kgtrace_store.errors import KgtraceError, StorageFailed
 def writing(path: Path, needed: int | None = None) -> Iterator[None]:
     """Turn failures to write ``path`` into ``StorageFailed``; C libraries report theirs as ``RuntimeError``.
 
-    ``needed`` is the number of bytes that were to be written: on a full disk the message sets it against what
-    is free.
+    ``needed`` is the number of bytes that were to be written: on a full disk the message sets it against the
+    free bytes.
     """
     try:
         yield
@@ -130,5 +130,5 @@ def _reason(error: OSError | RuntimeError, path: Path, needed: int | None) -> st
         return reason
     folder = next(p for p in path.absolute().parents if p.exists())
     free = f"{shutil.disk_usage(folder).free} free"
-    wanted = f"needed {needed} bytes, {free}" if needed is not None else f"{free} bytes"
-    return f"{os.strerror(errno.ENOSPC)} ({wanted})"
+    sizes = f"needed {needed} bytes, {free}" if needed is not None else f"{free} bytes"
+    return f"{os.strerror(errno.ENOSPC)} ({sizes})"

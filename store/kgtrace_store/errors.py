@@ -3,7 +3,7 @@
 ::
 
     KgtraceError
-    ├── InputError (ValueError)            what the user handed in
+    ├── InputError (ValueError)            the user's input
     │   ├── UnreadableInput                missing, truncated or not UTF-8
     │   ├── MalformedVocabulary            an id map or names file with a line that cannot be read
     │   ├── MalformedTriple                a line that is not head⇥relation⇥tail
@@ -14,13 +14,13 @@
     │   ├── DuplicateId                    two labels with one id, or one label with two
     │   ├── IdOutOfRange (IndexError)      an id beyond the model's tables
     │   └── BadRequest                     a query whose fields cannot be honoured
-    ├── ModelError (ValueError)            what the model is
+    ├── ModelError (ValueError)            the model
     │   ├── UnreadableModel                missing, truncated or foreign file
     │   ├── UnsupportedModel               a model or loss that kgtrace cannot explain
     │   ├── VocabularyMismatch             tables and id maps of different size
     │   ├── MissingInverseRelations        a loss of heads asked of a model that has none
     │   └── NonFinite                      NaN or infinity in parameters or gradients
-    ├── StoreError                         what lies on disk
+    ├── StoreError                         the index on disk
     │   ├── IndexNotFound (FileNotFoundError)
     │   ├── GenerationNotFound (FileNotFoundError)
     │   ├── CorruptGeneration (ValueError) a checksum, count or shape that does not match
@@ -38,8 +38,8 @@
     ├── Abandoned                          a computation that nobody waits for any more
     └── MissingExtra (ImportError)         an optional dependency that is not installed
 
-Each is also the builtin that fits, so ``except FileNotFoundError`` works as expected. Messages carry both the value
-found and the value wanted. They are turned into exit codes and HTTP statuses only at the outermost edge.
+Each is also the builtin that fits, so ``except FileNotFoundError`` works as expected. Messages carry the actual value
+and the permitted ones. They are turned into exit codes and HTTP statuses only at the outermost edge.
 """
 
 from collections.abc import Sequence
@@ -75,9 +75,9 @@ class UnknownLabel(InputError, LookupError):
     def __init__(self, message: str, label: str = "", nearest: Sequence[tuple[str, str | None]] = ()) -> None:
         super().__init__(message)
         self.label = label
-        """What was asked for."""
+        """The unknown label."""
         self.nearest = tuple(nearest)
-        """Label and name, where there is one, of what the vocabulary has instead; most alike first."""
+        """Label and name, where there is one, of similar entries of the vocabulary; most alike first."""
 
 
 class UnknownEntity(UnknownLabel):

@@ -1,4 +1,4 @@
-"""One generation: a folder that is what its manifest says."""
+"""One generation: a folder that agrees with its manifest."""
 
 from __future__ import annotations
 
@@ -36,13 +36,15 @@ class Generation:
         for name in sorted(present ^ set(self.manifest.files)):
             problem = "is not in the manifest" if name in present else "is missing"
             raise CorruptGeneration(f"{self.path / name} {problem}")
-        for name, wanted in self.manifest.files.items():
-            found = FileRecord.of(self.path / name)
-            if found.bytes != wanted.bytes:
-                raise CorruptGeneration(f"{self.path / name} has {found.bytes} bytes, the manifest says {wanted.bytes}")
-            if found.sha256 != wanted.sha256:
+        for name, recorded in self.manifest.files.items():
+            actual = FileRecord.of(self.path / name)
+            if actual.bytes != recorded.bytes:
                 raise CorruptGeneration(
-                    f"{self.path / name} has sha256 {found.sha256}, the manifest says {wanted.sha256}"
+                    f"{self.path / name} has {actual.bytes} bytes, the manifest says {recorded.bytes}"
+                )
+            if actual.sha256 != recorded.sha256:
+                raise CorruptGeneration(
+                    f"{self.path / name} has sha256 {actual.sha256}, the manifest says {recorded.sha256}"
                 )
 
     def close(self) -> None:

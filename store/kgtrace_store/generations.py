@@ -91,7 +91,7 @@ class IndexRoot:
         return live
 
     def generations(self) -> list[GenerationStatus]:
-        """All generations, oldest first; those that cannot be read are listed with the reason."""
+        """All generations, oldest first; unreadable generations are listed with the reason."""
         live = self.current()
         statuses = []
         for id_ in generation_ids(self._generations):
@@ -104,7 +104,7 @@ class IndexRoot:
         return statuses
 
     def open(self, generation: str | None = None, *, verify: bool = True) -> Generation:
-        """Open a generation, by default the live one, and compare its checksums unless told not to.
+        """Open a generation, by default the live one, and compare its checksums unless ``verify`` is off.
 
         Raises :class:`IndexNotFound`, :class:`GenerationNotFound`, :class:`CorruptGeneration`,
         :class:`SchemaTooNew` and :class:`SchemaTooOld`.
@@ -122,9 +122,8 @@ class IndexRoot:
     def stage(self, fingerprint: str, *, fresh: bool = False) -> Iterator[Staging]:
         """Build a generation; after a crash, the next call with the same fingerprint goes on where it ended.
 
-        ``fingerprint``: a hexadecimal digest of model, triples and configuration. ``fresh`` discards what an
-        earlier attempt left. Raises :class:`BuilderRunning`, :class:`ResumeRefused` and
-        :class:`StorageFailed`.
+        ``fingerprint``: a hexadecimal digest of model, triples and configuration. ``fresh`` discards the files of
+        an earlier attempt. Raises :class:`BuilderRunning`, :class:`ResumeRefused` and :class:`StorageFailed`.
         """
         durable.make_folder(self.path)
         with locks.builder(self.path / layout.BUILD_LOCK):
@@ -136,7 +135,7 @@ class IndexRoot:
 
         ``expected``: the id (None: no generation) that must be live at that moment, when given.
 
-        Raises :class:`PublishConflict` when another one is, what :meth:`open` raises, and
+        Raises :class:`PublishConflict` when another one is, the errors of :meth:`open`, and
         :class:`StorageFailed`; the live generation then stays.
         """
         with self.open(generation), locks.exclusive(self.path / layout.PUBLISH_LOCK):
@@ -150,7 +149,7 @@ class IndexRoot:
         """Make the generation before the live one live, and return its id.
 
         Raises :class:`IndexNotFound` when none is live, :class:`GenerationNotFound` when none is older, and
-        what :meth:`publish` raises.
+        the errors of :meth:`publish`.
         """
         live = self._live()
         older = [id_ for id_ in generation_ids(self._generations) if id_ < live]
@@ -160,12 +159,12 @@ class IndexRoot:
         return older[-1]
 
     def prune(self, keep: int) -> list[str]:
-        """Remove all but the newest ``keep`` generations, and return the ids of those removed, oldest first.
+        """Remove all but the newest ``keep`` generations, and return the removed ids, oldest first.
 
-        The live generation and those that are open anywhere stay. Unfinished builds that were last written
+        The live generation and generations that are open anywhere stay. Unfinished builds that were last written
         before the live generation was made are removed too, unless a builder is at work.
 
-        Raises :class:`BadRequest` for ``keep`` below 1, what :meth:`require` raises and :class:`StorageFailed`.
+        Raises :class:`BadRequest` for ``keep`` below 1, the errors of :meth:`require` and :class:`StorageFailed`.
         """
         if keep < 1:
             raise BadRequest(f"keep is {keep}, must be at least 1")

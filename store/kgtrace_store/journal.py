@@ -2,7 +2,7 @@
 
 ::
 
-    FOLDER/RECORD           what makes the job the same one: a JSON object
+    FOLDER/RECORD           identifies the job: a JSON object
     FOLDER/journal.jsonl    a JSON value for each finished step, a line each
     FOLDER/lock             held by who works here, where the folder has no other lock
 """
@@ -18,7 +18,7 @@ from kgtrace_store import durable, layout
 from kgtrace_store.errors import ResumeRefused
 
 LOCK = "lock"
-"""Survives whatever is discarded."""
+"""Survives when the rest of the folder is discarded."""
 
 _LONGEST_VALUE = 40
 
@@ -56,9 +56,9 @@ def open_journal(folder: Path, *, valid: Callable[[Any], bool] = lambda step: Tr
 def claim(folder: Path, record: str, job: Mapping[str, Any], *, other: str, fresh: bool) -> None:
     """Begin a job in a folder, or go on with it where it was begun. The caller holds a lock.
 
-    ``record`` is the name of the file that says what the job is, ``job`` what that file says, and ``other`` a name for
-    jobs of which it says something else. ``fresh`` discards what is in the folder. Raises :class:`ResumeRefused` when
-    that is another job, and :class:`StorageFailed`.
+    ``record`` is the name of the file that identifies the job, ``job`` its content, and ``other`` a noun for any other
+    job in messages. ``fresh`` discards the content of the folder. Raises :class:`ResumeRefused` when the folder holds
+    another job, and :class:`StorageFailed`.
     """
     durable.make_folder(folder)
     path = folder / record

@@ -1,4 +1,4 @@
-"""Every file name of an index root, once. ``store/FORMAT.md`` documents what is inside them."""
+"""Every file name of an index root, once. ``store/FORMAT.md`` documents their content."""
 
 import re
 
@@ -40,10 +40,10 @@ ROWS = "rows-{}.h5"
 names."""
 
 LISTS = "lists-{}.faiss"
-"""Inverted file over the same."""
+"""Inverted file over the gradients of one table's rows."""
 
 MOMENTS = "moments-{}.h5"
-"""Second moments of the same table's rows that many training triples read."""
+"""Second moments of the gradients of one table's rows that many training triples read."""
 
 MAPPED = re.compile(r".*\.h5|(.*/)?lists-\d+\.faiss")
 """Paths, inside a generation, of files that are mapped into memory and of which a query reads a part."""
@@ -73,7 +73,7 @@ ENTITIES = "entities.tsv"
 """In ``VOCABULARY``: ``label<TAB>name`` of entity i on line i, counted from 0."""
 
 RELATIONS = "relations.tsv"
-"""In ``VOCABULARY``: the same for relations."""
+"""In ``VOCABULARY``: ``label<TAB>name`` of relation i on line i."""
 
 PREFIXES = "prefixes.tsv"
 """In ``VOCABULARY``, where there are any: ``prefix<TAB>IRI``."""

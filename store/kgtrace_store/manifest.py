@@ -101,10 +101,10 @@ class Manifest:
                 f"{path} has schema version {version}, this kgtrace reads {layout.SCHEMA_VERSION}: rebuild the index "
                 "with kgtrace build"
             )
-        found = document.pop("checksum", None)
-        wanted = _checksum(document)
-        if found != wanted:
-            raise CorruptGeneration(f"{path} was altered: its checksum is {wanted}, it says {found}")
+        recorded = document.pop("checksum", None)
+        computed = _checksum(document)
+        if recorded != computed:
+            raise CorruptGeneration(f"{path} was altered: its checksum is {computed}, it says {recorded}")
         if not data.endswith(b"\n"):
             raise CorruptGeneration(f"{path} is cut short: it does not end with a line feed")
         return cls(

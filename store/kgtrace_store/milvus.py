@@ -3,7 +3,7 @@
 Every generation has a collection of its own, ``kgtrace_`` and its id, with an entity for each training triple: its
 number, head, relation and tail, and its vector, float32, in a ``FLAT`` index by inner product. Milvus compares
 exhaustively then, and its distances bound influences as FAISS's scores do. The alias ``kgtrace`` names the collection
-of the generation that answers; switching it is one step in Milvus, for whoever searches there besides.
+of the generation that answers; switching it is one step in Milvus, for other programs that search there.
 
 The lists of an inverted file have a collection for each table, ``_rows_`` and its number behind that name. An entity is
 an entry there, with the number of its list, ``row``, besides: a search of one list is a filter.
@@ -52,18 +52,18 @@ class Milvus:
             import pymilvus
         except ImportError as e:
             raise MissingExtra("the Milvus client is not installed: pip install 'kgtrace[scale]'") from e
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it tells is in the error that is raised
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its messages are in the error that is raised
         self._types, self._error = pymilvus.DataType, pymilvus.MilvusException
         self._uri = uri
-        with self._asking():
+        with self._client_errors():
             self._client = pymilvus.MilvusClient(uri=uri, token=token or "", timeout=_TIMEOUT)
             self._client.get_server_version()  # the client may be connected from before
 
     def hold(self, generation: str, vectors: Iterable[np.ndarray], triples: np.ndarray, dim: int) -> "MilvusSearch":
         """Return the search over a generation's vectors, which are sent first where they are not there yet.
 
-        ``vectors`` come in blocks (m, dim) float32, one for each of ``triples`` (n, 3). What was interrupted is sent
-        again, and two that send the same do no harm. Raises :class:`SearchUnavailable`.
+        ``vectors`` come in blocks (m, dim) float32, one for each of ``triples`` (n, 3). An interrupted transfer is
+        repeated, and two processes that send the same vectors do no harm. Raises :class:`SearchUnavailable`.
         """
         name, ids = _collection(generation), range(len(triples))
         pairs = zip(triples, chain.from_iterable(vectors), strict=True)
@@ -91,7 +91,7 @@ class Milvus:
     def switch(self, generation: str) -> None:
         """Let the alias name a generation that is held. Raises :class:`SearchUnavailable`."""
         name = _collection(generation)
-        with self._asking():
+        with self._client_errors():
             try:
                 self._client.alter_alias(name, ALIAS)
             except self._error:
@@ -99,7 +99,7 @@ class Milvus:
 
     def drop(self, generations: Iterable[str]) -> None:
         """Forget generations, whether they are held or not. Raises :class:`SearchUnavailable`."""
-        with self._asking():
+        with self._client_errors():
             names = self._client.list_collections()
             for whole in map(_collection, generations):
                 for name in names:
@@ -110,22 +110,22 @@ class Milvus:
         self, name: str, queries: np.ndarray, k: int, condition: str, parameters: Mapping[str, float]
     ) -> Sequence[Any]:
         """Return for each of queries (b, dim) the first ``k`` hits, at most `_MOST`, that meet a condition."""
-        with self._asking():
-            found: Sequence[Any] = self._client.search(
+        with self._client_errors():
+            hits: Sequence[Any] = self._client.search(
                 name, queries.tolist(), anns_field=_VECTOR, filter=condition, limit=k, output_fields=["id"],
                 search_params={"metric_type": "IP", "params": dict(parameters)},
             )  # fmt: skip
-        return found
+        return hits
 
     def _hold(self, name: str, entities: Iterator[dict[str, Any]], count: int, dim: int, *indexed: str) -> None:
         """Send entities, ``count`` of them, to a collection that does not hold them; some fields get an index."""
-        with self._asking():
-            if self._held(name) == count:
+        with self._client_errors():
+            if self._entity_count(name) == count:
                 return
             self._create(name, dim, *indexed)
             size = max(1, min(_ENTITIES, _NUMBERS // dim))
-            while some := list(islice(entities, size)):
-                self._client.upsert(name, some)
+            while batch := list(islice(entities, size)):
+                self._client.upsert(name, batch)
             self._client.flush(name)
             present = self._client.list_indexes(name)
             if _VECTOR not in present:
@@ -136,16 +136,18 @@ class Milvus:
                 index.add_index(_VECTOR, index_type="FLAT", metric_type="IP")  # the last: with it, all is there
                 self._client.create_index(name, index)
             self._client.load_collection(name, timeout=None)
-            if (held := self._held(name)) != count:
-                raise SearchUnavailable(f"Milvus at {self._uri} holds {held} entities in {name}, {count} were sent")
+            if (entity_count := self._entity_count(name)) != count:
+                raise SearchUnavailable(
+                    f"Milvus at {self._uri} holds {entity_count} entities in {name}, {count} were sent"
+                )
 
-    def _held(self, name: str) -> int | None:
+    def _entity_count(self, name: str) -> int | None:
         """Load a collection and count its entities; None where it is not there, or not whole."""
         if not self._client.has_collection(name) or _VECTOR not in self._client.list_indexes(name):
             return None
         self._client.load_collection(name, timeout=None)
-        (found,) = self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
-        return int(found["count(*)"])
+        (row,) = self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+        return int(row["count(*)"])
 
     def _create(self, name: str, dim: int, *more: str) -> None:
         """Create a collection, unless somebody has; it is loaded when it is full, so that all of it is searched."""
@@ -159,8 +161,8 @@ class Milvus:
         self._client.create_collection(name, schema=schema)
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Raise :class:`SearchUnavailable` for what the client raises."""
+    def _client_errors(self) -> Iterator[None]:
+        """Turn the client's errors into :class:`SearchUnavailable`."""
         try:
             yield
         except self._error as e:
@@ -202,29 +204,29 @@ class MilvusSearch:
         """See :meth:`~kgtrace_store.search.SearchIndex.search`."""
         queries = checked_queries(queries, self.dim, k)
         scores, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        wanted = min(k, self._count)
-        size = max(1, len(self._ids)) if wanted <= _MOST else _MOST
-        for start in range(0, len(self._ids), size) if len(queries) and wanted else ():
-            some = self._ids[start : start + size]
-            more_scores, more_ids = _table(self._ask(queries, min(wanted, len(some)), some))
+        count = min(k, self._count)
+        size = max(1, len(self._ids)) if count <= _MOST else _MOST
+        for start in range(0, len(self._ids), size) if len(queries) and count else ():
+            span = self._ids[start : start + size]
+            more_scores, more_ids = _table(self._request(queries, min(count, len(span)), span))
             scores, ids = np.concatenate([scores, more_scores], 1), np.concatenate([ids, more_ids], 1)
-            best = np.argsort(-scores, 1, kind="stable")[:, :wanted]
+            best = np.argsort(-scores, 1, kind="stable")[:, :count]
             scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
-        found = (ids != NO_HIT).sum(1).min(initial=wanted)
-        if found < wanted:  # an answer that rests on the others would be certified, and wrong
-            raise SearchUnavailable(f"Milvus found {found} entities of {self._name}, there are at least {wanted}")
+        least = (ids != NO_HIT).sum(1).min(initial=count)
+        if least < count:  # an answer without the missing hits would be certified, and wrong
+            raise SearchUnavailable(f"Milvus found {least} entities of {self._name}, there are at least {count}")
         return padded(scores, ids, k)
 
     def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`~kgtrace_store.search.SearchIndex.range_search`."""
         query = checked_query(query, self.dim, threshold)
-        _, scores, ids = self.above(query[None], float(radius_of(threshold)))  # Milvus leaves out what equals it
+        _, scores, ids = self.above(query[None], float(radius_of(threshold)))  # Milvus leaves out scores that equal it
         return scores, ids
 
     def above(self, queries: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All vectors whose inner product with one of queries (b, dim) exceeds a radius, in no order.
 
-        Returns which of the queries it is (m,) int64, scores (m,) float32 and ids (m,) int64.
+        Returns the numbers of the queries (m,) int64, scores (m,) float32 and ids (m,) int64.
         """
         parameters = {} if np.isinf(radius) else {"radius": radius}
         query, scores, ids = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, np.int64)]
@@ -240,7 +242,7 @@ class MilvusSearch:
         if not most:
             return
         cut = []
-        for number, hits in enumerate(self._ask(queries, min(_MOST, most), ids, radius)):
+        for number, hits in enumerate(self._request(queries, min(_MOST, most), ids, radius)):
             if len(hits) < _MOST or most <= _MOST:
                 yield number, hits
             else:
@@ -249,7 +251,7 @@ class MilvusSearch:
             for number, hits in self._above(queries[cut], radius, half):
                 yield cut[number], hits
 
-    def _ask(
+    def _request(
         self, queries: np.ndarray, k: int, ids: range, parameters: Mapping[str, float] | None = None
     ) -> Sequence[Any]:
         conditions = list(self._conditions)
@@ -286,11 +288,11 @@ def _conditions(must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterab
     )
 
 
-def _table(found: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and ids (b, k) of hits, as many for each query as that with most of them has."""
-    most = max(map(len, found))
-    scores, ids = np.full((len(found), most), -np.inf, np.float32), np.full((len(found), most), NO_HIT, np.int64)
-    for i, hits in enumerate(found):
+def _table(results: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and ids (b, k) of hits, k being the largest number of hits of a query."""
+    most = max(map(len, results))
+    scores, ids = np.full((len(results), most), -np.inf, np.float32), np.full((len(results), most), NO_HIT, np.int64)
+    for i, hits in enumerate(results):
         scores[i, : len(hits)], ids[i, : len(hits)] = hits.distances, hits.ids
     return scores, ids
 

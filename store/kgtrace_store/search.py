@@ -17,7 +17,7 @@ from kgtrace_store import durable
 from kgtrace_store.errors import BadRequest, CorruptGeneration, InputError, MissingExtra, NonFinite
 
 NO_HIT = -1
-"""Fills the ids of a result with fewer rows than asked for. Not an id: as a Python index it means the
+"""Fills the ids of a result with fewer rows than requested. Not an id: as a Python index it means the
 last."""
 
 _DECODED_ROWS = 16_384
@@ -28,7 +28,7 @@ _BLAS_WORK_PER_THREAD = 800
 
 
 class SearchIndex(Protocol):
-    """Vectors that can be asked for their largest inner products with a query."""
+    """Vectors that can be searched for their largest inner products with a query."""
 
     @property
     def ntotal(self) -> int:
@@ -55,7 +55,7 @@ class SearchIndex(Protocol):
 
 @runtime_checkable
 class FilteringIndex(SearchIndex, Protocol):
-    """An index whose engine knows heads, relations and tails, and so looks at no others than those asked for."""
+    """An index whose engine knows heads, relations and tails, and so looks at the requested training triples alone."""
 
     def where(
         self, must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterable[int]], count: int
@@ -140,7 +140,7 @@ class FaissSearch:
 
     @classmethod
     def read(cls, path: Path) -> FaissSearch:
-        """Open what :meth:`write` wrote as a memory map: at once, and shared between processes.
+        """Open a file that :meth:`write` wrote as a memory map: at once, and shared between processes.
 
         FAISS does not notice damaged numbers: compare the file's checksum first. Raises
         :class:`CorruptGeneration` for a missing, truncated or foreign file and :class:`MissingExtra`.
@@ -177,11 +177,11 @@ class FaissSearch:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`SearchIndex.search`."""
         queries = checked_queries(queries, self.dim, k)
-        found = min(k, self.ntotal)
-        if not found or not len(queries):
+        count = min(k, self.ntotal)
+        if not count or not len(queries):
             empty = (len(queries), 0)
             return padded(np.empty(empty, np.float32), np.empty(empty, np.int64), k)
-        scores, ids = self._index.search(queries, found)
+        scores, ids = self._index.search(queries, count)
         return padded(scores, ids, k)
 
     def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -216,8 +216,8 @@ def _codes(faiss: Any, index: Any, count: int) -> np.ndarray:
     size = index.sa_code_size()
     if not count:
         return np.empty((0, size), np.uint8)
-    found: np.ndarray = faiss.rev_swig_ptr(index.codes.data(), count * size).reshape(count, size)
-    return found
+    codes: np.ndarray = faiss.rev_swig_ptr(index.codes.data(), count * size).reshape(count, size)
+    return codes
 
 
 def _decoded(codes: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 ::
 
-    staging/KEY/staging.json     what is being built
+    staging/KEY/staging.json     identifies the build
     staging/KEY/journal.jsonl    the finished parts, with their checksums
     staging/KEY/parts/           parts that are files; one that is not in the journal does not count
     staging/KEY/generation/      becomes generations/ID in one rename; of an earlier attempt only files are kept that
@@ -89,8 +89,8 @@ class Staging:
     ) -> str:
         """Turn :attr:`path` into a generation, forced to disk, and return its id. It is not yet live.
 
-        Raises :class:`StorageFailed`, and :class:`CorruptGeneration` when what was written does not read back as it
-        was; then no generation has appeared and the parts are still there.
+        Raises :class:`StorageFailed`, and :class:`CorruptGeneration` when a file does not read back as it was written;
+        then no generation has appeared and the parts are still there.
         """
         names, folders = list_tree(self.path)
         created = datetime.now(UTC)
@@ -116,7 +116,7 @@ class Staging:
         durable.rename(self.path, self._generations / generation)
         durable.sync_folder(self._generations)
         durable.sync_folder(self._folder)
-        with contextlib.suppress(StorageFailed):  # the generation is whole; what is left here is only untidy
+        with contextlib.suppress(StorageFailed):  # the generation is whole; leftovers here are only untidy
             durable.remove_tree(self._folder)
         return generation
 
@@ -124,7 +124,7 @@ class Staging:
 def open_staging(folder: Path, generations: Path, fingerprint: str, *, fresh: bool) -> Staging:
     """Begin a build in ``folder``, or go on with the one in it: parts whose checksums match are kept.
 
-    ``fresh`` discards what is in it. Raises :class:`ResumeRefused` when another build is in it and
+    ``fresh`` discards its content. Raises :class:`ResumeRefused` when another build is in it and
     :class:`StorageFailed`.
     """
     job = {"schema_version": layout.SCHEMA_VERSION, "fingerprint": fingerprint}
@@ -152,7 +152,7 @@ def generation_ids(generations: Path) -> list[str]:
 
 
 def _is_whole(folder: Path, step: Any) -> bool:
-    """Whether a part is what the journal says of it."""
+    """Whether a part agrees with its entry in the journal."""
     with contextlib.suppress(CorruptGeneration):  # missing
         match step:
             case {"sha256": str(digest), "rows": dict(rows)}:

@@ -47,7 +47,7 @@ _BREAK = "\x00"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the model's row numbers mean. Lookup tables are built when first asked for."""
+    """Labels and names of the model's rows. Lookup tables are built when first used."""
 
     entities: Sequence[str]
     """Label of entity i at position i."""
@@ -121,7 +121,7 @@ class Vocabulary:
         return self._entities.search(q, limit)
 
     def search_relations(self, q: str, limit: int) -> list[int]:
-        """Ids of relations, found as in :meth:`search_entities`."""
+        """Ids of relations, in the manner of :meth:`search_entities`."""
         return self._relations.search(q, limit)
 
     def write(self, folder: Path) -> None:
@@ -139,7 +139,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, folder: Path) -> Vocabulary:
-        """Read what :meth:`write` wrote. Raises :class:`CorruptGeneration`."""
+        """Read the tables that :meth:`write` wrote. Raises :class:`CorruptGeneration`."""
         entities, entity_names = _read_table(folder / layout.ENTITIES)
         relations, relation_names = _read_table(folder / layout.RELATIONS)
         prefixes: dict[str, str] = {}
@@ -169,20 +169,20 @@ class _Table:
     prefixes: Mapping[str, str]
 
     def find(self, label: str) -> int | None:
-        found = self._ids.get(label)
-        return self._ids.get(self._expanded(label)) if found is None else found
+        known = self._ids.get(label)
+        return self._ids.get(self._expanded(label)) if known is None else known
 
     def id(self, label: str) -> int:
-        found = self.find(label)
-        if found is None:
-            same = self._same_text(label)
-            nearest = [same] if same is not None else self._nearest(self._expanded(label))
-            hint = self._suggestion(nearest) if same is None else _other_form(label, self.labels[same])
+        known = self.find(label)
+        if known is None:
+            twin = self._same_text(label)
+            nearest = [twin] if twin is not None else self._nearest(self._expanded(label))
+            hint = self._suggestion(nearest) if twin is None else _other_form(label, self.labels[twin])
             if _digits(label) and self.digits_are_labels:
                 hint = f"digits are labels here, not ids; {hint}"
             message = f"unknown {self.noun} {_quote(label)}; {hint}"
             raise self.unknown(message, label, [(self.labels[i], self.names.get(i)) for i in nearest])
-        return found
+        return known
 
     def resolve(self, ref: str | int) -> int:
         if isinstance(ref, str):
@@ -204,14 +204,14 @@ class _Table:
     def search(self, q: str, limit: int) -> list[int]:
         if not q:
             return list(range(min(limit, len(self.labels))))
-        found: dict[int, None] = {}
+        ids: dict[int, None] = {}
         folded = self._expanded(q).replace("\n", _BREAK).casefold().encode("utf-8", "surrogatepass")
         for pattern in (b"\n" + folded + b"\n", b"\n" + folded, folded):
             for i in self._matches(pattern):
-                if len(found) >= limit:
-                    return list(found)
-                found[i] = None
-        return list(found)
+                if len(ids) >= limit:
+                    return list(ids)
+                ids[i] = None
+        return list(ids)
 
     def encode(self) -> bytes:
         _ = self._ids  # refuses duplicates
@@ -262,8 +262,10 @@ class _Table:
 
     def _same_text(self, label: str) -> int | None:
         """Id of the entry whose label reads the same and is another sequence of characters, if there is one."""
-        wanted = unicodedata.normalize("NFC", label)
-        return next((i for i, known in enumerate(self.labels) if unicodedata.normalize("NFC", known) == wanted), None)
+        normalized = unicodedata.normalize("NFC", label)
+        return next(
+            (i for i, known in enumerate(self.labels) if unicodedata.normalize("NFC", known) == normalized), None
+        )
 
     def _nearest(self, label: str) -> list[int]:
         by_label = process.extract(label, self.labels, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_NEAREST_CUTOFF)
@@ -306,9 +308,9 @@ def _digits(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def _other_form(asked: str, known: str) -> str:
+def _other_form(label: str, known: str) -> str:
     """Say that two labels look alike, and which Unicode normalization forms they are in."""
-    return f"it is in {_form(asked)}, the label that reads the same is in {_form(known)}: {_short(known)!a}"
+    return f"it is in {_form(label)}, the label that reads the same is in {_form(known)}: {_short(known)!a}"
 
 
 def _form(text: str) -> str:

@@ -14,10 +14,10 @@ REPOSITORY = Path(__file__).parents[2]
 CHECKS = {
     # Each place that compares a checksum, and each that says that it should be done: file, what it says, what it would
     # say without.
-    "size of a file": ("store/kgtrace_store/generation.py", "if found.bytes != wanted.bytes:", "if False:"),
-    "checksum of a file": ("store/kgtrace_store/generation.py", "if found.sha256 != wanted.sha256:", "if False:"),
+    "size of a file": ("store/kgtrace_store/generation.py", "if actual.bytes != recorded.bytes:", "if False:"),
+    "checksum of a file": ("store/kgtrace_store/generation.py", "if actual.sha256 != recorded.sha256:", "if False:"),
     "names of files": ("store/kgtrace_store/generation.py", "sorted(present ^ set(self.manifest.files))", "()"),
-    "checksum of a manifest": ("store/kgtrace_store/manifest.py", "if found != wanted:", "if False:"),
+    "checksum of a manifest": ("store/kgtrace_store/manifest.py", "if recorded != computed:", "if False:"),
     "opening": ("store/kgtrace_store/generations.py", "opened.verify()", "pass"),
     "opening by default": ("store/kgtrace_store/generations.py", "verify: bool = True", "verify: bool = False"),
     "publishing": ("store/kgtrace_store/generations.py", "with self.open(generation)", "with self._open(generation)"),
@@ -34,7 +34,11 @@ CHECKS = {
     ),
     "resuming what": ("store/kgtrace_store/journal.py", "if begun[name] != job[name]", "if False"),
     "answering": ("indexer/kgtrace_indexer/query/opening.py", "verify: bool = True", "verify: bool = False"),
-    "model": ("indexer/kgtrace_indexer/inputs/model_file.py", "(found := model.fingerprint()) != fingerprint", "False"),
+    "model": (
+        "indexer/kgtrace_indexer/inputs/model_file.py",
+        "(actual := model.fingerprint()) != fingerprint",
+        "False",
+    ),
 }
 
 COMPARISON = re.compile(r"(sha256|checksum|fingerprint|FileRecord\.of).*(==|!=)|\.verify\(\)$")
@@ -43,7 +47,12 @@ COMPARISON = re.compile(r"(sha256|checksum|fingerprint|FileRecord\.of).*(==|!=)|
 TESTS = [
     "tests/store/test_manifest.py",
     "tests/store/test_generations.py",
+    "tests/store/test_pruning.py",
+    "tests/store/test_staging.py",
     "tests/indexer/inputs/test_model_file.py",
+    "tests/indexer/inputs/test_state_dicts.py",
+    "tests/indexer/inputs/test_converted_models.py",
+    "tests/indexer/inputs/test_hostile_models.py",
     "tests/end_to_end/test_night_damage.py",
 ]
 

@@ -1,4 +1,4 @@
-"""Three clients, one interface."""
+"""The clients: one question has one answer, or one error, over HTTP and in process."""
 
 import asyncio
 import errno
@@ -12,17 +12,11 @@ from typing import Any, NoReturn
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 
 from kgtrace_server.client import AsyncClient, Client, LocalClient, Retries, ServiceError
 from kgtrace_server.http.app import create_app
 from kgtrace_server.problems import (
     CannotSwitch,
-    DeadlineExceeded,
-    NotReady,
-    QueueFull,
-    error_response,
-    problem,
     status_of,
 )
 from kgtrace_server.schema.answers import Influences, from_json
@@ -33,24 +27,7 @@ from kgtrace_store import errors
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingExtra, MissingInverseRelations, UnknownEntity
 from tests.server.conftest import FakeAttributor
 from tests.server.test_problems import subclasses
-
-TRIPLE = ("aspirin", "treats", "headache")
-URL = "http://kgtrace.test"
-
-
-class Bridge(httpx.BaseTransport):
-    """Lets a client without an event loop talk to an application in process."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        async def handle() -> httpx.Response:
-            asynchronous = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
-            response = await httpx.ASGITransport(self._app).handle_async_request(asynchronous)
-            return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
-
-        return asyncio.run(handle())
+from tests.server.transports import TRIPLE, URL, Bridge, Scripted, ask_sync
 
 
 @pytest.fixture
@@ -399,122 +376,3 @@ def test_a_root_that_cannot_be_written_is_no_fault_of_the_service(
         for asked, words in ((local, f"cannot lock {root}/publish.lock"), (client, "cannot lock publish.lock")):
             with pytest.raises(CannotSwitch, match=f"^{words}: No locks available"):
                 asked.rollback()
-
-
-# Retries.
-
-
-class Scripted(httpx.MockTransport):
-    """Answers or fails as told, once each, and counts."""
-
-    def __init__(self, *script: httpx.Response | Exception) -> None:
-        self.left = list(script)
-        super().__init__(self._next)
-
-    def _next(self, request: httpx.Request) -> httpx.Response:
-        following = self.left.pop(0)
-        if isinstance(following, Exception):
-            raise following
-        return httpx.Response(following.status_code, headers=following.headers, content=following.content)
-
-
-def answer(status: int, **headers: str) -> httpx.Response:
-    """A response as the service gives it."""
-    if status == 200:
-        return httpx.Response(200, json={"generation": "x", "relations": []})
-    said = {429: error_response(QueueFull("full")), 503: error_response(NotReady("loading"))}
-    response = said.get(status) or problem(status, "no")
-    return httpx.Response(status, content=response.body, headers={**headers})
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses, which take no time."""
-    pauses: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr("kgtrace_server.client.time.sleep", pauses.append)
-    monkeypatch.setattr("kgtrace_server.client.asyncio.sleep", sleep)
-    return pauses
-
-
-RETRIES = Retries(attempts=4, base=1.0, cap=10.0, chance=lambda: 0.5)
-
-
-def ask_sync(transport: Scripted) -> Any:
-    with Client(URL, retries=RETRIES, transport=transport) as client:
-        return client.relations()
-
-
-def ask_async(transport: Scripted) -> Any:
-    async def ask() -> Any:
-        async with AsyncClient(URL, retries=RETRIES, transport=transport) as client:
-            return await client.relations()
-
-    return asyncio.run(ask())
-
-
-@pytest.mark.parametrize("ask", [ask_sync, ask_async])
-def test_a_busy_service_is_asked_again_no_sooner_than_it_says(
-    slept: list[float], ask: Callable[[Scripted], Any]
-) -> None:
-    """Pauses are those of Retry-After and a share of a growing one more; a lost connection is tried again, too."""
-    transport = Scripted(answer(429, **{"Retry-After": "3"}), answer(503), httpx.ConnectError("refused"), answer(200))
-    assert ask(transport) == []
-    assert slept == [3.5, 1.0, 2.0]
-
-
-@pytest.mark.parametrize("ask", [ask_sync, ask_async])
-@pytest.mark.parametrize(
-    ("script", "error", "pauses"),
-    [
-        ([answer(429)] * 4, QueueFull, 3),
-        ([answer(429, **{"Retry-After": "11"})], QueueFull, 0),
-        ([answer(503)] * 4, NotReady, 3),
-        ([answer(500)], ServiceError, 0),
-        ([answer(404)], ServiceError, 0),
-        ([httpx.Response(502, text="bad gateway")], ServiceError, 0),
-        ([httpx.Response(502, json=["odd"])], ServiceError, 0),
-        ([httpx.ReadTimeout("slow", request=httpx.Request("GET", URL))], ServiceError, 0),
-    ],
-)
-def test_what_asking_again_would_not_help_is_raised(
-    slept: list[float], ask: Callable[[Scripted], Any], script: list[Any], error: type, pauses: int
-) -> None:
-    """After the last attempt, when told to wait for longer than the cap, and at once for anything else."""
-    transport = Scripted(*script)
-    with pytest.raises(error):
-        ask(transport)
-    assert len(slept) == pauses
-    assert transport.left == []
-
-
-def test_what_is_not_repeatable_is_not_repeated(slept: list[float]) -> None:
-    """A rollback whose answer was lost may have happened; one whose connection was refused has not."""
-    lost = httpx.ReadError("reset", request=httpx.Request("POST", URL))
-    with pytest.raises(ServiceError, match="reset"), Client(URL, retries=RETRIES, transport=Scripted(lost)) as client:
-        client.rollback()
-    assert slept == []
-    switched = httpx.Response(200, json={"live": "a", "serving": "a", "reload": None})
-    with Client(URL, retries=RETRIES, transport=Scripted(httpx.ConnectError("refused"), switched)) as client:
-        assert client.rollback().live == "a"
-
-
-def test_pauses_are_capped_and_spread() -> None:
-    """They double up to the cap, and clients that were refused together come back apart."""
-    retries = Retries(attempts=100)
-    pauses = np.array([[retries.pause(attempt, 1.0) for attempt in range(99)] for _ in range(20)], float)
-    assert pauses.min() >= 1.0
-    assert pauses.max() <= retries.cap
-    assert len(np.unique(pauses[:, 0])) == 20
-    assert retries.pause(99, 0.0) is None
-
-
-def test_deadlines_are_errors_of_their_own(slept: list[float]) -> None:
-    """504 is not asked again: it would take as long."""
-    late = error_response(DeadlineExceeded("no answer within 30 seconds"))
-    with pytest.raises(DeadlineExceeded, match="30 seconds"):
-        ask_sync(Scripted(httpx.Response(504, content=late.body)))
-    assert slept == []

@@ -15,7 +15,7 @@ from kgtrace_server.schema.questions import AggregateRequest, InfluenceRequest, 
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, MissingInverseRelations, UnknownEntity
 from tests.server.conftest import Client as HttpClient, patient
-from tests.server.test_client import URL, Bridge
+from tests.server.transports import URL, Bridge
 
 TRIPLE = ("aspirin", "treats", "headache")
 

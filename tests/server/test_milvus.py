@@ -18,7 +18,7 @@ from kgtrace_server.http.app import create_app
 from kgtrace_store import IndexRoot, Vocabulary, milvus as store
 from kgtrace_store.errors import SearchUnavailable
 from kgtrace_store.milvus import ALIAS, Milvus, MilvusSearch
-from tests.indexer.models.test_models import Save, factory, nations, save
+from tests.indexer.models.zoo import Save, factory, nations, save
 from tests.milvus_server import milvus_server
 from tests.server.conftest import Client, patient
 

@@ -94,4 +94,4 @@ def _named(attributor: Attributor, triples: list[list[int]]) -> list[set[tuple[s
     if not triples:
         return []
     answer = attributor.query(np.array(triples, np.int64), top_k=_TOP_K)
-    return [{_labels(attributor, row) for row in found.triples.tolist()} for found in answer.attributions]
+    return [{_labels(attributor, row) for row in attribution.triples.tolist()} for attribution in answer.attributions]

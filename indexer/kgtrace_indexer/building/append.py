@@ -133,7 +133,7 @@ def append(
 
 
 def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source: Path) -> TripleTable:
-    """Return what is new in a table, with rows numbered after those that were read before. Raises `EmptyInput`."""
+    """Return the new triples of a table, their rows numbered after the lines read before. Raises `EmptyInput`."""
     lines = len(known) + old["skipped"]
     _, first = np.unique(table.ids, axis=0, return_index=True)
     first.sort()

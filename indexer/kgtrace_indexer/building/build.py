@@ -62,7 +62,7 @@ class BuildConfig:
     layers: tuple[str, ...] = ("all",)
     """``all``, ``last:N``, or parameter names and patterns."""
     projection: str = PCA
-    """``pca``: principal directions and what they leave out, for certified answers; ``gaussian``, ``sparse``: random
+    """``pca``: principal directions and norms of the rest, for certified answers; ``gaussian``, ``sparse``: random
     projections; ``none``: no index, every query computes every influence."""
     dim: int = 64
     """k, the length of the index code φ or of a random projection."""
@@ -126,11 +126,11 @@ class BuildReport:
     bytes: int
     """On disk."""
     agreement: float | None
-    """Share of top training triples that it names as the generation that was live did, if there was one."""
+    """Overlap of the top training triples with the previously live generation's; None if there was none."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
     warnings: tuple[str, ...] = ()
-    """What the gate found that somebody should look at; the generation is sound by all that can be checked."""
+    """Warnings of the gate: no check failed, but an operator should look at them."""
 
     @property
     def triples_per_second(self) -> float:
@@ -156,7 +156,7 @@ def build(
 
     `gate_report` is a file for the verdict of the gate, written whether the generation passes or not. `workers` compute
     the gradients, if they are not to be computed here; the index is the same. `committed` is called with the id of the
-    new generation before that is published, and what it raises leaves it unpublished.
+    new generation before it is published; if the call raises, the generation stays unpublished.
 
     Raises
     ------
@@ -256,7 +256,7 @@ def finish(
 ) -> BuildReport:
     """Turn arrays in their places into a generation: index them, let it pass the gate, commit and publish it.
 
-    `live` is the generation that it is compared with, and that it replaces unless another has in the meantime.
+    `live` is the generation to compare with and to replace, unless another build has replaced it in the meantime.
     `committed` is as in `build`.
     """
     index_files(staging.path, contents.codec, contents.known)
@@ -293,7 +293,7 @@ def finish(
 
 
 def counts(model: ModelFile, triples: int, training_triples: int, skipped: int) -> dict[str, int]:
-    """Return how many there are of what, for the manifest: `triples` are indexed of all `training_triples`."""
+    """Return the manifest's counts, by noun: `triples` are indexed of all `training_triples`."""
     return {
         "triples": triples,
         "training_triples": training_triples,
@@ -318,7 +318,7 @@ def provenance(model: ModelFile, device: torch.device) -> dict[str, Any]:
 
 
 def check_input(model: ModelFile, vocabulary: Vocabulary, table: TripleTable) -> None:
-    """Raise `EmptyInput`, or `VocabularyMismatch` or `IdOutOfRange` for what is not the model's."""
+    """Raise `EmptyInput`, or `VocabularyMismatch` or `IdOutOfRange` for labels or ids that do not fit the model."""
     if not len(table.ids):
         raise EmptyInput("there are no training triples")
     for noun, have, need in (
@@ -365,14 +365,17 @@ def _fingerprint(model: ModelFile, vocabulary: Vocabulary, table: TripleTable, s
     return digest.hexdigest()
 
 
-def _precondition(asked: str | None, stored: Collection[str]) -> str:
-    """Return what queries are answered with by default. Raises `BadRequest` for what arrays of these names have not."""
-    if asked == "none":
-        return asked
+def _precondition(precondition: str | None, stored: Collection[str]) -> str:
+    """Return the preconditioning of queries by default: ``fisher`` if the arrays of these names allow it, or ``none``.
+
+    Raises `BadRequest` if they do not allow a `precondition` that is given.
+    """
+    if precondition == "none":
+        return precondition
     try:
         check_rows(stored)
     except BadRequest:
-        if asked is not None:
+        if precondition is not None:
             raise
         return "none"
     return "fisher"

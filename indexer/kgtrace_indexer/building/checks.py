@@ -1,4 +1,4 @@
-"""Does an index say what the model says? Asked before a generation goes live, and by ``kgtrace verify``."""
+"""Checks of an index against its model, for the gate before a generation goes live and for ``kgtrace verify``."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +17,15 @@ _ROWS = 64
 _QUERIES = 4
 """Training triples whose certified answer is compared with exact influences."""
 _PROBES = 1024
-"""Random training triples whose exact influence on those is computed."""
+"""Random training triples whose exact influences on the `_QUERIES` are computed."""
 _BLOCK = 256
-"""Of these, how many are computed together."""
+"""Probes that are computed together."""
 _TOP_K = 10
 _TOLERANCE = 1e-3
 """Relative: float32 in another batch, or on another device."""
 
 _NOTHING = 1e8 * FLOOR
-"""‖g‖² of triples that have hardly any gradient: what is stored of them is rounding."""
+"""‖g‖² of triples that have hardly any gradient: their stored self-influence is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,16 @@ class Check:
     ok: bool
     detail: str
     warning: bool = False
-    """Whether somebody should look at it, though it is no reason to withhold the generation."""
+    """Whether an operator should look at it, though it is no reason to withhold the generation."""
 
 
 def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
     """Check counts, finite values, stored rows against fresh ones, answers against exact influences, and that training
     triples find themselves; the latter by every score that there is a search for.
 
-    An answer that is not certified may overlook what its gap admits, and no more; where there is no index, answers are
-    the exact influences. Checksums are compared when a generation is opened. The sample is drawn with `seed`.
+    An answer that is not certified may overlook training triples within its gap, and no others; without an index,
+    answers are the exact influences. Checksums are compared when a generation is opened. The sample is drawn with
+    `seed`.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(attributor), min(_ROWS, len(attributor)), replace=False))
@@ -72,15 +73,15 @@ def _finite(attributor: Attributor) -> Check:
     wrong = {
         name for name, block in attributor.files.blocks() if block.dtype.kind == "f" and not np.isfinite(block).all()
     }
-    told = attributor.training.self_influence
-    wrong |= {f"self-influences, {score}" for score, values in told.items() if not np.isfinite(values).all()}
+    self_influences = attributor.training.self_influence
+    wrong |= {f"self-influences, {score}" for score, values in self_influences.items() if not np.isfinite(values).all()}
     return Check("finite", not wrong, f"NaN or infinity in {sorted(wrong)}" if wrong else "no NaN or infinity")
 
 
 def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
     worst, norms = 0.0, attributor.training.squared_norm
     fresh = attributor.encode_again(rows)
-    held = attributor.files.take(fresh.keys(), rows)
+    stored = attributor.files.take(fresh.keys(), rows)
     for name, again in fresh.items():
         of_rows = name == SQUARED_NORM or name.endswith(".grad")
         scale = np.sqrt(norms["preconditioned" if of_rows else "tracin"][rows])  # ‖g‖, the unit of φ and ρ
@@ -88,7 +89,7 @@ def _stored_rows(attributor: Attributor, rows: np.ndarray) -> Check:
             scale = scale**2
         elif name == SLOPE:
             scale = np.ones_like(scale)
-        error = np.abs(again - held[name]).reshape(len(rows), -1).max(1, initial=0)
+        error = np.abs(again - stored[name]).reshape(len(rows), -1).max(1, initial=0)
         worst = max(worst, float((error / np.maximum(scale, np.finfo(np.float32).tiny)).max()))
     return Check(
         "stored rows",
@@ -110,22 +111,22 @@ def _self_influences(attributor: Attributor, rows: np.ndarray) -> Check:
 
 
 def _searched(attributor: Attributor, queries: np.ndarray, probes: np.ndarray, score: Score) -> Iterator[Check]:
-    """Compare what is found for training triples `queries`, and bounds, with exact influences of `probes`."""
+    """Compare the answers for training triples `queries`, and bounds, with exact influences of `probes`."""
     triples = np.asarray(attributor.training.triples[queries], np.int64)
     blocks = np.split(probes, range(_BLOCK, len(probes), _BLOCK))
     exact = np.concatenate([attributor.exact_influences(triples, block, score=score) for block in blocks])
     attributions = attributor.query(triples, top_k=_TOP_K, score=score).attributions
     overlooked, violated = 0, 0
-    for triple, influences, found in zip(triples, exact.T, attributions, strict=True):
-        named = np.isin(attributor.training.train_index[probes], found.train_index)
+    for triple, influences, attribution in zip(triples, exact.T, attributions, strict=True):
+        named = np.isin(attributor.training.train_index[probes], attribution.train_index)
         squared = attributor.training.squared_norm[score][probes].astype(np.float64)
-        norms = np.sqrt(found.self_influence * squared)
-        admitted = found.influence[-1] + found.bound_gap
+        norms = np.sqrt(attribution.self_influence * squared)
+        admitted = attribution.influence[-1] + attribution.bound_gap
         overlooked += int((influences[~named] > admitted + _TOLERANCE * norms[~named]).sum())
         upper, low, high = attributor.bounds(triple, probes, score=score)
         violated += int(((upper < influences) | (low > influences) | (high < influences)).sum())
     pairs = f"{len(probes)} × {len(queries)} pairs"
-    certified = sum(found.certified for found in attributions)
+    certified = sum(attribution.certified for attribution in attributions)
     yield Check("bounds", not violated, f"violated by {violated} of {pairs}")
     yield Check(
         "answers",
@@ -149,12 +150,15 @@ def _self_retrieval(
     `own` (m,) are the influences of training triples `rows` (m,) on themselves.
     """
     named, missed = 0, 0
-    for row, influence, squared, found in zip(rows, own, squared_norm, attributions, strict=True):
-        itself = attributor.training.train_index[row] in found.train_index
-        margin = _TOLERANCE * np.sqrt(found.self_influence * squared)
-        outranked = len(found.influence) == _TOP_K and found.influence[-1] + found.bound_gap >= influence - margin
+    for row, influence, squared, attribution in zip(rows, own, squared_norm, attributions, strict=True):
+        itself = attributor.training.train_index[row] in attribution.train_index
+        margin = _TOLERANCE * np.sqrt(attribution.self_influence * squared)
+        outranked = (
+            len(attribution.influence) == _TOP_K
+            and attribution.influence[-1] + attribution.bound_gap >= influence - margin
+        )
         named += itself
-        missed += not found.in_training or not (itself or outranked)
+        missed += not attribution.in_training or not (itself or outranked)
     return Check(
         "self-retrieval", not missed, f"{named} of {len(rows)} training triples name themselves, {missed} missed"
     )
@@ -162,12 +166,12 @@ def _self_retrieval(
 
 def _ranks(attributor: Attributor, seed: int) -> Check:
     """Training triples rank better than chance; a model that was not trained is legal, so this never fails."""
-    found = fit(attributor, seed=seed)
+    model_fit = fit(attributor, seed=seed)
     measured = (
-        f"tails of {found.triples} outrank {found.outranked:.1%} of the entities that are no known tails, "
-        f"{found.deviations:.1f} standard deviations above swapped tails"
+        f"tails of {model_fit.triples} outrank {model_fit.outranked:.1%} of the entities that are no known tails, "
+        f"{model_fit.deviations:.1f} standard deviations above swapped tails"
     )
-    if not found.chance:
+    if not model_fit.chance:
         return Check("ranks of training triples", True, measured)
     return Check(
         "ranks of training triples",

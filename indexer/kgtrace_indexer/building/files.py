@@ -34,19 +34,19 @@ from kgtrace_store.search import FaissSearch
 from kgtrace_store.staging import Staging
 
 _SHARED = (*NAMED, *OF_TWO_LOSSES)
-"""Arrays that no shard has: answers read them whatever is searched."""
+"""Arrays that no shard has: all answers read them, of any search."""
 _BLOCK = 65_536
 """Rows copied at a time into the search index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which file of a generation holds which rows of which arrays."""
+    """The files of a generation: the arrays, and the rows of them, that each holds."""
 
     folder: Path
     """Of the generation."""
     row: Mapping[str, np.ndarray]
-    """What is stored of one training triple, as `kgtrace_indexer.building.parts.stored` gives it."""
+    """The stored arrays of one training triple, as `kgtrace_indexer.building.parts.stored` returns them."""
     count: int
     """Training triples."""
     shard_size: int | None
@@ -98,7 +98,7 @@ class Layout:
                 write_rows(self.folder / path, 0, self._listed(table, open_arrays(self.folder / path)[f"{table}.row"]))
 
     def merge(self, old: Files, new: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Write all files from those of another generation, and arrays of further triples."""
+        """Write all files from the files of another generation, and arrays of further triples."""
         order = in_order(np.concatenate([old.arrays["triples"], *(part["triples"] for part in new)]))
         bases = {name: array for name, array in old.arrays.items() if name.startswith(BASIS)}
         for path, (triples, names) in self.files().items():
@@ -124,7 +124,7 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
     `known` (N, 3) int32 are all training triples, where only a sample of them is indexed.
     """
     folders = shard_folders(folder) or [folder]
-    codes = [open_arrays(each / layout.GRADIENTS) for each in folders]
+    codes = [open_arrays(shard / layout.GRADIENTS) for shard in folders]
     common = {} if known is None else {KNOWN: known[in_order(known)]}
     width, shorten = sum(codes[0][name].shape[1] for name in codec.searched), None
     if isinstance(codec, PrincipalCodec):
@@ -133,15 +133,15 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
         width, shorten = WIDTH, short.stored
     listed: list[dict[str, RowList]] = []
     starts = np.cumsum([0, *(len(next(iter(arrays.values()))) for arrays in codes)])
-    for each, arrays, start in zip(folders, codes, starts, strict=False):
+    for shard, arrays, start in zip(folders, codes, starts, strict=False):
         if codec.searched:
-            _search_index([arrays[name] for name in codec.searched], width, shorten).write(each / layout.SEARCH)
-        listed.append({} if has_slopes(arrays) else Shard.open_rows(each, int(start)))
+            _search_index([arrays[name] for name in codec.searched], width, shorten).write(shard / layout.SEARCH)
+        listed.append({} if has_slopes(arrays) else Shard.open_rows(shard, int(start)))
         scales: dict[str, np.ndarray] = {}
         for number, (table, rows) in enumerate(listed[-1].items()):
-            scales[f"{table}.scale"] = InvertedFile.write(rows, each / layout.LISTS.format(number))
-        if each != folder:
-            write_part(each / layout.SCALES, scales)
+            scales[f"{table}.scale"] = InvertedFile.write(rows, shard / layout.LISTS.format(number))
+        if shard != folder:
+            write_part(shard / layout.SCALES, scales)
         else:
             common |= scales
     lists = RowLists({table: [rows[table] for rows in listed] for table in listed[0]})
@@ -158,17 +158,17 @@ def add_self_influences(folder: Path, configuration: Mapping[str, Any]) -> None:
     if not files.inverted_files():
         return
     count = len(files.arrays["triples"])
-    found = preconditioned_self_influences(
+    self_influences = preconditioned_self_influences(
         files.preconditioner(), files.tracin_lists(), count, configuration["damping"]
     )
-    write_part(folder / layout.SELF_INFLUENCE, {PRECONDITIONED: found})
+    write_part(folder / layout.SELF_INFLUENCE, {PRECONDITIONED: self_influences})
 
 
 def _write_moments(path: Path, rows: RowLists, table: str) -> None:
     pieces = []
-    for number, held in enumerate(moments(rows, table)):
+    for number, batch in enumerate(moments(rows, table)):
         pieces.append(path.with_name(f"{path.stem}-{number}{path.suffix}"))
-        write_part(pieces[-1], {f"{table}.{name}": getattr(held, name) for name in Moments.NAMES})
+        write_part(pieces[-1], {f"{table}.{name}": getattr(batch, name) for name in Moments.NAMES})
     assemble(pieces, path)
     for piece in pieces:
         piece.unlink()
@@ -184,7 +184,7 @@ def _energy(rows: np.ndarray) -> np.ndarray:
 
 
 def _search_index(columns: Sequence[np.ndarray], width: int, shorten: Callable[..., np.ndarray] | None) -> FaissSearch:
-    """Index what is made of arrays (n, ·): vectors (n, width), in half the bytes where they are shortened."""
+    """Index vectors (n, width) made of arrays (n, ·), in half the bytes if `shorten` makes them."""
 
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, len(columns[0]), _BLOCK):

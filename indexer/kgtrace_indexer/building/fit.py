@@ -27,7 +27,7 @@ _DEVIATIONS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well tails of training triples rank, beside what the same scores say of tails that were swapped."""
+    """How well tails of training triples rank, beside swapped tails by the same scores."""
 
     triples: int
     """Training triples that were looked at."""
@@ -40,14 +40,14 @@ class Fit:
 
     @property
     def chance(self) -> bool:
-        """True if the ranks are no better than those of swapped tails would be; False if there are too few to tell."""
+        """True if the ranks are no better than the ranks of swapped tails; False if there are too few tails to tell."""
         return self.tails >= _FEWEST_TAILS and self.deviations < _DEVIATIONS
 
 
 def fit(attributor: Attributor, *, seed: int = 0) -> Fit:
     """Rank the tails of random training triples among random entities.
 
-    The tails of all triples are then permuted, equal ones together, which is what ids that were made anew do. The mean
+    The tails of all triples are then permuted, equal ones together, as new ids would permute them. The mean
     share is a linear statistic of the permutation, Σₖ A[k, π(k)] with A[k, l] the sum of the shares of tail l in the
     triples of tail k; its mean and variance over all permutations are known (Hoeffding 1951, *A combinatorial central
     limit theorem*), so none is drawn.

@@ -1,6 +1,6 @@
-"""What a generation must pass before anybody can see it.
+"""The gate that a generation must pass before anybody can see it.
 
-The files are loaded from the staging folder as a service would load them, and asked what `kgtrace verify` asks. The
+The files are loaded from the staging folder as a service would load them, and checked as by `kgtrace verify`. The
 verdict, ``gate.json``, becomes part of the generation, or stays in staging with the files that failed.
 """
 
@@ -36,7 +36,7 @@ class Verdict:
         return "; ".join(f"{check.name}: {check.detail}" for check in self.checks if not check.ok)
 
     def warnings(self) -> tuple[str, ...]:
-        """Say what somebody should look at, though it is no reason to withhold the generation."""
+        """Return the checks that an operator should look at, though they are no reason to withhold the generation."""
         return tuple(f"{check.name}: {check.detail}" for check in self.checks if check.warning)
 
     def json(self) -> bytes:
@@ -71,5 +71,5 @@ def _tried(draft: Generation, root: Path, live: str | None, device: str) -> Verd
 def _compared(new: Attributor, root: Path, live: str, device: str) -> Agreement:
     try:
         return agreement(new, open_index(root, live, device=device))
-    except KgtraceError as e:  # what lies there must not keep a sound generation from replacing it
+    except KgtraceError as e:  # a damaged live generation must not keep a sound one from replacing it
         return Agreement(live, 0, 0, None, str(e))

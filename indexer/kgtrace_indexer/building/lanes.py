@@ -1,4 +1,4 @@
-"""Batches side by side: threads that each compute one batch, and one that writes what is whole.
+"""Batches side by side: threads that each compute one batch, and one that writes whole parts.
 
 Matrix products of one batch leave cores idle between them, in gathers, reductions and on disk; several batches at a
 time, each on one core, do not. A batch is then computed in the same way whatever the number of cores. On a GPU each
@@ -35,11 +35,11 @@ class Lanes:
         self._writing: Future[None] | None = None
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield what a function makes of each item, in order; what it raises is raised here."""
+        """Yield a function's result for each item, in order; its exceptions are raised here."""
         return self._compute.map(self._in_lane(function), items)
 
     def write(self, function: Callable[[], None]) -> None:
-        """Start to write once what was written before is whole; raise here what that raised."""
+        """Start to write once the write before is done; raise here the exception of that write, if any."""
         self._wait()
         self._writing = self._write.submit(function)
 
@@ -56,7 +56,7 @@ class Lanes:
     ) -> None:
         self._compute.shutdown(cancel_futures=True)
         self._write.shutdown()
-        torch.set_num_threads(self._cores)  # which threads that begin later take over from whoever set it last
+        torch.set_num_threads(self._cores)  # threads that begin later inherit the number that was set last
         if kind is None:
             self._wait()
 

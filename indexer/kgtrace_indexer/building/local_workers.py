@@ -21,11 +21,13 @@ class _Worker:
     process: SpawnProcess
     connection: "Connection[range, str | KgtraceError]"
     part: range | None = None
-    """What it has in hand."""
+    """The part that it encodes; None if it waits."""
 
     def give(self, part: range) -> None:
         self.part = part
-        with suppress(BrokenPipeError):  # it died while it had nothing to do; whoever waits for the answer learns of it
+        with suppress(
+            BrokenPipeError
+        ):  # it died while it had nothing to do; `encode` notices as it waits for the answer
             self.connection.send(part)
 
     def end(self) -> None:
@@ -80,8 +82,8 @@ class LocalWorkers:
 
 
 def _serve(connection: "Connection[str | KgtraceError, range]", task: Task, number: int, threads: int) -> None:
-    """Encode parts for as long as somebody asks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; who asks then ends us
+    """Encode parts until the builder closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes; the builder then ends us
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())

@@ -21,12 +21,12 @@ from kgtrace_store.staging import Staging
 from kgtrace_store.vocabulary import Vocabulary
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage, how much of it is done, and of how much."""
+"""Called with a stage, the count that is done, and the count of all."""
 Write = Callable[[range, dict[str, np.ndarray]], None]
-"""Called with a part, and with what is stored of its triples; the part is in the journal when it returns."""
+"""Called with a part, and with the stored arrays of its triples; the part is in the journal when it returns."""
 
 _PART = 65_536
-"""Most triples in a part: what a crash costs, and what of the codes is in memory at a time."""
+"""Most triples in a part: a crash loses a part, and the codes of one are in memory at a time."""
 _PART_BYTES = 64 << 20
 """Most bytes in a part: with several checkpoints, or many negatives, triples have longer codes."""
 
@@ -45,7 +45,7 @@ def write_parts(
 ) -> None:
     """Encode the triples of a table, sorted, and write them; parts that an earlier attempt finished are kept.
 
-    `row` is what `stored` gives for one triple.
+    `row` are the arrays that `stored` returns for one triple.
     """
     order = in_order(table.ids)
     finished = {part.start for part in parts if part_name(part) in staging.parts()}
@@ -80,7 +80,7 @@ def encode_part(
     batch_size: int,
     encoded: Callable[[int], None] = lambda count: None,
 ) -> dict[str, np.ndarray]:
-    """Return what is stored of the rows (m,) of a table, by batches; `encoded` is told how long each is."""
+    """Return the stored arrays of the rows (m,) of a table; `encoded` is called with the length of each batch."""
     arrays = {key: np.empty((len(rows), *one.shape[1:]), one.dtype) for key, one in row.items()}
     fill = partial(_fill, arrays, featurizer, codec, table, rows)
     for count in lanes.map(fill, [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]):
@@ -173,7 +173,7 @@ def require_space(
 
 
 def parts_of(count: int, row: Mapping[str, np.ndarray], shard_size: int | None) -> list[range]:
-    """Return which of `count` triples are encoded together, given what is stored of one; none spans two shards."""
+    """Return the parts of `count` triples, given the stored arrays of one triple; no part spans two shards."""
     size = max(1, min(_PART, _PART_BYTES // _bytes(row)))
     return [
         range(start, min(start + size, shard.stop))

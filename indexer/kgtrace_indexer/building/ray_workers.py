@@ -18,13 +18,13 @@ class RayWorkers:
     """Actors of a cluster: so many, or one for each GPU, or where there are none for each core."""
 
     def __init__(self, address: str, count: int | None = None) -> None:
-        """`address` is what `ray.init` takes: ``auto``, ``local``, HOST:PORT or ``ray://HOST:PORT``."""
+        """`address` is that of `ray.init`: ``auto``, ``local``, HOST:PORT or ``ray://HOST:PORT``."""
         self._ray = _import_ray()
         self._address = address
         self._count = count
 
     def encode(self, task: Task, parts: Sequence[range]) -> Iterator[tuple[range, str]]:
-        """Yield parts as they are finished; one that its actor did not survive is asked for again."""
+        """Yield parts as they are finished; a part whose actor died is given to another actor."""
         ray = self._ray
         try:
             context = ray.init(address=self._address, log_to_driver=False, include_dashboard=False)

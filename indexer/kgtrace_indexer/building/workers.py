@@ -1,8 +1,8 @@
 """Parts of a build, encoded by other processes: on this machine, or by Ray.
 
 The builder chooses directions, says which parts are missing, and enters finished ones in its journal; workers encode a
-part at a time, and write it into a folder that all of them see. A worker knows nothing of other parts, so whatever
-befalls it costs the part that it had in hand. What a part holds does not depend on who encodes it.
+part at a time, and write it into a folder that all of them see. A worker knows nothing of other parts, so its failure
+costs the part that it had in hand. The content of a part does not depend on the worker that encodes it.
 """
 
 import uuid
@@ -37,7 +37,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """All that a worker needs to know, but for what lies in the folder."""
+    """The input of a worker, besides the files in the folder."""
 
     model: ModelFile
     configuration: Mapping[str, Any]
@@ -54,12 +54,12 @@ class Workers(Protocol):
     def encode(self, task: Task, parts: Sequence[range]) -> Iterator[tuple[range, str]]:
         """Yield each part, in any order, with the name of the file in the task's folder that holds it.
 
-        Raises what encoding raises, and `WorkerLost` for a part that no worker survives.
+        Raises the errors of encoding, and `WorkerLost` for a part that no worker survives.
         """
 
 
 class Encoder:
-    """What a worker does."""
+    """The work of a worker: encodes parts of a task."""
 
     def __init__(self, task: Task) -> None:
         """Read the folder, and place the model on the device."""
@@ -100,7 +100,7 @@ def write_parts_with(
     device: str,
     progress: Progress,
 ) -> None:
-    """Do what `write_parts` does, with workers. `training` are all training triples where only a sample is indexed."""
+    """Encode and write as `write_parts`, by workers. `training` are all training triples if a sample is indexed."""
     missing = [part for part in parts if part_name(part) not in staging.parts()]
     done = len(table.ids) - sum(map(len, missing))
     if done:

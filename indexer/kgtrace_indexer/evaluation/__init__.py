@@ -2,8 +2,8 @@
 
 ::
 
-    configurations ─► accuracy (measures; what was found goes into the journal) ─┐
-                   └► speed (plain_loop) ────────────────────────────────────────┴─► run
+    configurations ─► accuracy (measures; findings go into the journal) ─┐
+                   └► speed (plain_loop) ────────────────────────────────┴─► run
 """
 
 from kgtrace_indexer.evaluation.configurations import Configuration

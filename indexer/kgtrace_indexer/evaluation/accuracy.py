@@ -1,6 +1,6 @@
 """Scans of the training triples by which configurations are judged.
 
-Configurations with the same layers share a scan, and those among them with the same kind of projection a projection.
+Configurations with the same layers share a scan and, with the same kind of projection, a projection.
 Influences lie in files, one row for each test triple, until the accuracies of their configurations are noted.
 """
 
@@ -55,21 +55,21 @@ def judge(
     for configuration in configurations:
         if configuration not in findings.accuracy:
             by_layers.setdefault(problem.featurizer_of(configuration).selection, []).append(configuration)
-    for selection, same in by_layers.items():
-        layers = same[0].shown_layers if same else "all"
-        estimates = {estimate_of(configuration) for configuration in same}
+    for selection, alike in by_layers.items():
+        layers = alike[0].shown_layers if alike else "all"
+        estimates = {estimate_of(configuration) for configuration in alike}
         if selection == whole:
             estimates = estimates | {None} if exact is None else estimates - {None}
         featurizer = replace(problem.featurizer, selection=selection)
-        found = _scan(featurizer, problem, estimates, folder, f"influences, layers {layers}", progress)
+        estimated = _scan(featurizer, problem, estimates, folder, f"influences, layers {layers}", progress)
         if selection == whole:
             if exact is None:
-                exact = found[None]
+                exact = estimated[None]
                 durable.sync_file(folder / _file(None))
                 durable.rename(folder / _file(None), path)  # under this name it is whole
-            found[None] = exact
+            estimated[None] = exact
         assert exact is not None
-        for configuration, accuracy in _accuracies(same, found, exact, problem).items():
+        for configuration, accuracy in _accuracies(alike, estimated, exact, problem).items():
             findings.add_accuracy(configuration, accuracy)
         for estimate in estimates:
             durable.remove_file(folder / _file(estimate))
@@ -91,13 +91,15 @@ def _scan(
 ) -> dict[Estimate, np.ndarray]:
     """Return the influences of all training triples on all test triples by each estimate, (b, n) float32 in files.
 
-    A projection contains those to fewer coordinates, so one of each kind is enough.
+    A projection contains the projections to fewer coordinates, so one of each kind is enough.
     """
     shape = (len(problem.test), len(problem.ids))
     durable.require_space(folder / _EXACT, 4 * len(estimates) * shape[0] * shape[1])
-    found: dict[Estimate, np.ndarray] = {e: open_memmap(folder / _file(e), "w+", np.float32, shape) for e in estimates}
-    if not found:
-        return found
+    influences: dict[Estimate, np.ndarray] = {
+        e: open_memmap(folder / _file(e), "w+", np.float32, shape) for e in estimates
+    }
+    if not influences:
+        return influences
     dims: dict[Kind, int] = {}
     for estimate in estimates:
         if estimate is not None:
@@ -110,16 +112,16 @@ def _scan(
             part = slice(start, start + problem.batch_size)
             terms = featurizer.training_terms(problem.ids[part])
             projected = {kind: projection.project(terms) for kind, projection in projections.items()}
-            for estimate, array in found.items():
+            for estimate, array in influences.items():
                 if estimate is None:
-                    influences = inner(test, terms)
+                    block = inner(test, terms)
                 else:
                     kind, dim = estimate
-                    influences = leading(tests[kind], dim) @ leading(projected[kind], dim).T  # (b, dim) @ (dim, m)
-                array[:, part] = influences.cpu().numpy()
+                    block = leading(tests[kind], dim) @ leading(projected[kind], dim).T  # (b, dim) @ (dim, m)
+                array[:, part] = block.cpu().numpy()
                 _check_finite(array[:, part], problem.train_index[part])
             progress(stage, min(part.stop, shape[1]), shape[1])
-    return found
+    return influences
 
 
 def _check_finite(influences: np.ndarray, train_index: np.ndarray) -> None:
@@ -132,17 +134,17 @@ def _check_finite(influences: np.ndarray, train_index: np.ndarray) -> None:
 
 def _accuracies(
     configurations: Sequence[Configuration],
-    found: Mapping[Estimate, np.ndarray],
+    estimated: Mapping[Estimate, np.ndarray],
     exact: np.ndarray,
     problem: Problem,
 ) -> dict[Configuration, Accuracy]:
-    """Compare estimated influences (b, n), of which those of a configuration's sample count, with exact ones (b, n)."""
+    """Compare estimated influences (b, n), over each configuration's sample, with exact ones (b, n)."""
     samples = {configuration: problem.rows(configuration) for configuration in configurations}
     sums = {configuration: np.zeros(3) for configuration in configurations}
     for i, truth in enumerate(exact if configurations else ()):
-        ranks = average_ranks(truth)  # sorting is what takes time
+        ranks = average_ranks(truth)  # sorting takes most of the time
         for configuration, rows in samples.items():
-            guess, true = found[estimate_of(configuration)][i][rows], truth[rows]
+            guess, true = estimated[estimate_of(configuration)][i][rows], truth[rows]
             named = rows[top(value(guess, problem.order), problem.top_k)]
             shared = overlap(named, truth, problem.top_k, problem.order)
             true_ranks = ranks if len(rows) == len(truth) else average_ranks(true)

@@ -29,7 +29,7 @@ class Configuration:
     layers: tuple[str, ...] = ("all",)
     """As ``--layers`` takes them."""
     projection: Kind | None = None
-    """None: exact inner products of those layers' gradients."""
+    """None: exact inner products of the gradients of `layers`."""
     dim: int | None = None
     """Coordinates of the projection, where there is one."""
     sample_rate: float = 1.0
@@ -42,12 +42,12 @@ class Configuration:
 
 
 def configurations(model: ScoringModel, tensors: Sequence[str]) -> list[Configuration]:
-    """Return all that are compared, for a model whose state dict holds `tensors`, in that order."""
+    """Return all configurations to compare, for a model whose state dict holds `tensors`, in that order."""
     return [*_presets(model), *_dimensions(), *_rates(), *_layers(model, tensors)]
 
 
 def _presets(model: ScoringModel) -> Iterator[Configuration]:
-    """Yield those whose layers the model has."""
+    """Yield the presets whose layers the model has."""
     for name, preset in PRESETS.items():
         with suppress(BadRequest):
             model.select(preset.layers)

@@ -21,7 +21,7 @@ class Accuracy:
     pearson: float
     """Of the influences of the training triples looked at; 0 for a test triple that all of them influence alike."""
     spearman: float
-    """The same of their ranks."""
+    """Of the ranks of these influences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Findings:
 def open_findings(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[Findings]:
     """Begin an evaluation in a folder, or go on with the one in it, and keep others out meanwhile.
 
-    `fresh` discards what is in it. Raises `ResumeRefused` when it holds another evaluation, or a damaged one,
-    `BuilderRunning` when somebody is at work in it, and `StorageFailed`.
+    `fresh` discards its content. Raises `ResumeRefused` when it holds another evaluation, or a damaged one,
+    `BuilderRunning` when another process is at work in it, and `StorageFailed`.
     """
     durable.make_folder(folder)
     with locks.builder(folder / LOCK):

@@ -16,8 +16,8 @@ def top(values: np.ndarray, k: int) -> np.ndarray:
         return np.empty(0, np.int64)
     kth = np.partition(values, len(values) - k)[len(values) - k]
     above = np.flatnonzero(values > kth)
-    found: np.ndarray = np.concatenate([above, np.flatnonzero(values == kth)[: k - len(above)]])
-    return found
+    places: np.ndarray = np.concatenate([above, np.flatnonzero(values == kth)[: k - len(above)]])
+    return places
 
 
 def overlap(named: np.ndarray, exact: np.ndarray, k: int, order: Order) -> float:

@@ -1,4 +1,4 @@
-"""TracIn as one would write it down: what every speed is measured by.
+"""TracIn as one would write it down: the baseline of every speed.
 
 For each training triple one forward pass, one backward pass that gives every parameter a gradient of its own shape, and
 one dot product with the test triple's gradient, kept from before. Nothing is shared between triples.

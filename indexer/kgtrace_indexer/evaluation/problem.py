@@ -18,12 +18,12 @@ from kgtrace_indexer.models.protocol import pick_device
 from kgtrace_indexer.names import Order
 
 _BATCH_SIZE = 2048
-"""Training triples featurized at a time, unless asked otherwise."""
+"""Training triples featurized at a time, by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Training triples, test triples, and what is asked of them."""
+    """Training triples, test triples, and the options of their queries."""
 
     featurizer: Featurizer
     """Of the exact answer."""

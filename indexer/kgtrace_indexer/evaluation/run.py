@@ -36,7 +36,7 @@ class Measured:
     """Looked at for each test triple: all, or the sample."""
     accuracy: Accuracy
     seconds_a_query: float
-    """For one test triple and all of those; extrapolated."""
+    """For one test triple and all `training_triples`; extrapolated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class MeasuredIndex:
     bytes: int
     """On disk."""
     seconds_a_query: float
-    """Median over the test triples, asked one by one."""
+    """Median over the test triples, queried one by one."""
     slowest_seconds: float
     """The largest of them."""
 
@@ -87,7 +87,7 @@ def evaluate(
     fresh: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Measure all configurations, and kgtrace's index; what an interrupted evaluation left in `folder` is used.
+    """Measure all configurations, and kgtrace's index; results of an interrupted evaluation in `folder` are used.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def evaluate(
     top_k, order
         Which training triples of a test triple should be named.
     fresh
-        Discard what is in `folder`.
+        Discard the content of `folder`.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def evaluate(
         assert findings.built is not None
         attributor = open_index(folder / _INDEX, device=config.device)
         seconds = query_seconds(compared, problem, attributor, loop, progress)
-        shared, certified = _ask(attributor, problem, exact)
+        shared, certified = _index_accuracy(attributor, problem, exact)
         return Evaluation(
             training_triples=len(problem.ids),
             test_triples=len(test),
@@ -161,12 +161,12 @@ def _plain_loop(model: ModelFile, problem: Problem) -> PlainLoop | None:
         return None
 
 
-def _ask(attributor: Attributor, problem: Problem, exact: np.ndarray) -> tuple[float, int]:
+def _index_accuracy(attributor: Attributor, problem: Problem, exact: np.ndarray) -> tuple[float, int]:
     """Return the mean overlap of the index's answers with the exact ones, and how many of them are certified."""
     answer = attributor.query(problem.test, top_k=problem.top_k, order=problem.order, score="tracin")
     sorter = np.argsort(problem.train_index)
     shares = []
-    for found, truth in zip(answer.attributions, exact, strict=True):
-        named = sorter[np.searchsorted(problem.train_index, found.train_index, sorter=sorter)]
+    for attribution, truth in zip(answer.attributions, exact, strict=True):
+        named = sorter[np.searchsorted(problem.train_index, attribution.train_index, sorter=sorter)]
         shares.append(overlap(named, truth, problem.top_k, problem.order))
-    return float(np.mean(shares)), sum(found.certified for found in answer.attributions)
+    return float(np.mean(shares)), sum(attribution.certified for attribution in answer.attributions)

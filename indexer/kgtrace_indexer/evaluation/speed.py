@@ -1,7 +1,7 @@
 """How long a query takes by each configuration, by the index and by the plain loop.
 
 A configuration does all that it does for one test triple on a slice of the training triples that it looks at, and the
-plain loop on a few of them; both are extrapolated to all of those. The index answers every test triple.
+plain loop on a few of them; both are extrapolated to all. The index answers every test triple.
 """
 
 import time
@@ -81,8 +81,8 @@ def least_seconds(
 ) -> dict[Hashable, float]:
     """Return the least time that each task took.
 
-    Every task is run once to warm up, and then in rounds, one task after the other, so that what slows the machine down
-    for a while falls on all of them alike. `report` is told how many runs are done, and of how many.
+    Every task is run once to warm up, and then in rounds, one task after the other, so that a slow phase of the machine
+    falls on all of them alike. `report` is called with the number of runs that are done, and of all.
     """
     least: dict[Hashable, float] = {}
     for turn in range(1 + _ROUNDS):
@@ -105,7 +105,7 @@ def _middle(rows: np.ndarray, size: int) -> np.ndarray:
 def _task(
     configuration: Configuration, problem: Problem, rows: np.ndarray, projection: RandomProjection | None
 ) -> Callable[[], None]:
-    """Return what computes the influences of training triples `rows` (m,) on the first test triple, as configured."""
+    """Return a function that computes influences of training triples `rows` (m,) on the first test triple."""
     featurizer = problem.featurizer_of(configuration)
 
     def run() -> None:

@@ -78,7 +78,7 @@ def _kron_norm(block: Kron, per_triple: int) -> Tensor:
     group = block.group.view(-1, per_triple)  # (n, D)
     step = max(1, PAIR_FLOATS // max(1, per_triple * block.v.shape[1]))
     chunks = zip(u.split(step), group.split(step), strict=True)
-    return torch.cat([(_gram(some) * _gram(_gathered(block.v, index))).sum((1, 2)) for some, index in chunks])
+    return torch.cat([(_gram(chunk) * _gram(_gathered(block.v, index))).sum((1, 2)) for chunk, index in chunks])
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def row_shares(uses: Sequence[Rows], per_triple: int) -> Tensor:
     index = torch.stack([use.index for use in split], 1)  # (n, uses · D)
     step = max(1, PAIR_FLOATS // max(1, index.shape[1] * split[0].grad.shape[1]))
     grads = zip(*(use.grad.split(step) for use in split), strict=True)
-    gram = torch.cat([_gram(torch.stack(some, 1)) for some in grads])
+    gram = torch.cat([_gram(torch.stack(chunk, 1)) for chunk in grads])
     return (gram * (index[:, :, None] == index[:, None, :])).sum(2)
 
 

@@ -54,15 +54,15 @@ class Kron:
         products = self.v @ other.v.T  # (groups, q) @ (q, groups') -> (groups, groups')
         return (self.u @ other.u.T) * products[self.group[:, None], other.group[None, :]]
 
-    def paired(self, which: Tensor, other: "Kron", of: Tensor) -> Tensor:
-        """Return ⟨u ⊗ v, u' ⊗ v'⟩ of loss terms `which` (m,) and of those of another block, one by one, (m,)."""
-        products = row_products(self.v, self.group[which], other.v, other.group[of])
-        return row_products(self.u, which, other.u, of) * products
+    def paired(self, first: Tensor, other: "Kron", second: Tensor) -> Tensor:
+        """Return ⟨u ⊗ v, u' ⊗ v'⟩ of loss terms `first` and of another block's `second`, (m,), one by one, (m,)."""
+        products = row_products(self.v, self.group[first], other.v, other.group[second])
+        return row_products(self.u, first, other.u, second) * products
 
-    def take(self, which: slice) -> "Kron":
+    def take(self, chosen: slice) -> "Kron":
         """Return some of the loss terms, each as a group of its own."""
-        group = self.group[which]
-        return Kron(self.u[which], self.v[group], torch.arange(len(group), device=group.device))
+        group = self.group[chosen]
+        return Kron(self.u[chosen], self.v[group], torch.arange(len(group), device=group.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class Rows:
         """Return 1[i = i'] ⟨g, g'⟩ for all pairs, (m, m'): eq. (4)."""
         return (self.index[:, None] == other.index[None, :]) * (self.grad @ other.grad.T)
 
-    def paired(self, which: Tensor, other: "Rows", of: Tensor) -> Tensor:
-        """Return the same of loss terms (m,) one by one, (m,)."""
-        return (self.index[which] == other.index[of]) * row_products(self.grad, which, other.grad, of)
+    def paired(self, first: Tensor, other: "Rows", second: Tensor) -> Tensor:
+        """Return 1[i = i'] ⟨g, g'⟩ of loss terms (m,) one by one, (m,)."""
+        return (self.index[first] == other.index[second]) * row_products(self.grad, first, other.grad, second)
 
-    def take(self, which: slice) -> "Rows":
+    def take(self, chosen: slice) -> "Rows":
         """Return some of the loss terms."""
-        return Rows(self.index[which], self.grad[which])
+        return Rows(self.index[chosen], self.grad[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,9 @@ class Slopes:
             product = product + own * self.base[self.group, index]
         return product
 
-    def take(self, which: slice | Tensor) -> "Slopes":
+    def take(self, chosen: slice | Tensor) -> "Slopes":
         """Return some of the loss terms; groups stay as they are."""
-        return Slopes(self.base, self.group[which], self.index[which], self.own[which])
+        return Slopes(self.base, self.group[chosen], self.index[chosen], self.own[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +162,21 @@ class Spread:
         """Return ⟨u ⊗ x, e_i ⊗ g⟩ for all pairs, (m, m')."""
         return self.u.entries(rows.index) * (self.x @ rows.grad.T)[self.u.group]
 
-    def paired(self, which: Tensor, other: "Spread", of: Tensor) -> Tensor:
+    def paired(self, first: Tensor, other: "Spread", second: Tensor) -> Tensor:
         """Return ⟨u ⊗ x, u' ⊗ x'⟩ of loss terms (m,) one by one, (m,)."""
-        u, v = self.u.take(which), other.u.take(of)
+        u, v = self.u.take(first), other.u.take(second)
         return u.paired(v) * row_products(self.x, u.group, other.x, v.group)
 
-    def paired_rows(self, which: Tensor, rows: Rows, of: Tensor) -> Tensor:
+    def paired_rows(self, first: Tensor, rows: Rows, second: Tensor) -> Tensor:
         """Return ⟨u ⊗ x, e_i ⊗ g⟩ of loss terms (m,) one by one, (m,)."""
-        u = self.u.take(which)
-        return u.entry(rows.index[of]) * row_products(self.x, u.group, rows.grad, of)
+        u = self.u.take(first)
+        return u.entry(rows.index[second]) * row_products(self.x, u.group, rows.grad, second)
 
-    def take(self, which: slice) -> "Spread":
+    def take(self, chosen: slice) -> "Spread":
         """Return some of the loss terms, each as a group of its own."""
-        some = self.u.take(which)
-        every = torch.arange(len(some.group), device=some.group.device)
-        return Spread(Slopes(some.base[some.group], every, some.index, some.own), self.x[some.group])
+        slopes = self.u.take(chosen)
+        every = torch.arange(len(slopes.group), device=slopes.group.device)
+        return Spread(Slopes(slopes.base[slopes.group], every, slopes.index, slopes.own), self.x[slopes.group])
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +210,14 @@ class Terms:
 
     def triple(self, i: int) -> "Terms":
         """Return the gradient of triple i alone."""
-        which = slice(i * self.per_triple, (i + 1) * self.per_triple)
+        chosen = slice(i * self.per_triple, (i + 1) * self.per_triple)
         return Terms(
             self.per_triple,
-            self.loss[which],
-            {name: block.take(which) for name, block in self.kron.items()},
-            {name: grad[which] for name, grad in self.flat.items()},
-            {table: [use.take(which) for use in uses] for table, uses in self.rows.items()},
-            {table: block.take(which) for table, block in self.spread.items()},
+            self.loss[chosen],
+            {name: block.take(chosen) for name, block in self.kron.items()},
+            {name: grad[chosen] for name, grad in self.flat.items()},
+            {table: [use.take(chosen) for use in uses] for table, uses in self.rows.items()},
+            {table: block.take(chosen) for table, block in self.spread.items()},
         )
 
     def weighted(self, weight: Tensor) -> "Terms":

@@ -1,4 +1,4 @@
-"""Short codes of gradients: orthogonal projections with the norm of what they leave out.
+"""Short codes of gradients: orthogonal projections with the norm of the rest.
 
 An orthonormal basis B splits a vector v into its coordinates Bᵀv and a rest of norm r, so that by Cauchy-Schwarz
 
@@ -44,14 +44,14 @@ FLOAT32 = 1e-6
 """Relative error of a float32 sum of any length met here."""
 
 FLOOR = 1e-32
-"""Added to every squared norm: what squares of numbers below float32's range may have lost."""
+"""Added to every squared norm: bounds the loss where squares are below float32's range."""
 
 _U_DIMS = 256
 """Coordinates kept of u: all of a layer with up to so many outputs. ⟨u, u'⟩ carries the sign, so it must be good."""
 _V_DIMS = 64
 """Coordinates kept of v."""
 _V_LANDMARKS = 1024
-"""Inputs looked at for the directions of v, and of wider x: their Gram matrix is what costs."""
+"""Inputs looked at for the directions of v, and of wider x: their Gram matrix dominates the cost."""
 _PAIR_DIMS = (256, 8)
 """Leading coordinates of u and v whose products span the matrix directions of φ."""
 _X_DIMS = 256
@@ -90,18 +90,18 @@ class Bases:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the directions under the names they have in a generation."""
-        found = {"basis.flat": self.flat}
+        directions = {"basis.flat": self.flat}
         for name, block in self.kron.items():
-            found |= {
+            directions |= {
                 f"basis.{name}.u": block.u,
                 f"basis.{name}.v": block.v,
                 f"basis.{name}.pairs": block.pairs,
             }
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in directions.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], device: torch.device) -> "Bases":
-        """Read what `arrays` gave. Raises `CorruptGeneration` where some of it is missing."""
+        """Read the arrays that `arrays` returned. Raises `CorruptGeneration` where one is missing."""
         tensors = {
             name.removeprefix("basis."): torch.tensor(array, device=device)
             for name, array in arrays.items()
@@ -151,7 +151,7 @@ def _kron_directions(block: Kron, per_triple: int, dim: int) -> tuple[KronBasis,
 
 
 def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Tensor]:
-    """Return the same for a table whose rows were all scored."""
+    """Return up to `dim` directions for a table whose rows were all scored, and their energies."""
     spread = terms.spread[table]
     weight = spread.u.paired(spread.u).clamp_min(0).sqrt()  # (m,): ‖u‖
     weighted = weight[:, None] * spread.x[spread.u.group]
@@ -164,7 +164,7 @@ def _table_directions(terms: Terms, table: str, dim: int) -> tuple[KronBasis, Te
 
 
 def _thinned(vectors: Tensor) -> Tensor:
-    """Return evenly spaced ones of (m, d) vectors that are too wide for more; an odd step meets every direction."""
+    """Return evenly spaced vectors of (m, d) that are too wide to take all; an odd step meets every direction."""
     return vectors if vectors.shape[1] <= _V_LANDMARKS else vectors[:: -(-len(vectors) // _V_LANDMARKS) | 1]
 
 
@@ -230,11 +230,11 @@ class BlockCodes:
     """The share of one `Terms` in an index code."""
 
     flat: Terms
-    """Its flat blocks, which are projected together with those of others."""
+    """Its flat blocks, which are projected together with the flat blocks of other `Terms`."""
     kron: list[tuple[Tensor, Tensor]]
     """Coordinates (n, ·) and residual (n,) of each rank-1 block."""
     spread: list[tuple[Tensor, Tensor]]
-    """The same of each table whose rows were all scored."""
+    """Coordinates and residual of each table whose rows were all scored."""
     squared_norm: Tensor
     """(n,): of all but the flat blocks."""
 
@@ -242,7 +242,7 @@ class BlockCodes:
 def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
     """Project the dense blocks of each triple; residual norms carry the slack for rounding.
 
-    `gradients` are those of the same triples, apart as for `fit_bases`.
+    `gradients` are the terms of the same triples, apart as for `fit_bases`.
     """
     return join_codes([block_codes(terms, bases) for terms in gradients], bases)
 
@@ -281,7 +281,7 @@ def block_codes(terms: Terms, bases: Bases) -> BlockCodes:
 
 
 def _residual(squared_norm: Tensor, phi: Tensor, part: Tensor) -> Tensor:
-    """Return ρ (n,): what coordinates (n, ·) leave, with the slack for rounding of what cancels in the sum."""
+    """Return ρ (n,): the norm outside the coordinates (n, ·), with a slack for rounding errors of terms that cancel."""
     return (rest_norm(squared_norm, phi).square() + ROUNDING**2 * part).sqrt()
 
 
@@ -298,9 +298,9 @@ class Split:
     value: Tensor
     """(groups, s): the entries of largest absolute value, descending in that."""
     at: Tensor
-    """(groups, s) int64: whose they are."""
+    """(groups, s) int64: the entities of these entries."""
     rest: Tensor
-    """(groups, E): the others, and 0 in place of these."""
+    """(groups, E): all other entries, and 0 in place of the largest."""
 
 
 def split_slopes(slopes: Tensor) -> Split:

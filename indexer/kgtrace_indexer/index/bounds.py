@@ -29,9 +29,9 @@ def _product_bounds(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> tuple
     return first * second, error
 
 
-def _products(stored: Tensor, asked: Tensor, query: Tensor) -> Tensor:
+def _products(stored: Tensor, queries: Tensor, query: Tensor) -> Tensor:
     """Return ⟨x, y⟩ for vectors x (m, k), and y of (b, k) whose number is `query` (m,): (m,)."""
-    return stored @ asked[0] if len(asked) == 1 else (stored * asked[query]).sum(1)
+    return stored @ queries[0] if len(queries) == 1 else (stored * queries[query]).sum(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Codes:
 
     @property
     def device(self) -> torch.device:
-        """Where they are, and queries have to be."""
+        """The device of the codes; queries must be there, too."""
         return self.arrays["self_influence"].device
 
     def __len__(self) -> int:
@@ -55,20 +55,20 @@ class Codes:
     def index_upper(self, queries: QueryCodes, query: Tensor, rows: Tensor, signs: Sequence[int]) -> Tensor:
         """Bound sign · influence, for the sign that makes it larger, of training triples (m,) on test triples (m,).
 
-        They are pairs, (m,) int64 each; so is the answer, by the index codes and the norms of shared rows.
+        Returns (m,) bounds of the pairs, by the index codes and the norms of shared rows.
         """
         # eq. (12) of docs/how-it-works.md, and eq. (4) by the norms of the shared rows
         products = _products(self._take("projected", rows), queries.phi, query)
         upper = torch.stack([sign * products for sign in signs]).amax(0)
         upper += _products(self._take("residual", rows), queries.residual, query)
-        asked = {table: asked for table, asked in queries.rows.items() if table not in queries.spread}  # in φ and ρ
-        norms = self.rows.norm_products(asked, query.cpu().numpy(), rows.cpu().numpy())
+        sparse = {name: gradients for name, gradients in queries.rows.items() if name not in queries.spread}
+        norms = self.rows.norm_products(sparse, query.cpu().numpy(), rows.cpu().numpy())  # spread tables are in φ and ρ
         return upper + torch.from_numpy(norms * (1 + ROUNDING)).to(upper)
 
     def bracket(self, queries: QueryCodes, query: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return estimate and slack of the influence of training triples (m,) on test triples (m,), (m,) each.
 
-        They are pairs, and bounds by the factor codes.
+        The bounds, of pairs, are those of the factor codes.
         """
         flat = queries.flat_dims
         estimate = _products(self._take("projected", rows)[:, :flat], queries.phi[:, :flat], query)
@@ -93,10 +93,10 @@ class Codes:
     def _spread_bracket(
         self, table: str, queries: QueryCodes, query: Tensor, rows: Tensor, rounding: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        """Return estimate and slack of what a table whose rows were all scored adds, (m,) each.
+        """Return estimate and slack of the part of a table whose rows were all scored, (m,) each.
 
-        Products of two row gradients of the table are not among it. Products ⟨g, x'⟩ that matter less than `rounding`
-        (m,) are bounded by their norms.
+        Products of two row gradients of the table do not belong to it. Products ⟨g, x'⟩ that matter less than
+        `rounding` (m,) are bounded by their norms.
         """
         # eq. (11) for u, then eq. (14) for its product with x
         slopes, stored = queries.spread[table], self._stored(f"{table}.x", rows)
@@ -106,15 +106,15 @@ class Codes:
             read_by, factors = queries.entries[table]
             pairs.append((u.entry(read_by[query]), stored.product(factors.take(query))))
         bounds = [_product_bounds(*pair) for pair in pairs]
-        estimate, slack = (sum(each.sum((1, 2)) for each in part) for part in zip(*bounds, strict=True))
-        whose = query.cpu().numpy()
+        estimate, slack = (sum(tensor.sum((1, 2)) for tensor in part) for part in zip(*bounds, strict=True))
+        tests = query.cpu().numpy()
         for piece, of, index, read in self.rows.reads(table, rows.cpu().numpy()):
             for term in range(slopes.tail.shape[1]):
-                asked = whose[of]
-                weight = slopes.all[asked, term, index].cpu().numpy()  # u' at the row that was read
-                most = np.abs(weight) * piece.norms(read) * (slopes.x.norm[asked, term].cpu().numpy() * (1 + ROUNDING))
+                test = tests[of]
+                weight = slopes.all[test, term, index].cpu().numpy()  # u' at the row that was read
+                most = np.abs(weight) * piece.norms(read) * (slopes.x.norm[test, term].cpu().numpy() * (1 + ROUNDING))
                 exact = most > rounding[of]
-                vectors = slopes.vector[asked[exact], term].cpu().numpy()
+                vectors = slopes.vector[test[exact], term].cpu().numpy()
                 product = np.einsum("kd,kd->k", piece.gradients(read[exact]), vectors) * weight[exact]
                 error = np.where(exact, FLOAT32 * most, most)
                 estimate += torch.from_numpy(np.bincount(of[exact], product, len(rows))).to(estimate)
@@ -141,15 +141,15 @@ class _Stored:
     norm: Tensor
     """(m, directions)."""
     rest: Tensor
-    """(m, directions): norms of what the basis leaves out."""
+    """(m, directions): norms of the parts outside the basis."""
     error: float
     """How far a direction may lie from the true one."""
 
     def product(self, factors: QueryFactors) -> tuple[Tensor, Tensor]:
         """Return ⟨v, v'⟩ with every loss term of the test triple (m, D', ·) beside each, and its error, (m, …, D')."""
         norm, rest = self.norm[..., None], self.rest[..., None]
-        asked = factors.coordinates
-        product = (self.direction @ (asked[0].T if len(asked) == 1 else asked.mT)) * norm
+        coordinates = factors.coordinates
+        product = (self.direction @ (coordinates[0].T if len(coordinates) == 1 else coordinates.mT)) * norm
         return product, norm * (self.error * factors.length[:, None]) + rest * factors.rest[:, None]
 
 
@@ -158,27 +158,27 @@ class _StoredSlopes:
     """Stored slopes u over all entities of some training triples: a few entries, coordinates and bounds of the rest."""
 
     inside: Tensor
-    """(m, directions, c): coordinates of what has no entry, over `norm`."""
+    """(m, directions, c): coordinates of the slopes without entry, over `norm`."""
     value: Tensor
     """(m, directions, s): entries, over `norm`."""
     at: Tensor
-    """(m, directions, s): whose they are."""
+    """(m, directions, s): the entities of the entries."""
     tail: Tensor
     """(m, directions): t."""
     norm: Tensor
     """(m, directions), as are all below."""
     rest: Tensor
-    """Norm of what neither has."""
+    """Norm of the part in neither coordinates nor entries."""
     least: Tensor
     """Bound of every entry that is not stored."""
     own: Tensor
-    """What u has at t beyond what the others say."""
+    """The difference at t of u and its approximation by coordinates and entries."""
     error: float
     """How far `inside` and `value` together may lie from the true ones."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Stack], table: str, rows: Tensor) -> "_StoredSlopes":
-        """Gather those of training triples (m,)."""
+        """Gather the slopes of training triples (m,)."""
         code, at = arrays[f"{table}.spread.code"].take(rows), arrays[f"{table}.spread.at"].take(rows)
         inside, value = code.float().split([code.shape[2] - at.shape[2], at.shape[2]], 2)
         norm, rest, least, own = arrays[f"{table}.spread.size"].take(rows).unbind(-1)

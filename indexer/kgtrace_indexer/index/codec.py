@@ -1,4 +1,4 @@
-"""What an index keeps of each training gradient, by the name that ``--projection`` takes.
+"""Codecs: the code that an index stores of each training gradient, by the value of ``--projection``.
 
 ============  ==================================================  ============================================
 ``pca``       principal coordinates, norms of the rest, codes of  bounds every influence: answers are certified
@@ -26,7 +26,7 @@ from kgtrace_indexer.models.featurizer import Encoder
 from kgtrace_store.errors import CorruptGeneration
 
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
-"""What ``--projection`` takes."""
+"""The values of ``--projection``."""
 PCA = PROJECTIONS[0]
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -103,7 +103,7 @@ class RandomCodec:
         return {"projected": self.projection.project(plain), "self_influence": squared_norms(plain).total}
 
     def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
-        """Return their sums."""
+        """Return the sums of the arrays."""
         return _summed(codes)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -130,7 +130,7 @@ class NoCodec:
         return {"self_influence": squared_norms(plain).total}
 
     def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
-        """Return their sum."""
+        """Return the sum of the squared norms."""
         return _summed(codes)
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -35,13 +35,13 @@ class TorchSearch:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `SearchIndex.search`."""
-        asked = torch.from_numpy(checked_queries(queries, self.dim, k)).to(self._vectors.device)
-        scores = asked.new_empty(len(asked), 0)
-        ids = torch.empty(len(asked), 0, dtype=torch.int64, device=asked.device)
-        size = max(k, _SCORES // max(1, len(asked)))
+        vectors = torch.from_numpy(checked_queries(queries, self.dim, k)).to(self._vectors.device)
+        scores = vectors.new_empty(len(vectors), 0)
+        ids = torch.empty(len(vectors), 0, dtype=torch.int64, device=vectors.device)
+        size = max(k, _SCORES // max(1, len(vectors)))
         for start in range(0, self.ntotal, size):
-            found = asked @ self._vectors[start : start + size].T  # (b, dim) @ (dim, m) -> (b, m)
-            best = found.topk(min(k, found.shape[1]))
+            products = vectors @ self._vectors[start : start + size].T  # (b, dim) @ (dim, m) -> (b, m)
+            best = products.topk(min(k, products.shape[1]))
             scores, ids = torch.cat([scores, best.values], 1), torch.cat([ids, best.indices + start], 1)
             kept = scores.topk(min(k, scores.shape[1]))
             scores, ids = kept.values, ids.gather(1, kept.indices)
@@ -49,7 +49,7 @@ class TorchSearch:
 
     def range_search(self, query: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """See `SearchIndex.range_search`."""
-        asked = torch.from_numpy(checked_query(query, self.dim, threshold)).to(self._vectors.device)
-        scores = self._vectors @ asked  # (n, dim) @ (dim,) -> (n,)
+        vector = torch.from_numpy(checked_query(query, self.dim, threshold)).to(self._vectors.device)
+        scores = self._vectors @ vector  # (n, dim) @ (dim,) -> (n,)
         ids = torch.nonzero(scores.double() >= threshold).flatten()
         return scores[ids].cpu().numpy(), ids.cpu().numpy()

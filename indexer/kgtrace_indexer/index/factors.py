@@ -17,7 +17,7 @@ class FactorCode:
     direction: Tensor
     """(…, m) in the stored type; of length at most 1."""
     size: Tensor
-    """(…, 2) float32: ‖v‖, and the norm of what the basis leaves out."""
+    """(…, 2) float32: ‖v‖, and the norm of the part outside the basis."""
 
     def of(self, group: Tensor) -> "FactorCode":
         """Return the codes of vectors `group` (m,) of (groups, ·)."""
@@ -40,17 +40,17 @@ class SlopesCode:
     direction: Tensor
     """(m, c + s) in the stored type: coordinates of the rest and entries, over their norm."""
     at: Tensor
-    """(m, s) int32: whose entries those are. That of the own tail, where it is among them, is 0: `size` has it."""
+    """(m, s) int32: the entities of the entries. The own tail's entry, if it is one of these, is 0: `size` has it."""
     size: Tensor
-    """(m, 4) float32: that norm; the norm of what is left; a bound of every entry that is not stored; what the own
-    tail's entry has beyond the rest."""
+    """(m, 4) float32: the norm of `direction`'s numbers; the norm of the part in neither; a bound of every entry that
+    is not stored; the difference of the own tail's entry and its approximation."""
 
 
 def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode:
     """Encode slopes u in directions (E, c) of their smaller entries."""
     split = split_slopes(slopes.base)
     inside = split.rest @ basis  # (groups, E) @ (E, c) -> (groups, c)
-    left = (split.rest - inside @ basis.T).norm(dim=1)  # not from squares: their difference would lose it
+    left = (split.rest - inside @ basis.T).norm(dim=1)  # not from squares: their difference would cancel
     least = split.value[:, -1].abs()
     inside, left, least, value, at = (x[slopes.group] for x in (inside, left, least, split.value, split.at))
     value, at = torch.cat([slopes.own[:, 1:], value], 1), torch.cat([slopes.index[:, 1:], at], 1)
@@ -78,10 +78,10 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
     float32; for use i of a table ``TABLE.i.index``, the row read, int32. Of a table whose rows were all scored there
     are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
     """
-    found: dict[str, Tensor] = {}
+    codes: dict[str, Tensor] = {}
 
     def add(name: str, code: FactorCode) -> None:
-        found[f"{name}.code"], found[f"{name}.size"] = code.direction, code.size
+        codes[f"{name}.code"], codes[f"{name}.size"] = code.direction, code.size
 
     for name, block in terms.kron.items():
         add(f"{name}.u", factor_code(block.u, bases.kron[name].u, dtype))
@@ -89,12 +89,12 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
         add(f"{name}.v", shared.of(block.group))
     for table, uses in terms.rows.items():
         for i, use in enumerate(uses):
-            found[f"{table}.{i}.index"] = use.index.int()
+            codes[f"{table}.{i}.index"] = use.index.int()
     for table, spread in terms.spread.items():
         slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
         add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
-        found[f"{table}.spread.at"], found[f"{table}.spread.index"] = slopes.at, spread.u.tail.int()
+        codes[f"{table}.spread.at"], codes[f"{table}.spread.index"] = slopes.at, spread.u.tail.int()
         shared = factor_code(spread.x, bases.kron[table].v, dtype)
         add(f"{table}.x", shared.of(spread.u.group))
     shape = (len(terms), terms.per_triple)
-    return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in found.items()}
+    return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in codes.items()}

@@ -1,8 +1,7 @@
-"""The arrays of a generation on disk: which files there are, and what they hold.
+"""The arrays of a generation on disk, by file.
 
-They lie in one folder, or, where a shard has a size, in a folder for each so many training triples: codes, lists of
-embedding rows, and search indexes. What names a training triple, and the directions that codes refer to, then stay in
-one place.
+They lie in one folder or, where a shard has a size, in a folder for each so many training triples: codes, lists of
+embedding rows, and search indexes. The arrays `NAMED`, and the directions that codes refer to, then stay in one place.
 """
 
 import warnings
@@ -25,7 +24,7 @@ from kgtrace_store.arrays import open_arrays, read_blocks
 from kgtrace_store.errors import CorruptGeneration
 
 NAMED = ("triples", "train_index", "self_influence")
-"""Arrays of every generation that say who a training triple is."""
+"""Arrays of every generation that identify a training triple."""
 PRECONDITIONED: Score = "preconditioned"
 """Name of the only array of self-influences by another score."""
 BASIS = "basis."
@@ -40,7 +39,7 @@ class Shard:
 
     folder: Path
     codes: Mapping[str, np.ndarray]
-    """By name, a row for each of them."""
+    """By name, a row for each training triple."""
     scales: Mapping[str, np.ndarray]
     """How the search indexes are to be read."""
     rows: Mapping[str, RowList]
@@ -66,17 +65,17 @@ class Shard:
 
     def inverted_files(self) -> dict[str, InvertedFile]:
         """Map the inverted files. Raises `CorruptGeneration`."""
-        found = {}
+        files = {}
         scaled = sorted(name.removesuffix(".scale") for name in self.scales if name.endswith(".scale"))
         if scaled != list(self.rows):
             raise CorruptGeneration(f"{self.folder}: {layout.SCALES} has tables {scaled}, the rows {list(self.rows)}")
         for number, (table, rows) in enumerate(self.rows.items()):
             path = self.folder / layout.LISTS.format(number)
-            found[table] = InvertedFile.read(path, rows.start, self.scales[f"{table}.scale"], rows.width)
-        return found
+            files[table] = InvertedFile.read(path, rows.start, self.scales[f"{table}.scale"], rows.width)
+        return files
 
     def __len__(self) -> int:
-        """Return how many they are."""
+        """Return the number of training triples."""
         return len(next(iter(self.codes.values())))
 
 
@@ -86,7 +85,7 @@ class Files:
 
     folder: Path
     arrays: Mapping[str, np.ndarray]
-    """All of them, or those that no shard has."""
+    """All arrays, or, with shards, the arrays that belong to no shard."""
     scales: Mapping[str, np.ndarray]
     """How the search indexes are to be read, as far as no shard has its own."""
     shards: Sequence[Shard]
@@ -104,10 +103,10 @@ class Files:
         for within in shard_folders(folder):
             start = sum(len(shard) for shard in shards)
             shards.append(Shard.open(within, start, open_arrays(within / layout.GRADIENTS)))
-            for what in ("codes", "rows"):
-                here, first = (sorted(getattr(shard, what)) for shard in (shards[-1], shards[0]))
+            for kind in ("codes", "rows"):
+                here, first = (sorted(getattr(shard, kind)) for shard in (shards[-1], shards[0]))
                 if here != first:
-                    raise CorruptGeneration(f"{within} holds {what} {here}, the first shard {first}")
+                    raise CorruptGeneration(f"{within} holds {kind} {here}, the first shard {first}")
         scales = open_arrays(folder / layout.SCALES)
         return cls(folder, arrays, scales, shards or [Shard.open(folder, 0, rows_of(arrays))], preconditioned)
 
@@ -117,14 +116,14 @@ class Files:
         pieces |= {name: [shard.codes[name] for shard in self.shards] for name in self.shards[0].codes}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written
-            return {name: Stack([torch.from_numpy(piece) for piece in found]) for name, found in pieces.items()}
+            return {name: Stack([torch.from_numpy(piece) for piece in parts]) for name, parts in pieces.items()}
 
     def row_lists(self) -> RowLists:
         """Return the gradients of embedding rows, of the preconditioned score's loss."""
         return RowLists({table: [shard.rows[table] for shard in self.shards] for table in self.shards[0].rows})
 
     def tracin_lists(self) -> RowLists:
-        """Return the same of TracIn's loss."""
+        """Return the gradients of embedding rows of TracIn's loss."""
         lists = self.row_lists()
         return lists.weighted(self.arrays[SLOPE]) if self.of_two_losses else lists
 
@@ -140,25 +139,25 @@ class Files:
         """
         if has_slopes(self.shards[0].codes):
             return {}
-        found = [shard.inverted_files() for shard in self.shards]
-        return {table: [each[table] for each in found] for table in found[0]}
+        by_shard = [shard.inverted_files() for shard in self.shards]
+        return {table: [files[table] for files in by_shard] for table in by_shard[0]}
 
     def preconditioner(self) -> Preconditioner:
         """Return P. Raises `BadRequest` as `check_rows` does, and `CorruptGeneration`."""
         lists = self.row_lists()
         check_rows([*self.shards[0].codes, *(f"{table}.high" for table in lists.tables)])
-        held = {}
+        moments = {}
         for number, table in enumerate(lists.tables):
             path = self.folder / layout.MOMENTS.format(number)
             arrays = open_arrays(path)
             try:
-                held[table] = Moments(*(arrays[f"{table}.{name}"] for name in Moments.NAMES))
+                moments[table] = Moments(*(arrays[f"{table}.{name}"] for name in Moments.NAMES))
             except KeyError as e:
                 raise CorruptGeneration(f"{path} lacks {e}") from e
-        return Preconditioner(lists, held, float(self.scales[MEAN_SQUARE][0]))
+        return Preconditioner(lists, moments, float(self.scales[MEAN_SQUARE][0]))
 
     def training_set(self) -> TrainingSet:
-        """Return who the training triples are."""
+        """Return the training triples with their squared norms and self-influences."""
         triples, train_index, tracin = (self.arrays[name] for name in NAMED)
         squared_norm: dict[Score, np.ndarray] = {
             "tracin": tracin, "preconditioned": self.arrays.get(SQUARED_NORM, tracin),
@@ -171,18 +170,18 @@ class Files:
     def lengths(self) -> dict[str, int]:
         """Return the number of rows of each stored array that should have one for each training triple."""
         lists = self.row_lists().tables
-        found = {name: len(stack) for name, stack in self.stacks().items()}
-        return found | {table: sum(map(len, pieces)) for table, pieces in lists.items()}
+        lengths = {name: len(stack) for name, stack in self.stacks().items()}
+        return lengths | {table: sum(map(len, pieces)) for table, pieces in lists.items()}
 
     def take(self, names: Collection[str], rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return rows (m,) of stored arrays, and of ``TABLE.i.grad`` what each loss term's use i reads, (m, D, d)."""
+        """Return rows (m,) of stored arrays; for ``TABLE.i.grad`` the gradient of each loss term's use i, (m, D, d)."""
         stacks, lists = self.stacks(), self.row_lists()
-        found = {name: stacks[name].take(torch.from_numpy(rows)).numpy() for name in names if name in stacks}
+        arrays = {name: stacks[name].take(torch.from_numpy(rows)).numpy() for name in names if name in stacks}
         for table in lists.tables:
             uses = sum(f"{table}.{i}.grad" in names for i in range(len(names)))
             for i, grad in enumerate(np.split(lists.gradients(table, rows), max(1, uses), 1)):
-                found[f"{table}.{i}.grad"] = grad
-        return found
+                arrays[f"{table}.{i}.grad"] = grad
+        return arrays
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield all arrays with a row for each training triple or read, and the bases, as `read_blocks` does."""
@@ -192,7 +191,7 @@ class Files:
 
 
 def shards_of(count: int, shard_size: int | None) -> list[range]:
-    """Return which of `count` triples lie together: all of them, unless a shard has a size."""
+    """Return the triples of each shard, of `count` triples: all in one, unless a shard has a size."""
     size = count if shard_size is None else shard_size
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -203,5 +202,5 @@ def shard_folders(folder: Path) -> list[Path]:
 
 
 def rows_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return those with a row for each training triple."""
+    """Return the arrays with a row for each training triple."""
     return {name: array for name, array in arrays.items() if not name.startswith(BASIS)}

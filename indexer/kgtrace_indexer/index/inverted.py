@@ -1,6 +1,6 @@
 """An inverted file whose lists are embedding rows: upper bounds of ⟨g_i(z), p⟩ as inner products of 8-bit codes.
 
-Each entry is what one training triple z adds to the gradient of one row i, g = g_i(z) summed over its reads. With s the
+Each entry is the gradient of one training triple z in one row i, g = g_i(z) summed over its reads. With s the
 row's own scale, and κ that of rounding errors, it is stored as c = round(g/s) and e = ⌈‖g − sc‖/κs⌉, so that for any p,
 by Cauchy-Schwarz,
 
@@ -36,12 +36,12 @@ _SMALLEST = 1e-30
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Upper bounds of what training triples add to the influence by one row, in no order."""
+    """Upper bounds of the influence of training triples by one row, in no order."""
 
     pair: np.ndarray
-    """(m,) int64: which of the queries."""
+    """(m,) int64: the number of the query."""
     triple: np.ndarray
-    """(m,) int64: which training triple."""
+    """(m,) int64: the training triple."""
     upper: np.ndarray
     """(m,) float64."""
 
@@ -97,12 +97,12 @@ class InvertedFile:
 
     @classmethod
     def read(cls, path: Path, start: int, scale: np.ndarray, width: int) -> "InvertedFile":
-        """Map what `write` wrote. Raises `CorruptGeneration`."""
+        """Map a file that `write` wrote. Raises `CorruptGeneration`."""
         faiss, index = load_faiss(), read_faiss(path)
-        found = (type(index).__name__, index.d, getattr(index, "nlist", 0), index.metric_type)
-        wanted = ("IndexIVFScalarQuantizer", _padded(width), len(scale), faiss.METRIC_INNER_PRODUCT)
-        if found != wanted or index.sq.qtype != faiss.ScalarQuantizer.QT_8bit_direct_signed:
-            raise CorruptGeneration(f"{path} holds {found}, expected {wanted} of signed bytes")
+        actual = (type(index).__name__, index.d, getattr(index, "nlist", 0), index.metric_type)
+        expected = ("IndexIVFScalarQuantizer", _padded(width), len(scale), faiss.METRIC_INNER_PRODUCT)
+        if actual != expected or index.sq.qtype != faiss.ScalarQuantizer.QT_8bit_direct_signed:
+            raise CorruptGeneration(f"{path} holds {actual}, expected {expected} of signed bytes")
         return cls(index, start, scale, width)
 
     def best(
@@ -110,13 +110,13 @@ class InvertedFile:
     ) -> tuple[Entries, np.ndarray]:
         """See `Lists.best`."""
         faiss = load_faiss()
-        asked, norm = unit_queries(grad, self._index.d)
+        vectors, norm = unit_queries(grad, self._index.d)
         factor = norm * self.scale[row]
         scores = np.empty((len(row), count), np.float32)
         triples = np.empty((len(row), count), np.int64)
         keys, nowhere, chosen = self._keys(row, mask)
         pointers = map(faiss.swig_ptr, (keys, nowhere, scores, triples))
-        self._index.search_preassigned_c(len(row), faiss.swig_ptr(asked), count, *pointers, False, chosen)
+        self._index.search_preassigned_c(len(row), faiss.swig_ptr(vectors), count, *pointers, False, chosen)
         upper = scores.astype(np.float64) * factor[:, None]
         pair, column = np.nonzero(triples >= 0)
         frontier = np.where(triples[:, -1] >= 0, upper[:, -1], -np.inf)
@@ -127,16 +127,16 @@ class InvertedFile:
     ) -> tuple[Entries, np.ndarray]:
         """See `Lists.above`."""
         faiss = load_faiss()
-        asked, norm = unit_queries(grad, self._index.d)
-        asked, unit, frontier = at_radius(asked, norm * self.scale[row], radius)
-        found = faiss.RangeSearchResult(len(row))
+        vectors, norm = unit_queries(grad, self._index.d)
+        vectors, unit, frontier = at_radius(vectors, norm * self.scale[row], radius)
+        result = faiss.RangeSearchResult(len(row))
         keys, nowhere, chosen = self._keys(row, mask)
         pointers = map(faiss.swig_ptr, (keys, nowhere))
-        self._index.range_search_preassigned_c(len(row), faiss.swig_ptr(asked), 1.0, *pointers, found, False, chosen)
-        limits = faiss.rev_swig_ptr(found.lims, len(row) + 1).astype(np.int64)
+        self._index.range_search_preassigned_c(len(row), faiss.swig_ptr(vectors), 1.0, *pointers, result, False, chosen)
+        limits = faiss.rev_swig_ptr(result.lims, len(row) + 1).astype(np.int64)
         pair = np.arange(len(row)).repeat(np.diff(limits))
-        scores = faiss.rev_swig_ptr(found.distances, len(pair)).astype(np.float64)
-        triple = faiss.rev_swig_ptr(found.labels, len(pair)).astype(np.int64) + self._start
+        scores = faiss.rev_swig_ptr(result.distances, len(pair)).astype(np.float64)
+        triple = faiss.rev_swig_ptr(result.labels, len(pair)).astype(np.int64) + self._start
         return Entries(pair, triple, scores * unit[pair]), frontier
 
     def longest(self, row: np.ndarray) -> int:
@@ -144,10 +144,10 @@ class InvertedFile:
         return int(self.lengths(np.unique(row), None).max(initial=0))
 
     def lengths(self, row: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        """Return how many entries of the lists of rows (P,) there are that `mask` leaves, (P,) int64."""
+        """Return the number of entries that `mask` leaves in the lists of rows (P,), (P,) int64."""
         if mask is None:
-            return np.array([self._index.get_list_size(int(each)) for each in row], np.int64)
-        return np.array([mask[self._triples(int(each))].sum() for each in row], np.int64)
+            return np.array([self._index.get_list_size(int(number)) for number in row], np.int64)
+        return np.array([mask[self._triples(int(number))].sum() for number in row], np.int64)
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -160,7 +160,7 @@ class InvertedFile:
             triples = self._triples(row)
             codes = faiss.rev_swig_ptr(lists.get_codes(row), len(triples) * self._index.code_size)
             vectors = (codes.reshape(len(triples), -1)[:, : self.width + 1] - np.float32(128)) * self.scale[row]
-            vectors[:, -1] *= np.float32(1 + 1e-6)  # of the rounding of se and κ; that of sc is among the errors
+            vectors[:, -1] *= np.float32(1 + 1e-6)  # for the rounding of se and κ; the errors e cover that of sc
             yield np.full(len(triples), row), triples, vectors
 
     def _triples(self, row: int) -> np.ndarray:
@@ -183,13 +183,13 @@ class InvertedFile:
 def unit_queries(grad: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return [p/‖p‖, κ] for gradients p (P, d), filled up with zeros, (P, length) float32; and ‖p‖ (P,)."""
     norm, width = np.linalg.norm(grad, axis=1), grad.shape[1]
-    asked = np.zeros((len(grad), length), np.float32)
-    asked[:, :width] = grad / np.where(norm > 0, norm, 1)[:, None]
-    asked[:, width] = _unit(width)
-    return asked, norm
+    vectors = np.zeros((len(grad), length), np.float32)
+    vectors[:, :width] = grad / np.where(norm > 0, norm, 1)[:, None]
+    vectors[:, width] = _unit(width)
+    return vectors, norm
 
 
-def at_radius(asked: np.ndarray, factor: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def at_radius(vectors: np.ndarray, factor: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Divide queries (P, ·) so that bounds of a radius (P,) are inner products of 1: engines take one radius for all.
 
     A bound is its inner product times a factor (P,). The second array is that factor after the division; the third is
@@ -197,7 +197,7 @@ def at_radius(asked: np.ndarray, factor: np.ndarray, radius: np.ndarray) -> tupl
     """
     frontier = np.maximum(radius, factor * _SMALLEST)
     divisor = frontier / np.where(factor > 0, factor, 1)
-    divided = asked / np.where(divisor > 0, divisor, 1)[:, None]
+    divided = vectors / np.where(divisor > 0, divisor, 1)[:, None]
     return np.ascontiguousarray(divided, np.float32), divisor * factor, frontier
 
 

@@ -28,23 +28,23 @@ class MilvusRows:
         cls, milvus: Milvus, generation: str, table: int, files: Sequence[InvertedFile], triples: np.ndarray
     ) -> "MilvusRows":
         """Send the lists of a table that Milvus does not hold. Raises `SearchUnavailable`."""
-        entries = (each for file in files for each in file.entries())
+        entries = (row_entries for file in files for row_entries in file.entries())
         count, dim = sum(map(len, files)), files[0].width + 1
         return cls(files, milvus.hold_lists(generation, table, entries, count, triples, dim))
 
     def where(self, must: Mapping[str, Iterable[int]], must_not: Mapping[str, Iterable[int]]) -> "MilvusRows":
-        """Return the entries of some training triples, those that the `mask` of a search leaves, too."""
+        """Return the entries of the training triples of a restriction, the same as in the `mask` of a search."""
         return MilvusRows(self._files, self._lists.where(must, must_not))
 
     def best(
         self, row: np.ndarray, grad: np.ndarray, count: int, mask: np.ndarray | None
     ) -> tuple[Entries, np.ndarray]:
         """See `Lists.best`. Raises `SearchUnavailable`, too where Milvus returns fewer entries than there are."""
-        asked, norm = unit_queries(grad, grad.shape[1] + 1)
+        vectors, norm = unit_queries(grad, grad.shape[1] + 1)
         frontier = np.full(len(row), -np.inf)
         parts = [_NONE]
         for pairs, entries in self._by_row(row, mask):
-            scores, ids = entries.search(asked[pairs], min(count, entries.ntotal))
+            scores, ids = entries.search(vectors[pairs], min(count, entries.ntotal))
             parts.append((pairs.repeat(scores.shape[1]), ids.ravel(), scores.ravel()))
             if entries.ntotal > count:
                 frontier[pairs] = scores[:, -1] * norm[pairs]
@@ -54,11 +54,11 @@ class MilvusRows:
         self, row: np.ndarray, grad: np.ndarray, radius: np.ndarray, mask: np.ndarray | None
     ) -> tuple[Entries, np.ndarray]:
         """See `Lists.above`. Raises `SearchUnavailable`."""
-        asked, norm = unit_queries(grad, grad.shape[1] + 1)
-        asked, unit, frontier = at_radius(asked, norm, radius)
+        vectors, norm = unit_queries(grad, grad.shape[1] + 1)
+        vectors, unit, frontier = at_radius(vectors, norm, radius)
         parts = [_NONE]
         for pairs, entries in self._by_row(row, mask):
-            number, scores, ids = entries.above(asked[pairs], 1.0)
+            number, scores, ids = entries.above(vectors[pairs], 1.0)
             parts.append((pairs[number], ids, scores))
         return self._entries(parts, unit), frontier
 
@@ -71,11 +71,13 @@ class MilvusRows:
         return lengths
 
     def _by_row(self, row: np.ndarray, mask: np.ndarray | None) -> Iterator[tuple[np.ndarray, MilvusSearch]]:
-        """Yield each of rows (P,) whose list is not empty, as the pairs (·,) that it has and its entries."""
-        rows, which = np.unique(row, return_inverse=True)
-        for number, (each, count) in enumerate(zip(rows.tolist(), self._lengths(rows, mask).tolist(), strict=True)):
+        """Yield for each distinct row of (P,) whose list is not empty its pairs (·,) and its entries."""
+        rows, place = np.unique(row, return_inverse=True)
+        for number, (row_number, count) in enumerate(
+            zip(rows.tolist(), self._lengths(rows, mask).tolist(), strict=True)
+        ):
             if count:
-                yield np.flatnonzero(which == number), self._lists.of(each, count)
+                yield np.flatnonzero(place == number), self._lists.of(row_number, count)
 
     def _entries(self, parts: Sequence[tuple[np.ndarray, ...]], unit: np.ndarray) -> Entries:
         pair, ids, scores = (np.concatenate(part) for part in zip(*parts, strict=True))

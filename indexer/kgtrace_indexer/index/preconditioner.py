@@ -36,8 +36,8 @@ from kgtrace_indexer.threads import side_by_side
 from kgtrace_store.errors import BadRequest
 
 AUTO_DAMPING = 3.0
-"""σ² unless asked otherwise, in units of `RowLists.mean_square`. Of 0.1, 0.3, 1, 3 and 10 it predicted best, on
-average, what retraining did (``python -m benchmarks.truth.lds``)."""
+"""σ² by default, in units of `RowLists.mean_square`. Of 0.1, 0.3, 1, 3 and 10 it predicted the effect of retraining
+best, on average (``python -m benchmarks.truth.lds``)."""
 
 _SIZES = (16, 64, 256)
 """Pairs whose rows have up to so many readers are solved together, padded to the largest."""
@@ -87,22 +87,24 @@ class Moments:
     """(s, d, d) float32: eigenvectors, one in each row."""
 
     def find(self, rows: np.ndarray) -> np.ndarray:
-        """Return where rows (r,) stand, −1 for those that are not among these: (r,) int64."""
+        """Return the places of rows (r,), −1 for rows without moments: (r,) int64."""
         at = np.searchsorted(self.row, rows)
-        held = self.row[np.minimum(at, len(self.row) - 1)] == rows if len(self.row) else np.zeros(len(rows), bool)
-        return np.where(held, at, -1)
+        has_moments = (
+            self.row[np.minimum(at, len(self.row) - 1)] == rows if len(self.row) else np.zeros(len(rows), bool)
+        )
+        return np.where(has_moments, at, -1)
 
 
 def moments(rows: RowLists, table: str) -> Iterator[Moments]:
-    """Compute those of a table, some at a time."""
+    """Compute the moments of a table, a batch of rows at a time."""
     width = rows.width(table)
     hubs = np.flatnonzero(rows.reader_counts(table) > width)
-    found = sparingly(rows.tables[table], side_by_side(partial(_eigenvectors, rows, table), hubs.tolist()))
-    for some in np.split(hubs, range(_HUBS, len(hubs), _HUBS)):
-        values, vectors = np.empty((len(some), width)), np.empty((len(some), width, width), np.float32)
-        for number in range(len(some)):
-            values[number], vectors[number] = next(found)
-        yield Moments(some, values, vectors)
+    decompositions = sparingly(rows.tables[table], side_by_side(partial(_eigenvectors, rows, table), hubs.tolist()))
+    for batch in np.split(hubs, range(_HUBS, len(hubs), _HUBS)):
+        values, vectors = np.empty((len(batch), width)), np.empty((len(batch), width, width), np.float32)
+        for number in range(len(batch)):
+            values[number], vectors[number] = next(decompositions)
+        yield Moments(batch, values, vectors)
 
 
 def _eigenvectors(rows: RowLists, table: str, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,10 +116,10 @@ def _eigenvectors(rows: RowLists, table: str, row: int) -> tuple[np.ndarray, np.
 class Preconditioner:
     """P for the training triples of a generation."""
 
-    def __init__(self, rows: RowLists, held: Mapping[str, Moments], mean_square: float) -> None:
-        """`held` are the moments of each table; `mean_square` is the unit of damping."""
+    def __init__(self, rows: RowLists, moments: Mapping[str, Moments], mean_square: float) -> None:
+        """`moments` are by table; `mean_square` is the unit of damping."""
         self.rows = rows
-        self.held = held
+        self.moments = moments
         self.mean_square = mean_square
 
     def __call__(self, terms: Terms, damping: Damping | None = None) -> Terms:
@@ -125,11 +127,11 @@ class Preconditioner:
         return row_terms(self.changed(RowQueries.of(terms), damping), terms)
 
     def changed(self, queries: Mapping[str, RowQueries], damping: Damping | None) -> dict[str, RowQueries]:
-        """Return the same, by pairs of a test triple and a row."""
+        """Return Pg' of test triples, by pairs of a test triple and a row."""
         sigma = self.sigma(damping)
         return {
-            table: replace(asked, grad=self._changed(table, asked.row, asked.grad, sigma))
-            for table, asked in queries.items()
+            table: replace(gradients, grad=self._changed(table, gradients.row, gradients.grad, sigma))
+            for table, gradients in queries.items()
         }
 
     def sigma(self, damping: Damping | None) -> float:
@@ -138,9 +140,9 @@ class Preconditioner:
 
     def _changed(self, table: str, index: np.ndarray, grad: np.ndarray, sigma: float) -> np.ndarray:
         """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) float64 of rows i (m,), some of them equal."""
-        moments, (rows, row) = self.held[table], np.unique(index, return_inverse=True)
+        moments, (rows, row) = self.moments[table], np.unique(index, return_inverse=True)
         uses = np.bincount(row)
-        use = np.empty(len(row), np.int64)  # which of those of its row each is
+        use = np.empty(len(row), np.int64)  # the number of each gradient among the gradients of its row
         use[np.argsort(row, kind="stable")] = np.arange(len(row)) - (np.cumsum(uses) - uses).repeat(uses)
         at, counts = moments.find(rows), self.rows.read_counts(table, rows)
         few = max(1, _NUMBERS // grad.shape[1] ** 2)
@@ -151,16 +153,16 @@ class Preconditioner:
         for least, most in pairwise((0, *_SIZES, inf)):
             for part in _split((at < 0) & (counts > least) & (counts <= most), few):
                 changed[part] = by_readers(self.rows.padded(table, rows[part])[1], changed[part], sigma)
-        found: np.ndarray = changed[row, use]
-        return found
+        preconditioned: np.ndarray = changed[row, use]
+        return preconditioned
 
 
 def row_terms(queries: Mapping[str, RowQueries], like: Terms) -> Terms:
-    """Return gradients in embedding rows alone as terms, with the losses of others."""
+    """Return gradients in embedding rows alone as terms, with the losses of `like`."""
     rows: dict[str, list[Rows]] = {}
-    for table, asked in queries.items():
-        for number in range(asked.pairs.shape[1]):
-            index, grad = asked.use(number)
+    for table, gradients in queries.items():
+        for number in range(gradients.pairs.shape[1]):
+            index, grad = gradients.use(number)
             rows.setdefault(table, []).append(
                 Rows(torch.from_numpy(index).to(like.loss.device), torch.from_numpy(grad).to(like.loss))
             )
@@ -168,24 +170,24 @@ def row_terms(queries: Mapping[str, RowQueries], like: Terms) -> Terms:
 
 
 def _split(which: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return the numbers of those in a mask, so many at a time."""
+    """Return the numbers of the rows in a mask, `size` at a time."""
     numbers = np.flatnonzero(which)
     return np.split(numbers, range(size, len(numbers), size)) if len(numbers) else []
 
 
-def by_moments(held: Moments, at: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
-    """Return σ² (F + σ²I)⁻¹ x for x (r, k, d) and r of the rows whose moments are held."""
-    vectors = torch.from_numpy(held.vectors[at].astype(np.float64))
-    shrunk = (torch.from_numpy(x) @ vectors.mT) * torch.from_numpy(sigma / (held.values[at] + sigma))[:, None]
-    found: np.ndarray = (shrunk @ vectors).numpy()
-    return found
+def by_moments(moments: Moments, at: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
+    """Return σ² (F + σ²I)⁻¹ x for x (r, k, d) and r of the rows that have moments."""
+    vectors = torch.from_numpy(moments.vectors[at].astype(np.float64))
+    shrunk = (torch.from_numpy(x) @ vectors.mT) * torch.from_numpy(sigma / (moments.values[at] + sigma))[:, None]
+    preconditioned: np.ndarray = (shrunk @ vectors).numpy()
+    return preconditioned
 
 
 def by_readers(grads: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
-    """Return the same, where rows of G (r, n, d) are the gradients of those that read a row, or zero."""
+    """Return σ² (F + σ²I)⁻¹ x, where rows of G (r, n, d) are the gradients of a row's readers, or zero."""
     readers, right = torch.from_numpy(grads), torch.from_numpy(x)
     system = readers @ readers.mT
     system.diagonal(dim1=1, dim2=2).add_(sigma)
     solved = torch.cholesky_solve(readers @ right.mT, torch.linalg.cholesky(system))  # (r, n, k)
-    found: np.ndarray = (right - solved.mT @ readers).numpy()
-    return found
+    preconditioned: np.ndarray = (right - solved.mT @ readers).numpy()
+    return preconditioned

@@ -26,10 +26,10 @@ class QueryFactors:
     norm: Tensor
     """(b, D')."""
     rest: Tensor
-    """(b, D'): norms of what the basis leaves out, with slack for rounding."""
+    """(b, D'): norms of the parts outside the basis, with slack for rounding."""
 
     def take(self, query: Tensor) -> "QueryFactors":
-        """Return those of test triples (m,); of a single one those that stand for all m, without a copy."""
+        """Return the vectors of test triples (m,); of a single test triple, without a copy, one for all m."""
         if len(self.norm) == 1:
             return self
         return QueryFactors(self.coordinates[query], self.length[query], self.norm[query], self.rest[query])
@@ -37,7 +37,7 @@ class QueryFactors:
 
 @dataclass(frozen=True, slots=True)
 class QuerySlopes:
-    """Each loss term's slopes over all entities, and what they are multiplied with."""
+    """Each loss term's slopes u' over all entities, and their x'."""
 
     tail: Tensor
     """(b, D') int64: t', the loss term's own tail."""
@@ -50,7 +50,7 @@ class QuerySlopes:
     inside: Tensor
     """(b, D', c): coordinates of `others`."""
     outside: Tensor
-    """(b, D'): norms of what they leave of it, with slack for rounding."""
+    """(b, D'): norms of the part of `others` outside these coordinates, with slack for rounding."""
     length: Tensor
     """(b, D'): norms of `others` and `inside` together."""
     x: QueryFactors
@@ -86,15 +86,15 @@ class QueryCodes:
     def reads(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return the rows of each table that are read, or scored as a loss term's own tail, with their test triples.
 
-        These are (·,) int64 each; a pair may come more than once.
+        Test triples and rows are (·,) int64 each; a pair may come more than once.
         """
-        found = {table: (asked.query, asked.row) for table, asked in self.rows.items()}
-        for table in found.keys() & self.spread.keys():
+        pairs = {table: (gradients.query, gradients.row) for table, gradients in self.rows.items()}
+        for table in pairs.keys() & self.spread.keys():
             tails = self.spread[table].tail.cpu().numpy()
-            also = np.arange(len(tails)).repeat(tails.shape[1]), tails.ravel()
-            query, row = (np.concatenate(both) for both in zip(found[table], also, strict=True))
-            found[table] = query, row
-        return found
+            tail_pairs = np.arange(len(tails)).repeat(tails.shape[1]), tails.ravel()
+            query, row = (np.concatenate(both) for both in zip(pairs[table], tail_pairs, strict=True))
+            pairs[table] = query, row
+        return pairs
 
 
 def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> QueryCodes:
@@ -144,6 +144,6 @@ def _slopes(block: Spread, basis: KronBasis, shape: tuple[int, int], device: tor
     outside = (others - inside @ basis.u.T).norm(dim=1) + FLOAT32 * length
     numbers = tail, u.gather(1, tail), outside, inside.norm(dim=1) + length
     tail, at_tail, outside, total = (number.view(shape).to(device) for number in numbers)
-    u, others, inside, vector = (each.view(*shape, -1).to(device) for each in (u, others, inside, vectors))
+    u, others, inside, vector = (tensor.view(*shape, -1).to(device) for tensor in (u, others, inside, vectors))
     x = _factors(vectors, basis.v, shape, device)
     return QuerySlopes(tail, at_tail, u, others, inside, outside, total, x, vector)

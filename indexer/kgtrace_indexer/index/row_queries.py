@@ -24,25 +24,25 @@ class RowQueries:
 
     @classmethod
     def of(cls, terms: Terms) -> dict[str, "RowQueries"]:
-        """Return those of each table."""
-        found = {}
+        """Return the gradients of test triples in the rows of each table."""
+        queries = {}
         for table, uses in terms.rows.items():
             index, grad = (
                 torch.stack(part, 1).cpu().numpy() for part in ([u.index for u in uses], [u.grad for u in uses])
             )
             shape = (len(terms), -1)
-            found[table] = cls._merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
-        return found
+            queries[table] = cls._merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
+        return queries
 
     def of_triple(self, number: int) -> "RowQueries":
-        """Return those of one test triple."""
+        """Return the gradients of one test triple."""
         pairs = self.pairs[number][self.pairs[number] >= 0]
         return RowQueries(
             np.zeros(len(pairs), np.int64), self.row[pairs], self.grad[pairs], np.arange(len(pairs))[None]
         )
 
     def use(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a row of each test triple (b,) and its gradient (b, d); zeros where it reads fewer."""
+        """Return row `number` of each test triple (b,) and its gradient (b, d); zeros where a triple reads fewer."""
         pairs = self.pairs[:, number]
         missing = pairs < 0
         return np.where(missing, 0, self.row[pairs]), np.where(missing[:, None], 0, self.grad[pairs])
@@ -66,8 +66,8 @@ class RowQueries:
 def paired_products(a: Mapping[str, RowQueries], b: Mapping[str, RowQueries]) -> np.ndarray:
     """Return ⟨g, p⟩ of each test triple, (b,) float64, for gradients in the same rows."""
     sums = [
-        np.bincount(each.query, np.einsum("pd,pd->p", each.grad, b[table].grad), len(each.pairs))
-        for table, each in a.items()
+        np.bincount(gradients.query, np.einsum("pd,pd->p", gradients.grad, b[table].grad), len(gradients.pairs))
+        for table, gradients in a.items()
     ]
     total: np.ndarray = np.sum(sums, 0)
     return total

@@ -52,8 +52,8 @@ def store_reads(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Other arrays stay as they are. Read number i · D + direction of a triple is use i by the loss term of a direction.
     """
-    found = {name: array for name, array in arrays.items() if not name.endswith((".index", ".grad"))}
-    found |= {name: array for name, array in arrays.items() if name.endswith(".spread.index")}
+    stored = {name: array for name, array in arrays.items() if not name.endswith((".index", ".grad"))}
+    stored |= {name: array for name, array in arrays.items() if name.endswith(".spread.index")}
     uses: dict[str, int] = {}
     for name in arrays:
         if name.endswith(".grad"):
@@ -65,9 +65,9 @@ def store_reads(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         unit = _LARGEST / np.where(norm > 0, norm, 1).astype(np.float64)
         code = np.rint(grad * unit[:, :, None]).astype(np.int32)  # no number exceeds the norm
         row = np.concatenate([arrays[f"{table}.{i}.index"] for i in range(count)], 1)  # (n, R)
-        stored = (row, norm, (code >> 8).astype(np.int16), (code & 255).astype(np.uint8))
-        found |= {f"{table}.{name}": array for name, array in zip(STORED, stored, strict=True)}
-    return found
+        columns = (row, norm, (code >> 8).astype(np.int16), (code & 255).astype(np.uint8))
+        stored |= {f"{table}.{name}": array for name, array in zip(STORED, columns, strict=True)}
+    return stored
 
 
 def list_reads(row: np.ndarray, rows: int) -> dict[str, np.ndarray]:
@@ -78,13 +78,13 @@ def list_reads(row: np.ndarray, rows: int) -> dict[str, np.ndarray]:
 
 
 def sparingly(lists: Sequence["RowList"], results: Iterable[Result]) -> Iterator[Result]:
-    """Yield what is computed of blocks of reads, and from time to time give back the memory of pages of the lists."""
+    """Yield the results of blocks of reads, and from time to time give back the memory of pages of the lists."""
     for number, result in enumerate(results):
         yield result
         if number % _KEPT == 0:
-            for each in lists:
-                let_go(each.high)
-                let_go(each.low)
+            for piece in lists:
+                let_go(piece.high)
+                let_go(piece.low)
 
 
 def list_dtype(reads: int) -> np.dtype:
@@ -105,13 +105,13 @@ class RowList:
     high: np.ndarray
     """(m, d) int16: the integers, but for their last 8 bits."""
     low: np.ndarray
-    """(m, d) uint8: these."""
+    """(m, d) uint8: the last 8 bits of the integers."""
     offsets: np.ndarray
     """(rows of the table + 1,) int64: where the reads of each row begin in the list."""
     listed: np.ndarray
     """(m,) int32, or int64 where there are too many: the list."""
     slopes: np.ndarray | None = None
-    """(n, D): what the stored gradients of each loss term are multiplied with; None for 1."""
+    """(n, D): factors of the stored gradients of each loss term; None for 1."""
 
     @classmethod
     def of(cls, start: int, table: str, arrays: Mapping[str, np.ndarray]) -> "RowList":
@@ -140,7 +140,7 @@ class RowList:
         return grad
 
     def norms(self, reads: np.ndarray) -> np.ndarray:
-        """Return their norms, (k,) float64."""
+        """Return the norms of the gradients of reads (k,), (k,) float64."""
         norm: np.ndarray = self.norm[reads].astype(np.float64)
         if self.slopes is not None:
             triple, read = np.divmod(reads, self.row.shape[1])
@@ -148,13 +148,13 @@ class RowList:
         return norm
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the reads of rows (r,) stand in the list, and which of the rows each is of: (k,) int64 each."""
+        """Return places of the reads of rows (r,) in the list, and the number of each one's row: (k,) int64 each."""
         starts, counts = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         owner = np.arange(len(rows)).repeat(counts)
         return np.arange(len(owner)) + (starts - np.cumsum(counts) + counts)[owner], owner
 
     def summed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return g_i(z) for rows i (r,): which of these it is (e,), the triple z (e,), and the sum over reads (e, d).
+        """Return g_i(z) for rows i (r,): the number of the row (e,), the triple z (e,), and the sum over reads (e, d).
 
         Triples are counted from the first of all.
         """
@@ -162,7 +162,7 @@ class RowList:
         return self._summed(owner, self.listed[places])
 
     def sums(self, span: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the same of reads that stand side by side in the list, with their rows."""
+        """Return the rows i (e,), triples z (e,) and g_i(z) (e, d) of reads that stand side by side in the list."""
         reads = self.listed[span.start : span.stop]
         return self._summed(self.row.ravel()[reads], reads)
 
@@ -178,8 +178,8 @@ class RowList:
     def _same(self, place: int) -> bool:
         """Return whether a read is of the same row, and by the same triple, as the one before it in the list."""
         before, read = self.listed[place - 1 : place + 1]
-        rows, each = self.row.ravel(), self.row.shape[1]
-        return bool(before // each == read // each and rows[before] == rows[read])
+        rows, reads_per_triple = self.row.ravel(), self.row.shape[1]
+        return bool(before // reads_per_triple == read // reads_per_triple and rows[before] == rows[read])
 
     def _summed(self, owner: np.ndarray, reads: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         triple = reads.astype(np.int64) // self.row.shape[1] + self.start
@@ -201,7 +201,7 @@ class RowLists:
     tables: Mapping[str, Sequence[RowList]]
 
     def weighted(self, slopes: np.ndarray) -> "RowLists":
-        """Return the same with each loss term's gradients multiplied by a slope (n, checkpoints · D)."""
+        """Return the lists with each loss term's gradients multiplied by a slope (n, checkpoints · D)."""
         by_checkpoint = np.split(slopes, checkpoint_count(self.tables), 1)
 
         def of(table: str, piece: RowList) -> RowList:
@@ -214,19 +214,19 @@ class RowLists:
         return self.tables[table][0].width
 
     def read_counts(self, table: str, rows: np.ndarray) -> np.ndarray:
-        """Return how many reads rows (r,) have, (r,) int64."""
-        found: np.ndarray = np.sum([piece.offsets[rows + 1] - piece.offsets[rows] for piece in self.tables[table]], 0)
-        return found
+        """Return the number of reads of rows (r,), (r,) int64."""
+        counts: np.ndarray = np.sum([piece.offsets[rows + 1] - piece.offsets[rows] for piece in self.tables[table]], 0)
+        return counts
 
     def reader_counts(self, table: str) -> np.ndarray:
-        """Return how many training triples read each row of a table, (rows,) int64."""
-        found = np.zeros(len(self.tables[table][0].offsets) - 1, np.int64)
+        """Return the number of training triples that read each row of a table, (rows,) int64."""
+        counts = np.zeros(len(self.tables[table][0].offsets) - 1, np.int64)
         for piece in self.tables[table]:
             for start in range(0, len(piece), _BLOCK):
                 row = np.sort(piece.row[start : start + _BLOCK], axis=1)
                 once = np.diff(row, axis=1, prepend=-1) != 0
-                found += np.bincount(row[once], minlength=len(found))
-        return found
+                counts += np.bincount(row[once], minlength=len(counts))
+        return counts
 
     def mean_square(self) -> float:
         """Return the unit of damping: the mean over training triples of Σ ‖g‖², over their reads of embedding rows.
@@ -239,16 +239,16 @@ class RowLists:
 
     def moment(self, table: str, row: int) -> np.ndarray:
         """Return F of a row, (d, d) float64."""
-        found = torch.zeros(self.width(table), self.width(table), dtype=torch.float64)
+        moment = torch.zeros(self.width(table), self.width(table), dtype=torch.float64)
         for piece in self.tables[table]:
             start, stop = piece.offsets[row : row + 2].tolist()
             for span in piece.spans(start, stop, _BLOCK):
                 grad = torch.from_numpy(piece.sums(span)[2])
-                found += grad.T @ grad
-        return found.numpy()
+                moment += grad.T @ grad
+        return moment.numpy()
 
     def padded(self, table: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which training triples read each of rows (r,), and g_i(z), (r, n) int64 and (r, n, d) float64.
+        """Return the training triples that read each of rows (r,), and g_i(z), (r, n) int64 and (r, n, d) float64.
 
         Where a row has fewer readers than others the triple is −1, and the gradient zero.
         """
@@ -264,7 +264,7 @@ class RowLists:
         return triples, grads
 
     def readers(self, table: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield which of some rows is read, and the training triples that read it, (m,) int64 each, for each shard.
+        """Yield the number of the row, of rows (r,), and the training triple of each read, (m,) int64 each, by shard.
 
         A training triple that reads a row twice comes twice.
         """
@@ -277,7 +277,7 @@ class RowLists:
     ) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield the reads by training triples (m,) of rows that test triples (m,) read: k of them in each shard.
 
-        These are the list, which of the m they belong to, the pair of `queries`, and their numbers, (k,) each.
+        Each shard's are the list and, (k,) each, the number of the training triple, the pair of `queries`, the read.
         """
         for piece, of, row, read in self.reads(table, triples):
             pairs = queries.pairs[query[of]]  # (reads, ·)
@@ -288,41 +288,43 @@ class RowLists:
         """Return the influence of training triples (m,) on test triples (m,) by rows, (m,) float64."""
         total = np.zeros(len(triples))
         for start in range(0, len(triples), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            for table, asked in queries.items():
-                for piece, of, pair, read in self.matches(table, asked, query[some], triples[some]):
-                    products = np.einsum("kd,kd->k", piece.gradients(read), asked.grad[pair])
-                    total[some] += np.bincount(of, products, len(total[some]))
+            block = slice(start, start + _BLOCK)
+            for table, gradients in queries.items():
+                for piece, of, pair, read in self.matches(table, gradients, query[block], triples[block]):
+                    products = np.einsum("kd,kd->k", piece.gradients(read), gradients.grad[pair])
+                    total[block] += np.bincount(of, products, len(total[block]))
         return total
 
     def norm_products(self, queries: Mapping[str, RowQueries], query: np.ndarray, triples: np.ndarray) -> np.ndarray:
         """Return Σ ‖g‖‖p‖ over the rows that training triples (m,) and test triples (m,) both read, (m,) float64."""
         total = np.zeros(len(triples))
-        for table, asked in queries.items():
-            norms = np.linalg.norm(asked.grad, axis=1)
-            for piece, of, pair, read in self.matches(table, asked, query, triples):
+        for table, gradients in queries.items():
+            norms = np.linalg.norm(gradients.grad, axis=1)
+            for piece, of, pair, read in self.matches(table, gradients, query, triples):
                 total += np.bincount(of, piece.norms(read) * norms[pair], len(total))
         return total
 
     def reads(self, table: str, triples: np.ndarray) -> Iterator[tuple[RowList, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield all reads of a table by training triples (m,), k of them in each shard.
 
-        These are the list, which of the m reads, the row, and the number of the read, (k,) each. A table that is not
-        listed has none.
+        Each shard's are the list and, (k,) each, the number of the training triple, the row, the read. A table that is
+        not listed has none.
         """
         for piece in self.tables.get(table, ()):
             here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece)))
-            local, each = triples[here] - piece.start, piece.row.shape[1]
-            yield piece, here.repeat(each), piece.row[local].ravel(), _reads(local, each)
+            local, reads_per_triple = triples[here] - piece.start, piece.row.shape[1]
+            yield piece, here.repeat(reads_per_triple), piece.row[local].ravel(), _reads(local, reads_per_triple)
 
     def gradients(self, table: str, triples: np.ndarray) -> np.ndarray:
         """Return the gradient of every read by training triples (m,), (m, R, d) float32."""
-        each = self.tables[table][0].row.shape[1]
-        found = np.empty((len(triples), each, self.width(table)), np.float32)
+        reads_per_triple = self.tables[table][0].row.shape[1]
+        grads = np.empty((len(triples), reads_per_triple, self.width(table)), np.float32)
         for piece in self.tables[table]:
             here = np.flatnonzero((triples >= piece.start) & (triples < piece.start + len(piece)))
-            found[here] = piece.gradients(_reads(triples[here] - piece.start, each)).reshape(len(here), each, -1)
-        return found
+            grads[here] = piece.gradients(_reads(triples[here] - piece.start, reads_per_triple)).reshape(
+                len(here), reads_per_triple, -1
+            )
+        return grads
 
     def against(self, tables: Mapping[str, np.ndarray], triples: np.ndarray) -> np.ndarray:
         """Return the influence of training triples (m,) on gradients of whole tables, (rows + 1, d) each: (m,) float64.
@@ -331,14 +333,14 @@ class RowLists:
         """
         total = np.zeros(len(triples))
         for start in range(0, len(triples), _BLOCK):
-            some = triples[start : start + _BLOCK]
+            block = triples[start : start + _BLOCK]
             for table, grads in tables.items():
-                for piece, of, rows, read in self.reads(table, some):
+                for piece, of, rows, read in self.reads(table, block):
                     products = np.einsum("kd,kd->k", piece.gradients(read), grads[np.minimum(rows, len(grads) - 1)])
-                    total[start : start + len(some)] += np.bincount(of, products, len(some))
+                    total[start : start + len(block)] += np.bincount(of, products, len(block))
         return total
 
 
-def _reads(triples: np.ndarray, each: int) -> np.ndarray:
-    """Return the numbers of all reads by triples (m,) that have so many each, (m · R,) int64."""
-    return (triples[:, None] * each + np.arange(each)).ravel()
+def _reads(triples: np.ndarray, reads_per_triple: int) -> np.ndarray:
+    """Return the numbers of all reads by triples (m,), (m · R,) int64."""
+    return (triples[:, None] * reads_per_triple + np.arange(reads_per_triple)).ravel()

@@ -1,11 +1,11 @@
-"""Preconditioned self-influence: how much of what the model makes of a training triple rests on the triple itself.
+"""Preconditioned self-influence: how much the model's prediction of a training triple rests on the triple itself.
 
 With P as in `kgtrace_indexer.index.preconditioner`, of all training triples at once,
 
     gᵀPg = Σ_i σ² g_iᵀ (F_i + σ²I)⁻¹ g_i,
 
 where i are the embedding rows that a triple reads, and g is its gradient under TracIn's loss: where that is ``bce`` and
-F is of ``removal``, the squared slope times what statistics call leverage.
+F is of ``removal``, the squared slope times the leverage of statistics.
 """
 
 from collections.abc import Iterator
@@ -31,40 +31,40 @@ def preconditioned_self_influences(
     `plain` are the gradients g, of TracIn's loss.
     """
     sigma, rows = preconditioner.sigma(damping), preconditioner.rows
-    found = np.zeros(count)
-    for table, held in preconditioner.held.items():
+    self_influences = np.zeros(count)
+    for table, moments in preconditioner.moments.items():
         together = max(1, _NUMBERS // rows.width(table))
         hubs = (
             (place, piece, span)
-            for place, row in enumerate(held.row)
+            for place, row in enumerate(moments.row)
             for piece in plain.tables[table]
             for span in piece.spans(int(piece.offsets[row]), int(piece.offsets[row + 1]), together)
         )
-        of_hubs = side_by_side(partial(_of_hub, held, sigma), hubs)
+        of_hubs = side_by_side(partial(_of_hub, moments, sigma), hubs)
         for triples, own in sparingly(plain.tables[table], of_hubs):
-            found[triples] += own
+            self_influences[triples] += own
         counts = rows.reader_counts(table)
-        counts[held.row] = 0
+        counts[moments.row] = 0
         of_others = side_by_side(partial(_of_rows, rows, plain, table, sigma), _alike(counts, together))
         for triples, own in sparingly(rows.tables[table], of_others):
-            np.add.at(found, triples, own)
-    return found.astype(np.float32)
+            np.add.at(self_influences, triples, own)
+    return self_influences.astype(np.float32)
 
 
-def _of_hub(held: Moments, sigma: float, reads: tuple[int, RowList, range]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the training triples that some reads of a row are by (e,), and g_iᵀ P g_i (e,), given its moments."""
+def _of_hub(moments: Moments, sigma: float, reads: tuple[int, RowList, range]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training triples (e,) of some reads of a row, and g_iᵀ P g_i (e,), given the table's moments."""
     place, piece, span = reads
     _, triples, grad = piece.sums(span)
-    along = torch.from_numpy(grad) @ torch.from_numpy(held.vectors[place].astype(np.float64)).T  # ⟨v, g⟩
-    return triples, (along.square() @ torch.from_numpy(sigma / (held.values[place] + sigma))).numpy()
+    along = torch.from_numpy(grad) @ torch.from_numpy(moments.vectors[place].astype(np.float64)).T  # ⟨v, g⟩
+    return triples, (along.square() @ torch.from_numpy(sigma / (moments.values[place] + sigma))).numpy()
 
 
 def _of_rows(
-    rows: RowLists, plain: RowLists, table: str, sigma: float, some: np.ndarray
+    rows: RowLists, plain: RowLists, table: str, sigma: float, batch: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same of all reads of rows (r,) whose readers are as many."""
-    triples, grads = rows.padded(table, some)
-    x = plain.padded(table, some)[1]
+    """Return the training triples (e,) of all reads of a batch of rows (r,), and g_iᵀ P g_i (e,)."""
+    triples, grads = rows.padded(table, batch)
+    x = plain.padded(table, batch)[1]
     own = np.einsum("rnd,rnd->rn", x, by_readers(grads, x, sigma))
     return triples[triples >= 0], own[triples >= 0]
 
@@ -72,7 +72,7 @@ def _of_rows(
 def _alike(counts: np.ndarray, together: int) -> Iterator[np.ndarray]:
     """Yield rows of a table that about as many training triples (rows,) read each, no more than `together` of all."""
     degree = np.floor(4 * np.log2(np.maximum(counts, 1)))  # two of the same differ by less than a fifth
-    for each in np.unique(degree[counts > 0]):
-        rows = np.flatnonzero((degree == each) & (counts > 0))
+    for level in np.unique(degree[counts > 0]):
+        rows = np.flatnonzero((degree == level) & (counts > 0))
         share = max(1, together // int(counts[rows].max()))
         yield from np.split(rows, range(share, len(rows), share))

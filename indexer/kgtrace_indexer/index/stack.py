@@ -21,7 +21,7 @@ class Stack:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole."""
+        """Shape of the whole array."""
         return (len(self), *self.pieces[0].shape[1:])
 
     @property
@@ -31,7 +31,7 @@ class Stack:
 
     @property
     def nbytes(self) -> int:
-        """Of the whole."""
+        """Bytes of all pieces."""
         return sum(piece.nbytes for piece in self.pieces)
 
     def to(self, device: torch.device) -> "Stack":
@@ -44,8 +44,8 @@ class Stack:
             return self.pieces[0].index_select(0, rows)  # five times faster than by indexing
         ranked, order = rows.sort()
         cuts = torch.searchsorted(ranked, torch.tensor(self._starts, device=rows.device)).tolist()
-        found = self.pieces[0].new_empty((len(rows), *self.shape[1:]))
+        gathered = self.pieces[0].new_empty((len(rows), *self.shape[1:]))
         for piece, start, (low, high) in zip(self.pieces, self._starts, pairwise(cuts), strict=False):
             if low < high:
-                found[order[low:high]] = piece.index_select(0, ranked[low:high] - start)
-        return found
+                gathered[order[low:high]] = piece.index_select(0, ranked[low:high] - start)
+        return gathered

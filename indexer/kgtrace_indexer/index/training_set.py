@@ -60,22 +60,22 @@ class TrainingSet:
     def heads_of(self, relation: int, tail: int) -> np.ndarray:
         """Return the heads of all training triples (·, relation, tail)."""
         start, end = self._relation(relation)
-        found: np.ndarray = self.known[start:end, 0][self.known[start:end, 2] == tail]
-        return found
+        heads: np.ndarray = self.known[start:end, 0][self.known[start:end, 2] == tail]
+        return heads
 
     def allowed(self, restriction: Restriction) -> np.ndarray | None:
-        """Return a mask (n,) of the triples whose fields are as asked for, or None for all."""
+        """Return a mask (n,) of the triples that a restriction allows, or None for all."""
         if not (restriction.must or restriction.must_not):
             return None
         mask = np.ones(len(self.triples), bool)
-        for wanted, fields in ((True, restriction.must), (False, restriction.must_not)):
+        for included, fields in ((True, restriction.must), (False, restriction.must_not)):
             for name, ids in fields.items():
                 column = self.triples[:, ("head", "relation", "tail").index(name)]
-                mask &= np.isin(column, np.fromiter(ids, np.int64, len(ids))) == wanted
+                mask &= np.isin(column, np.fromiter(ids, np.int64, len(ids))) == included
         return mask
 
     def reached(self, triple: np.ndarray, steps: int, entities: int) -> np.ndarray:
-        """Return a mask (entities,) of those at most `steps` training triples away from a triple's head or tail.
+        """Return a mask (entities,) of the entities at most `steps` training triples from a triple's head or tail.
 
         A breadth-first search, one pass over the training triples for each step that reaches anything new.
         """
@@ -108,8 +108,8 @@ class TrainingSet:
 
 def touching(triples: np.ndarray, entities: np.ndarray) -> np.ndarray:
     """Return which triples (m, 3) have their head or tail in a mask of all entities: (m,) bool."""
-    found: np.ndarray = entities[triples[:, 0]] | entities[triples[:, 2]]
-    return found
+    touched: np.ndarray = entities[triples[:, 0]] | entities[triples[:, 2]]
+    return touched
 
 
 def in_order(ids: np.ndarray) -> np.ndarray:

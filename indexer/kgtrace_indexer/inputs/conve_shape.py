@@ -1,4 +1,4 @@
-"""Which tensors a PyKEEN ConvE has, and what their shapes say about its hyper-parameters."""
+"""The tensors of a PyKEEN ConvE, and the hyper-parameters that follow from their shapes."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def infer_shape(tensors: Mapping[str, torch.Tensor], source: str) -> dict[str, A
     Raises :class:`UnsupportedModel` if tensors are missing or no image fits.
     """
     conv = _convolution([*tensors])
-    wanted = {ENTITIES: 2, LINEAR: 2, conv: 4}
-    if any(name not in tensors or tensors[name].dim() != dims for name, dims in wanted.items()):
-        raise _unsupported(source, {k: tuple(t.shape) for k, t in tensors.items()}, list(wanted))
+    dimensions = {ENTITIES: 2, LINEAR: 2, conv: 4}
+    if any(name not in tensors or tensors[name].dim() != dims for name, dims in dimensions.items()):
+        raise _unsupported(source, {k: tuple(t.shape) for k, t in tensors.items()}, list(dimensions))
     dim = tensors[ENTITIES].shape[1]
     out_channels, channels, kernel_height, kernel_width = tensors[conv].shape
     features = tensors[LINEAR].shape[1]
@@ -103,26 +103,26 @@ def shape_before_1_11(attributes: Mapping[str, Any], tensors: Mapping[str, torch
 
 
 def check_shapes(tensors: Mapping[str, torch.Tensor], shape_info: Any, source: str) -> None:
-    """Compare tensors with those a ConvE of that shape has; regularizers' own tensors may be there too.
+    """Compare tensors with the tensors of a ConvE of that shape; regularizers' own tensors may be there too.
 
-    Raises :class:`UnsupportedModel`, listing what differs.
+    Raises :class:`UnsupportedModel`, listing the differences.
     """
-    found = {k: tuple(t.shape) for k, t in tensors.items() if "regularizer" not in k}
+    shapes = {k: tuple(t.shape) for k, t in tensors.items() if "regularizer" not in k}
     fields = _fields(shape_info)
-    tables = [found.get(name, ()) for name in (ENTITIES, RELATIONS)]
+    tables = [shapes.get(name, ()) for name in (ENTITIES, RELATIONS)]
     if not fields or any(len(table) != 2 for table in tables):
-        raise _unsupported(source, found, [ENTITIES, RELATIONS, "interaction.shape_info"])
+        raise _unsupported(source, shapes, [ENTITIES, RELATIONS, "interaction.shape_info"])
     rows = [table[0] for table in tables]
-    expected = _expected(rows[0], rows[1], batch_norm=has_batch_norm([*found]), **fields)
-    if found != expected:
-        missing = [f"{n} {s}" for n, s in expected.items() if n not in found]
-        surplus = [f"{n} {s}" for n, s in found.items() if n not in expected]
-        common = [(n, found[n], s) for n, s in expected.items() if n in found]
+    expected = _expected(rows[0], rows[1], batch_norm=has_batch_norm([*shapes]), **fields)
+    if shapes != expected:
+        missing = [f"{n} {s}" for n, s in expected.items() if n not in shapes]
+        surplus = [f"{n} {s}" for n, s in shapes.items() if n not in expected]
+        common = [(n, shapes[n], s) for n, s in expected.items() if n in shapes]
         differing = [f"{n} {has} instead of {wants}" for n, has, wants in common if has != wants]
         parts = {"lacks": missing, "also has": surplus, "has": differing}
         raise UnsupportedModel(
             f"{source} is not PyKEEN's ConvE: it "
-            + "; it ".join(f"{verb} {_some(items)}" for verb, items in parts.items() if items)
+            + "; it ".join(f"{verb} {_first_few(items)}" for verb, items in parts.items() if items)
         )
 
 
@@ -184,14 +184,14 @@ def _expected(
     return shapes
 
 
-def _unsupported(source: str, found: Shapes, expected: Sequence[str]) -> UnsupportedModel:
+def _unsupported(source: str, shapes: Shapes, expected: Sequence[str]) -> UnsupportedModel:
     return UnsupportedModel(
         f"{source} is not PyKEEN's ConvE: expected {', '.join(expected)}, "
-        f"found {_some([f'{n} {s}' for n, s in found.items()])}"
+        f"found {_first_few([f'{n} {s}' for n, s in shapes.items()])}"
     )
 
 
-def _some(items: Sequence[str]) -> str:
+def _first_few(items: Sequence[str]) -> str:
     """The first few of a list, and how many more there are."""
     more = f" and {len(items) - _MOST_LISTED} more" if len(items) > _MOST_LISTED else ""
     return ", ".join(items[:_MOST_LISTED]) + more

@@ -70,14 +70,14 @@ class _Pairs:
     right: list[str]
 
 
-def _read_pairs(path: Path, what: str, rows: Iterable[tuple[int, Sequence[str]]]) -> _Pairs:
-    """The two fields of every row; `what` describes them for messages."""
+def _read_pairs(path: Path, description: str, rows: Iterable[tuple[int, Sequence[str]]]) -> _Pairs:
+    """The two fields of every row; `description` is of both, for messages."""
     pairs = _Pairs(array("q"), [], [])
     for number, fields in rows:
         if len(fields) != 2:
             line = "\t".join(fields)
             raise MalformedVocabulary(
-                f"{path} line {number}: expected {what}, found {len(fields)} tab-separated fields in "
+                f"{path} line {number}: expected {description}, found {len(fields)} tab-separated fields in "
                 f"{quote(line)}{line_ends(line)}"
             )
         pairs.numbers.append(number)

@@ -231,7 +231,7 @@ class _Machine(pickle._Unpickler):
         target = self.stack[-1]
         if type(target) is list:
             target.extend(values)
-        elif not isinstance(target, Inert):  # what a list subclass would hold is not kept
+        elif not isinstance(target, Inert):  # the items of a list subclass are not kept
             raise BadPickle("it appends to something that is not a list")
 
     def load_setitem(self) -> None:
@@ -249,7 +249,7 @@ class _Machine(pickle._Unpickler):
             for key, value in zip(values[::2], values[1::2], strict=True):
                 wrapped = key if type(key) is str else Inert(Global("builtins", type(key).__name__), (key,))
                 target[wrapped] = value
-        elif not isinstance(target, Inert):  # what a dict subclass would hold is not kept
+        elif not isinstance(target, Inert):  # the items of a dict subclass are not kept
             raise BadPickle("it sets items of something that is not a dict")
 
     def load_reduce(self) -> None:

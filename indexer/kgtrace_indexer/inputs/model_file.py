@@ -45,7 +45,7 @@ class ModelFile:
     strings, lists and mappings of them). Functions are dotted names, objects mappings with a ``class``. Parameters
     that were not trained are listed under ``frozen``."""
     loss: Mapping[str, Any]
-    """The same for the loss, with the class names of its submodules; empty when the file does not say."""
+    """Attributes of the loss, with the class names of its submodules; empty when the file does not record it."""
     source: str
     """Name of the file or folder it was read from."""
     checkpoints: tuple[tuple[float, ModelFile], ...] = ()
@@ -88,7 +88,7 @@ def write_model(model: ModelFile, folder: Path) -> None:
 
 
 def read_converted(folder: Path) -> ModelFile:
-    """What :func:`write_model` wrote."""
+    """Read a folder that :func:`write_model` wrote."""
     facts = _read_facts(folder / FACTS)
     path = folder / TENSORS
     try:
@@ -101,10 +101,10 @@ def read_converted(folder: Path) -> ModelFile:
     fingerprint, rates = facts.pop("fingerprint"), facts.pop("learning_rates")
     states = [read_converted(_checkpoint_folder(folder, i)) for i in range(len(rates))]
     model = ModelFile(tensors=tensors, checkpoints=tuple(zip(rates, states, strict=True)), **facts)
-    if (found := model.fingerprint()) != fingerprint:
+    if (actual := model.fingerprint()) != fingerprint:
         raise UnreadableModel(
             f"{folder}: {TENSORS} and {FACTS} do not belong together, or one was changed: fingerprint "
-            f"{found[:12]}, recorded {quote(fingerprint[:12])}; convert the model again"
+            f"{actual[:12]}, recorded {quote(fingerprint[:12])}; convert the model again"
         )
     return model
 
@@ -148,7 +148,7 @@ _FACT_TYPES: dict[str, Callable[[Any], bool]] = {
 
 
 def _facts(model: ModelFile) -> dict[str, Any]:
-    """The JSON side of a model: what is neither tensor nor provenance."""
+    """The JSON side of a model: all fields but tensors and provenance."""
     return {name: getattr(model, name) for name in _FACT_TYPES if name not in _PROVENANCE}
 
 
@@ -156,7 +156,7 @@ _PROVENANCE = ("source", "learning_rates", "fingerprint")
 
 
 def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors, each with memory of its own: safetensors has no word for tied weights."""
+    """The tensors, each with memory of its own: safetensors has no word for tied weights."""
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():

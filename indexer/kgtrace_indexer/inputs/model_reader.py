@@ -1,4 +1,4 @@
-"""Reading trained models from what PyKEEN and PyTorch save, or from converted folders.
+"""Reading trained models from files that PyKEEN and PyTorch save, or from converted folders.
 
 Neither PyKEEN nor anything a pickle names is imported; see :mod:`kgtrace_indexer.inputs.inert`.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kgtrace_indexer.inputs import conve_shape
-from kgtrace_indexer.inputs.frameworks import Found, find_archive, find_folder, is_framework_folder
+from kgtrace_indexer.inputs.frameworks import StoredModel, find_archive, find_folder, is_framework_folder
 from kgtrace_indexer.inputs.inert import is_count
 from kgtrace_indexer.inputs.model_file import FACTS, TENSORS, ModelFile, read_converted
 from kgtrace_indexer.inputs.pykeen_unimodal import is_unimodal, later_form, later_names
@@ -102,7 +102,7 @@ def read_model(
 def with_checkpoints(model: ModelFile, paths: Sequence[Path], learning_rates: Sequence[float]) -> ModelFile:
     """Return the model with checkpoints to sum influence over, in TracInCP's sense; a single rate holds for all.
 
-    Raises what `read_checkpoint` does, and :class:`BadRequest` for another number of rates or one that is not
+    Raises the errors of `read_checkpoint`, and :class:`BadRequest` for another number of rates or a rate that is not
     positive.
     """
     rates = list(learning_rates) or [1.0]
@@ -140,12 +140,12 @@ def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
                 stored = module_tensors(archive) if is_module(archive.root) else state_dict(archive)
                 tensors, labels = current_names(load(archive, stored), like.interaction), label_ids(archive)
     for name in [*like.tensors, *tensors]:
-        found, wanted = (
+        actual, expected = (
             f"{name} {tuple(t[name].shape)}" if name in t else f"no {name}" for t in (tensors, like.tensors)
         )
-        if found != wanted:
+        if actual != expected:
             raise UnsupportedModel(
-                f"{source} is not a checkpoint of {like.source}: it has {found}, the model has {wanted}"
+                f"{source} is not a checkpoint of {like.source}: it has {actual}, the model has {expected}"
             )
     _check_finite(tensors, source)
     return dataclasses.replace(like, tensors=tensors, source=source, checkpoints=(), label_ids=labels)
@@ -167,7 +167,7 @@ def _locate(path: Path) -> Path:
             return path / PYKEEN_MODEL
         if is_framework_folder(path):
             return path
-        below = sorted(found for depth in ("*", "*/*") for found in path.glob(f"{depth}/{PYKEEN_MODEL}"))
+        below = sorted(model for depth in ("*", "*/*") for model in path.glob(f"{depth}/{PYKEEN_MODEL}"))
         raise UnreadableModel(
             f"folder {path} holds no model: neither PyKEEN's {PYKEEN_MODEL} nor {FACTS} with {TENSORS}, nor another "
             "framework's (docs/frameworks.md)"
@@ -188,10 +188,10 @@ def _is_search(folder: Path) -> bool:
 
 
 def _from_framework(
-    found: Found, interaction: str | None, embedding_dim: int | None, num_relations: int | None
+    stored: StoredModel, interaction: str | None, embedding_dim: int | None, num_relations: int | None
 ) -> ModelFile:
     """The model of another framework."""
-    model = found.model(interaction, embedding_dim, num_relations)
+    model = stored.model(interaction, embedding_dim, num_relations)
     _check_finite(model.tensors, model.source)
     return model
 
@@ -236,7 +236,7 @@ def _from_module(archive: TorchArchive, source: str) -> ModelFile:
 def _from_state_dict(
     tensors: dict[str, torch.Tensor], source: str, interaction: str | None, num_relations: int | None
 ) -> ModelFile:
-    """A model from its tensors alone: what they do not say is asked for, or PyKEEN's default."""
+    """A model from its tensors alone: other facts come from the caller, or are PyKEEN's defaults."""
     if interaction is None:
         if not conve_shape.looks_like_conve([*tensors]):
             prefix = next(iter(tensors)).partition(".")[0] + "."
@@ -296,7 +296,7 @@ def _rows(tensors: Mapping[str, torch.Tensor], source: str, name: str) -> int:
 def _check_arguments(
     model: ModelFile, interaction: str | None, embedding_dim: int | None, num_relations: int | None
 ) -> None:
-    """Compare what the caller says about the model with what the file says."""
+    """Compare the caller's facts about the model with the file's."""
     if interaction is not None and interaction.removesuffix("Interaction") != model.interaction:
         raise UnsupportedModel(f"{model.source} is a {model.interaction}, not a {interaction}")
     if num_relations is not None and num_relations != model.num_relations:

@@ -104,7 +104,7 @@ def later_names(tensors: Mapping[str, torch.Tensor], kind: str) -> dict[str, tor
 
 
 def _names(kind: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return what is renamed in a model of a kind."""
+    """Return the later name of each renamed tensor in a model of a kind."""
     names = {**_TABLES, **_RENAMED[kind]}
     if kind == "ConvE" and not any(name.startswith("bn0.") for name in tensors):
         names["conv1"] = "interaction.hr2d.1"  # there is no batch norm before it

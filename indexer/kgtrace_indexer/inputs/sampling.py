@@ -27,11 +27,11 @@ def sample_rows(triples: np.ndarray, rate: float, stratify_by: Stratum | None, s
     count = len(triples)
     strata = np.zeros(count, np.int64) if stratify_by is None else triples[:, _COLUMN[stratify_by]]
     _, stratum, sizes = np.unique(strata, return_inverse=True, return_counts=True)
-    wanted = _allotted(sizes, rate)  # (strata,)
+    counts = _allotted(sizes, rate)  # (strata,)
     shuffled = np.random.default_rng(seed).permutation(count)
     grouped = shuffled[np.argsort(stratum[shuffled], kind="stable")]  # strata one after the other, shuffled inside
     place = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each within its stratum
-    return np.sort(grouped[place < np.repeat(wanted, sizes)])
+    return np.sort(grouped[place < np.repeat(counts, sizes)])
 
 
 def sample_table(table: TripleTable, rate: float, stratify_by: Stratum | None, seed: int) -> TripleTable:
@@ -44,7 +44,7 @@ def sample_table(table: TripleTable, rate: float, stratify_by: Stratum | None, s
 
 
 def check_sampling(rate: float, stratify_by: str | None, seed: int) -> None:
-    """Raise `BadRequest` for what `sample_rows` does not take."""
+    """Raise `BadRequest` for arguments that `sample_rows` does not take."""
     if not 0 < rate <= 1:  # NaN, too
         raise BadRequest(f"sample rate is {rate}, must be above 0 and at most 1")
     if stratify_by is not None and stratify_by not in get_args(Stratum):

@@ -145,23 +145,23 @@ class _Indescribable(Exception):
 def state_dict(archive: TorchArchive) -> dict[str, StoredTensor]:
     """The tensors of a state dict, bare or inside a checkpoint."""
     root = archive.root
-    found = root if type(root) is dict else {}
+    entries = root if type(root) is dict else {}
     for key in ("state_dict", "model_state_dict"):
-        if type(found.get(key)) is dict:
-            found = found[key]
+        if type(entries.get(key)) is dict:
+            entries = entries[key]
             break
-    tensors = {k: v for k, v in found.items() if type(k) is str and isinstance(v, StoredTensor)}
-    if tensors and len(tensors) == len(found):
+    tensors = {k: v for k, v in entries.items() if type(k) is str and isinstance(v, StoredTensor)}
+    if tensors and len(tensors) == len(entries):
         return tensors
     if type(root) is not dict:
-        what = _origin(root)
+        description = _origin(root)
     elif tensors:
-        key, value = next((k, v) for k, v in found.items() if not isinstance(v, StoredTensor))
-        what = f"a mapping whose entry {quote(key)} is {_origin(value)}, not a tensor"
+        key, value = next((k, v) for k, v in entries.items() if not isinstance(v, StoredTensor))
+        description = f"a mapping whose entry {quote(key)} is {_origin(value)}, not a tensor"
     else:
-        what = f"a mapping with keys {quote(', '.join(str(k) for k in root if type(k) is str))}"
+        description = f"a mapping with keys {quote(', '.join(str(k) for k in root if type(k) is str))}"
     raise UnreadableModel(
-        f"{archive.path} holds {what}; expected a PyKEEN model, a state dict, or a mapping with state_dict "
+        f"{archive.path} holds {description}; expected a PyKEEN model, a state dict, or a mapping with state_dict "
         "or model_state_dict"
     )
 
@@ -174,7 +174,7 @@ def label_ids(archive: TorchArchive) -> dict[str, dict[str, int]]:
 
 
 _LABEL_IDS = {"entities": "entity_to_id_dict", "relations": "relation_to_id_dict"}
-"""Where those are, by noun."""
+"""Keys of the id maps in a checkpoint, by noun."""
 
 
 def load(archive: TorchArchive, stored: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:

@@ -158,7 +158,7 @@ def content(path: Path, place: Callable[[], str]) -> Iterator[io.BufferedReader[
     except damage as e:
         raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after {place()}: {e}") from e
     except OSError as e:
-        if kind is not None and e.errno is None:  # not the system's, but what gzip and bz2 say of their data
+        if kind is not None and e.errno is None:  # not the system's error, but one of gzip or bz2 about their data
             raise UnreadableInput(f"{path} is a truncated or damaged {kind} file after {place()}: {e}") from e
         raise UnreadableInput(f"cannot read {path}: {e.strerror}") from e
 
@@ -207,7 +207,7 @@ def _zstd(path: Path) -> Any:
 
 
 def line_ends(line: str) -> str:
-    """Say in a message what is wrong with a line that holds CR."""
+    """Return the part of a message that explains a line with CR."""
     return "; its lines end in CR alone: end them with LF" if "\r" in line else ""
 
 

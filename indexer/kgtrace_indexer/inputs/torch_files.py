@@ -1,6 +1,6 @@
-"""Read what ``torch.save`` wrote without running it; see :mod:`kgtrace_indexer.inputs.inert`.
+"""Read files of ``torch.save`` without running them; see :mod:`kgtrace_indexer.inputs.inert`.
 
-Only what PyTorch 1.6 and later writes is understood: a zip archive of uncompressed entries, ``NAME/data.pkl`` beside
+Only the format of PyTorch 1.6 and later is understood: a zip archive of uncompressed entries, ``NAME/data.pkl`` beside
 ``NAME/data/0``, ``NAME/data/1``, ... Everything else is :class:`UnreadableModel`.
 """
 
@@ -59,21 +59,21 @@ class TorchArchive:
         stride = [step if n > 1 else 1 for n, step in zip(size, tensor.stride, strict=True)]
         return storage.as_strided(size, stride, tensor.offset)
 
-    def _storage(self, wanted: Storage) -> torch.Tensor:
+    def _storage(self, storage: Storage) -> torch.Tensor:
         """All elements of a storage, (numel,)."""
-        if wanted.key in self._storages:
-            known, elements = self._storages[wanted.key]
-            if known != wanted:
-                raise self._unreadable(f"storage {quote(wanted.key)} is declared with two types or sizes")
+        if storage.key in self._storages:
+            known, elements = self._storages[storage.key]
+            if known != storage:
+                raise self._unreadable(f"storage {quote(storage.key)} is declared with two types or sizes")
             return elements
-        nbytes = wanted.numel * wanted.dtype.itemsize
-        data = self._read(f"data/{wanted.key}", nbytes)
+        nbytes = storage.numel * storage.dtype.itemsize
+        data = self._read(f"data/{storage.key}", nbytes)
         if not data:
-            return torch.empty(0, dtype=wanted.dtype)
-        elements = torch.frombuffer(data, dtype=wanted.dtype)
+            return torch.empty(0, dtype=storage.dtype)
+        elements = torch.frombuffer(data, dtype=storage.dtype)
         if self._swap:
-            elements.untyped_storage().byteswap(wanted.dtype)
-        self._storages[wanted.key] = (wanted, elements)
+            elements.untyped_storage().byteswap(storage.dtype)
+        self._storages[storage.key] = (storage, elements)
         return elements
 
     def _read(self, name: str, nbytes: int) -> bytearray:
@@ -136,7 +136,7 @@ def _foreign(head: bytes) -> str:
 
 @contextmanager
 def _unreadable_zip(path: Path) -> Iterator[None]:
-    """Turn what :mod:`zipfile` raises for a broken archive into :class:`UnreadableModel`."""
+    """Turn the errors of :mod:`zipfile` for a broken archive into :class:`UnreadableModel`."""
     try:
         yield
     except (

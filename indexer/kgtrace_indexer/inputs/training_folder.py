@@ -58,10 +58,10 @@ def read_folder_vocabulary(
             )
     if None in (entity_to_id, relation_to_id) and not has_labels(folder):
         sizes = _sizes(folder)
-        given = (entity_to_id, "entity"), (relation_to_id, "relation")
+        sources = (entity_to_id, "entity"), (relation_to_id, "relation")
         entities, relations = (
             tuple(map(str, range(size))) if path is None else read_id_map(path, noun)
-            for (path, noun), size in zip(given, sizes, strict=True)
+            for (path, noun), size in zip(sources, sizes, strict=True)
         )
         return named(entities, relations, names, lang)
     return read_vocabulary(*paths, names, lang=lang)

@@ -48,7 +48,7 @@ class TripleTable:
 
 
 def out_of_range(ids: np.ndarray, entities: int, relations: int) -> tuple[int, str] | None:
-    """Return a row of triples (n, 3) with an id that a model of so many lacks, and what is wrong with it, if any is."""
+    """Return a row of triples (n, 3) with an id that the model lacks, and the reason; None if there is none."""
     for column, (noun, limit) in enumerate((("head", entities), ("relation", relations), ("tail", entities))):
         wrong = np.flatnonzero((ids[:, column] < 0) | (ids[:, column] >= limit))
         if len(wrong):
@@ -112,7 +112,7 @@ def read_triples(
         except KeyError:
             return vocabulary.find(head, relation, tail) if vocabulary.prefixes else None
 
-    found = array("i")
+    triples = array("i")
     rows = array("q")
     row = -1
     look_like_ids = vocabulary.entity_ref("0") == 0
@@ -133,10 +133,10 @@ def read_triples(
             if skip_unknown:
                 continue
             raise _unknown_label(f"{path} line {number}", fields, vocabulary, look_like_ids=look_like_ids)
-        found.extend(triple)
+        triples.extend(triple)
         rows.append(row)
-    _check_found(path, rows, row + 1, _SAY_IDS if look_like_ids else "")
-    return _table(found, rows, skipped=row + 1 - len(rows))
+    _require_some(path, rows, row + 1, _SAY_IDS if look_like_ids else "")
+    return _table(triples, rows, skipped=row + 1 - len(rows))
 
 
 def _read_rdf(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool, only_iris: bool) -> TripleTable:
@@ -144,7 +144,7 @@ def _read_rdf(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool, only_ir
     file = rdf.RdfFile(path, MalformedTriple)
     entities = {label: i for i, label in enumerate(vocabulary.entities)}
     relations = {label: i for i, label in enumerate(vocabulary.relations)}
-    found = array("i")
+    triples = array("i")
     rows = array("q")
     row, other_terms = -1, 0
     for statement in file.statements():
@@ -156,17 +156,17 @@ def _read_rdf(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool, only_ir
         row += 1
         head, relation, tail = statement
         try:
-            found.extend((entities[head], relations[relation], entities[tail]))
+            triples.extend((entities[head], relations[relation], entities[tail]))
             rows.append(row)
         except KeyError:
             if not skip_unknown:
                 place = f"{path} {file.place(row + 1 + other_terms)}"
                 raise _unknown_label(place, statement, vocabulary) from None
-    _check_found(path, rows, row + 1, f"; {other_terms:,} statements have a literal or blank node")
-    return _table(found, rows, skipped=row + 1 - len(rows), other_terms=other_terms, prefixes=file.prefixes)
+    _require_some(path, rows, row + 1, f"; {other_terms:,} statements have a literal or blank node")
+    return _table(triples, rows, skipped=row + 1 - len(rows), other_terms=other_terms, prefixes=file.prefixes)
 
 
-def _check_found(path: Path, rows: Sequence[int], count: int, hint: str) -> None:
+def _require_some(path: Path, rows: Sequence[int], count: int, hint: str) -> None:
     """Raise `EmptyInput` if none of the triples of a file was found."""
     if not count:
         raise EmptyInput(f"{path} holds no triple")
@@ -211,9 +211,9 @@ def _read_numeric(path: Path, lines: Iterable[tuple[int, str]], vocabulary: Voca
     return _table(ids, array("q", range(len(ids) // 3)), skipped=0, labelled=False)
 
 
-def _table(found: array[int], rows: array[int], **facts: Any) -> TripleTable:
+def _table(triples: array[int], rows: array[int], **facts: Any) -> TripleTable:
     return TripleTable(
-        np.frombuffer(found, dtype=np.intc).astype(np.int32, copy=False).reshape(-1, 3),  # (3n,) -> (n, 3)
+        np.frombuffer(triples, dtype=np.intc).astype(np.int32, copy=False).reshape(-1, 3),  # (3n,) -> (n, 3)
         np.frombuffer(rows, dtype=np.int64),
         **facts,
     )
@@ -238,7 +238,7 @@ def _unknown_label(
 
 def _malformed_triple(path: Path, number: int, line: str) -> MalformedTriple:
     fields = line.split("\t")
-    what = "an empty field" if len(fields) == 3 else f"{len(fields)} tab-separated fields"
+    description = "an empty field" if len(fields) == 3 else f"{len(fields)} tab-separated fields"
     return MalformedTriple(
-        f"{path} line {number}: expected head⇥relation⇥tail, found {what} in {quote(line)}{line_ends(line)}"
+        f"{path} line {number}: expected head⇥relation⇥tail, found {description} in {quote(line)}{line_ends(line)}"
     )

@@ -158,9 +158,9 @@ class AutogradModel:
         entities = len(self._tables[self._head[0].table])
         pairs = torch.arange(len(tail) * entities, device=self.device)
         scores = []
-        for some in pairs.split(max(1, _CHUNK_FLOATS // self._floats)):
-            which, head = some // entities, some % entities
-            slots = ((self._head, head), (self._relation, relation[which]), (self._tail, tail[which]))
+        for batch in pairs.split(max(1, _CHUNK_FLOATS // self._floats)):
+            query, head = batch // entities, batch % entities
+            slots = ((self._head, head), (self._relation, relation[query]), (self._tail, tail[query]))
             scores.append(self._score(*(self._read(readings, index) for readings, index in slots)))
         return torch.cat(scores).view(len(tail), entities)
 
@@ -172,8 +172,8 @@ class AutogradModel:
         everyone = torch.arange(len(self._tables[self._tail[0].table]), device=self.device)
         return torch.cat(
             [
-                self._score(h, r, [x.unsqueeze(0) for x in self._read(self._tail, some)]).expand(len(head), len(some))
-                for some in everyone.split(max(1, pairs // max(1, len(head))))
+                self._score(h, r, [x.unsqueeze(0) for x in self._read(self._tail, tails)]).expand(len(head), len(tails))
+                for tails in everyone.split(max(1, pairs // max(1, len(head))))
             ],
             1,
         )
@@ -240,8 +240,8 @@ class AutogradModel:
         entities = len(self._tables[self._tail[0].table])
         tables = [self._tables[reading.table] for reading in self._relation]
         relations = len(tables[0]) if tables else 1
-        some = torch.arange(_PROBES, device=self.device)
-        head, relation = some * max(1, entities // _PROBES) % entities, some % relations
+        probes = torch.arange(_PROBES, device=self.device)
+        head, relation = probes * max(1, entities // _PROBES) % entities, probes % relations
         generator = torch.Generator().manual_seed(0)
         rows = []
         for reading in self._tail:
@@ -334,7 +334,7 @@ class AutogradModel:
 def _chunked(chunk: Callable[..., Terms], step: int, *ids: Tensor) -> Terms:
     """Return the loss terms that `chunk` makes of `step` heads, relations and tails at a time."""
     with torch.inference_mode(False), torch.enable_grad():
-        return concatenate([chunk(*some) for some in zip(*(each.split(step) for each in ids), strict=True)])
+        return concatenate([chunk(*batch) for batch in zip(*(column.split(step) for column in ids), strict=True)])
 
 
 def _distinct(head: Tensor, relation: Tensor) -> tuple[Tensor, Tensor]:

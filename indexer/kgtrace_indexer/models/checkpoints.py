@@ -39,17 +39,17 @@ def checkpoint_count(blocks: Iterable[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """A `ScoringModel` whose gradients are those of several checkpoints, and whose scores are the trained model's."""
+    """A `ScoringModel` with the gradients of several checkpoints, and the trained model's scores."""
 
     trained: ScoringModel
     """The model whose scores and ranks count."""
     weighted: Sequence[tuple[float, ScoringModel]]
     """η_c and the model at checkpoint c."""
     first: int = 0
-    """Number of the first of these."""
+    """Number of the first checkpoint."""
 
     def apart(self) -> list["Checkpoints"]:
-        """Return each checkpoint alone, its loss its own; their gradients side by side are those of all."""
+        """Return each checkpoint alone, with its own loss; side by side their gradients are the model's."""
         return [Checkpoints(one[1], [one], first=i) for i, one in enumerate(self.weighted, self.first)]
 
     @property

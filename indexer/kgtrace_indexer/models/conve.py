@@ -128,7 +128,7 @@ class ConvE(ConvENetwork):
         conv = conv * self.bn1.scale[:, None] + self.conv * gain[:, None]
         conv[:, -1] += change.of(self.bn1.bias_name, bias) - self.bn1.mean * gain
         a_change = torch.empty_like(convolved.v[:, :-1])
-        chunks = (each.split(self.step) for each in (convolved.patches, columns, convolved.v, a_change))
+        chunks = (tensor.split(self.step) for tensor in (convolved.patches, columns, convolved.v, a_change))
         for patches, column, v, out in zip(*chunks, strict=True):
             z1 = torch.matmul(conv, patches) + torch.matmul(self.conv_bn1[:, :-1], column)  # (·, O, positions)
             torch.mul(z1.flatten(1), v[:, :-1].sign(), out=out)

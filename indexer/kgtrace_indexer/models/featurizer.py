@@ -39,7 +39,8 @@ OF_TWO_LOSSES = (SQUARED_NORM, SLOPE)
 _BATCH_SIZE = 2048
 """Triples whose gradients are computed together, by automatic differentiation."""
 _BATCH_SIZES = {"cpu": 256, "cuda": 8192}
-"""The same in closed form: on a CPU they should stay in the caches, a GPU wants more to do."""
+"""Triples whose gradients are computed together, in closed form: they should stay in a CPU's caches; a GPU needs
+more."""
 _FORWARD_MODE = (64, 4)
 """Training triples from which, and test triples up to which, a pass for each of the latter is faster than gradients."""
 
@@ -137,9 +138,8 @@ class Featurizer:
     def codes(self, triples: np.ndarray, codec: Encoder) -> dict[str, np.ndarray]:
         """Encode the gradients of training triples (n, 3).
 
-        Where plain influence is of another loss, gradients under ``bce`` are encoded for it, and rows under
-        ``removal``; `SQUARED_NORM` (n,) of the latter and `SLOPE` (n, checkpoints · D), checkpoint by checkpoint, are
-        added.
+        With `tracin_loss`, the gradients under ``bce`` are encoded, and the rows under ``removal``; then `SQUARED_NORM`
+        (n,) under ``removal`` and `SLOPE` (n, checkpoints · D), checkpoint by checkpoint, are added.
         """
         codes: list[Any] = []
         norms: list[Tensor] = []

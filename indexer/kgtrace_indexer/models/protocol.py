@@ -109,9 +109,9 @@ def head_scores(model: ScoringModel, relation: Tensor, tail: Tensor) -> Tensor:
     entities = model.tail_scores(tail[:1], relation[:1]).shape[1]
     pairs = torch.arange(len(tail) * entities, device=tail.device)
     scores = []
-    for some in pairs.split(_HEADS):
-        which, head = some // entities, some % entities
-        ids = head, relation[which], tail[which]
+    for batch in pairs.split(_HEADS):
+        query, head = batch // entities, batch % entities
+        ids = head, relation[query], tail[query]
         scores.append(model.terms(*ids, per_triple=1, loss=score_itself, selection=NO_PARAMETERS).loss)
     return torch.cat(scores).view(len(tail), entities)
 

@@ -30,7 +30,7 @@ _BRACKET_BLOCK = 8192
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What is summed up: influences on one test triple, or on several together."""
+    """Summands: influences on one test triple, or on several together."""
 
     rows: Tensor
     """(m,) int64: training triples that count."""
@@ -49,15 +49,15 @@ class Aggregator:
     retrieval: Retrieval | None
     entities: int
     relations: int
-    asked: Callable[[Terms], Terms]
-    """Returns what the gradients of training triples are multiplied with."""
+    query_gradients: Callable[[Terms], Terms]
+    """Maps gradients g' of test triples to query gradients: g' itself, or Pg'."""
     restriction: Restriction
     """Which training triples count; `within_hops` counts from each test triple alone."""
     direction: Direction
     exact: bool
     """Compute every training triple's influence; else sums are estimates with bounds on their errors."""
     wanted: Callable[[], bool]
-    """Asked between blocks: whether anybody still waits."""
+    """Called between blocks: true while a caller waits for the sums."""
 
     def sums(self, triples: np.ndarray, by: Group, top_k: int, order: Order) -> Aggregation:
         """Return influences on test triples (b, 3), summed by relation, head or tail of training triples.
@@ -79,8 +79,8 @@ class Aggregator:
         influence, slack = torch.zeros(2, count, dtype=torch.float64)
         counts = torch.zeros(count, dtype=torch.bool)
         for part in parts():
-            for block, some, off in self._summands(part, part.rows, self.exact):
-                influence[block] += some
+            for block, summand, off in self._summands(part, part.rows, self.exact):
+                influence[block] += summand
                 slack[block] += off
                 counts[block] = True
         rows = counts.nonzero().flatten()
@@ -88,15 +88,15 @@ class Aggregator:
             again = rows[(slack[rows] > 0) & _may_lead(influence[rows], slack[rows], order, top_k)]
             influence[again], slack[again] = 0.0, 0.0
             for part in parts():
-                for block, some, _ in self._summands(part, again[torch.isin(again, part.rows)], True):
-                    influence[block] += some
+                for block, summand, _ in self._summands(part, again[torch.isin(again, part.rows)], True):
+                    influence[block] += summand
         for block in rows.split(_BRACKET_BLOCK):
             sums.add(self._groups(block, by), influence[block], slack[block])
         return sums.best(order, top_k)
 
     def _alone(self, triple: np.ndarray) -> _Part:
-        """Return what to sum up of one test triple (1, 3)."""
-        terms = self.asked(self.featurizer.test_terms(triple, self.direction))
+        """Return the influences on one test triple (1, 3) as summands."""
+        terms = self.query_gradients(self.featurizer.test_terms(triple, self.direction))
         (mask,) = near(self.training, triple, self.restriction, self.entities)
 
         def exact(rows: Tensor) -> Tensor:
@@ -109,15 +109,16 @@ class Aggregator:
         )
 
     def _together(self, triples: np.ndarray) -> _Part:
-        """Return what to sum up of all test triples (b, 3) as one, whatever is near to them."""
+        """Return the influences on all test triples (b, 3) together as summands, without `within_hops`."""
         if len(triples) == 1:
             return self._alone(triples)
         first = self.featurizer.test_terms(triples[:1], self.direction)
-        as_it_is = self.asked(first) is first  # plain influence; also raises what is wrong before the work begins
+        # plain influence; also raises errors of the options before the work begins
+        unchanged = self.query_gradients(first) is first
         pieces = blocks(torch.arange(len(triples)), self.featurizer.block(_TEST_BLOCK), self.wanted)
         total = Total.of(self.featurizer.test_terms(triples[piece.numpy()], self.direction) for piece in pieces)
-        if not as_it_is:
-            total = total.changed_rows(self.asked, lambda rows: blocks(rows, _TEST_BLOCK, self.wanted))
+        if not unchanged:
+            total = total.changed_rows(self.query_gradients, lambda rows: blocks(rows, _TEST_BLOCK, self.wanted))
 
         def exact(rows: Tensor) -> Tensor:
             return total.influences(self.featurizer.training_terms(self.training.triples[rows.numpy()])).cpu()

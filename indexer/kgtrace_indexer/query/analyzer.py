@@ -152,8 +152,8 @@ class TracInAnalyzer:
                 del self._cache[next(iter(self._cache))]
             self._cache[triple] = self._measure(ids)
         table = self._table(training_triples)
-        (found,) = self._ranked(self._cache[triple], 1, table, learning_rate, top_k)
-        return found
+        (influences,) = self._ranked(self._cache[triple], 1, table, learning_rate, top_k)
+        return influences
 
     def compute_influences_for_test_triples(
         self,
@@ -207,7 +207,7 @@ class TracInAnalyzer:
         self._cache.clear()
 
     def _measure(self, test: np.ndarray) -> Callable[[Terms], Tensor]:
-        """Return what computes influences on test triples (b, 3) from the terms of training triples, (m, b)."""
+        """Return a function that computes influences on test triples (b, 3) from training triples' terms, (m, b)."""
         with torch.inference_mode():
             terms = self._featurizer.test_terms(test, "tail")
             if self._projection is None:
@@ -227,11 +227,11 @@ class TracInAnalyzer:
         for rows, terms in self._batches(table):
             influences = measure(terms).cpu()  # (m, count)
             self._require_finite(influences.sum(1), rows, table)
-            for found, influence in zip(kept, influences.T, strict=True):
-                found.append((rows, influence))
+            for pieces, influence in zip(kept, influences.T, strict=True):
+                pieces.append((rows, influence))
                 if top_k is not None:
-                    found[:] = [_best(found, top_k)]
-        return [_influences(table, *_best(found, top_k or len(table.ids)), learning_rate) for found in kept]
+                    pieces[:] = [_best(pieces, top_k)]
+        return [_influences(table, *_best(pieces, top_k or len(table.ids)), learning_rate) for pieces in kept]
 
     def _batches(self, table: TripleTable) -> Iterator[tuple[Tensor, Terms]]:
         """Return rows (m,) of a table and their gradients, in an order that shares forward passes."""
@@ -281,8 +281,8 @@ def _projected(projection: RandomProjection, test: Tensor, training: Terms) -> T
     return projection.project(training) @ test
 
 
-def _best(found: Iterable[tuple[Tensor, Tensor]], top_k: int) -> tuple[Tensor, Tensor]:
-    parts = [(torch.empty(0, dtype=torch.int64), torch.empty(0)), *found]
+def _best(pieces: Iterable[tuple[Tensor, Tensor]], top_k: int) -> tuple[Tensor, Tensor]:
+    parts = [(torch.empty(0, dtype=torch.int64), torch.empty(0)), *pieces]
     rows, influences = (torch.cat(column) for column in zip(*parts, strict=True))
     return best(rows, influences, "absolute", top_k)
 
@@ -316,7 +316,7 @@ def _model_file(model: ModelFile | Path | str | nn.Module) -> ModelFile:
         return model
     if not isinstance(model, nn.Module):
         return read_model(Path(model))
-    # Saved and read again as any model is: what counts are its tensors and facts, not its code.
+    # Saved and read again as any model is: its tensors and facts count, not its code.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{type(model).__name__}.pt"
         try:

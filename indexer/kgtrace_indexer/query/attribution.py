@@ -1,4 +1,4 @@
-"""What is said of test triples: score and rank, and the training triples that a search or scan named."""
+"""Attributions of test triples: score and rank, and the top training triples of a search or scan."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from kgtrace_indexer.answers import Attribution
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.names import Direction, Score
-from kgtrace_indexer.query.certify import Found
+from kgtrace_indexer.query.certify import TopK
 from kgtrace_store.vocabulary import Vocabulary
 
 _VANISHED = float(np.finfo(np.float32).tiny)
@@ -27,7 +27,7 @@ def attribute(
     vocabulary: Vocabulary,
     triples: np.ndarray,
     scores: np.ndarray,
-    found: Sequence[Found],
+    tops: Sequence[TopK],
     values: Mapping[Score, Tensor],
     direction: Direction,
     *,
@@ -36,18 +36,18 @@ def attribute(
     self_influence: Sequence[float],
     squared_norm: Sequence[float],
 ) -> list[Attribution]:
-    """Return what is known of test triples (b, 3), given the scores (b, E) of all entities in tail's or head's place.
+    """Return attributions of test triples (b, 3), given the scores (b, E) of all entities in tail's or head's place.
 
-    `values` are the influences by each score, side by side; `loss` is its name and values; `squared_norm` is that of
-    the gradients that training gradients were multiplied with.
+    `values` are the influences by each score, side by side; `loss` is the loss's name and values; `squared_norm` are
+    the squared norms of the query gradients.
     """
     targets = triples[:, 2 if direction == "tail" else 0]
     query, entity = _known(training, triples, direction, scores.shape[1])
     ranks = _ranks(scores, targets, query, entity)
     in_training = np.bincount(query, entity == targets[query], len(targets)) > 0
-    rows = torch.cat([each.rows for each in found]).numpy()
-    sizes = [len(each.rows) for each in found]
-    influences = {name: of.numpy() for name, of in values.items()}
+    rows = torch.cat([top.rows for top in tops]).numpy()
+    sizes = [len(top.rows) for top in tops]
+    influences = {name: tensor.numpy() for name, tensor in values.items()}
     norms = np.sqrt(training.squared_norm[score][rows].astype(np.float64) * np.repeat(squared_norm, sizes))
     cosine = np.divide(influences[score], norms, out=np.zeros_like(influences[score]), where=norms > 0)
 
@@ -55,7 +55,7 @@ def attribute(
         return np.split(column, np.cumsum(sizes)[:-1])
 
     train_index, named = split(np.asarray(training.train_index[rows])), split(np.asarray(training.triples[rows]))
-    cosines, each = split(cosine), {name: split(influence) for name, influence in influences.items()}
+    cosines, by_score = split(cosine), {name: split(influence) for name, influence in influences.items()}
     return [
         Attribution(
             triple=(int(triple[0]), int(triple[1]), int(triple[2])),
@@ -65,16 +65,16 @@ def attribute(
             loss=loss[1][i],
             self_influence=self_influence[i],
             notes=_notes(training, vocabulary, loss[0], triple, squared_norm[i]),
-            certified=found[i].certified,
-            bound_gap=found[i].bound_gap,
-            candidates=found[i].candidates,
-            exact_terms=found[i].exact_terms,
+            certified=tops[i].certified,
+            bound_gap=tops[i].bound_gap,
+            candidates=tops[i].candidates,
+            exact_terms=tops[i].exact_terms,
             train_index=train_index[i],
             triples=named[i],
-            influence=each[score][i],
+            influence=by_score[score][i],
             cosine=cosines[i],
-            tracin=each["tracin"][i],
-            preconditioned=each["preconditioned"][i] if "preconditioned" in each else None,
+            tracin=by_score["tracin"][i],
+            preconditioned=by_score["preconditioned"][i] if "preconditioned" in by_score else None,
         )
         for i, triple in enumerate(triples)
     ]

@@ -22,7 +22,7 @@ from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES, Featurizer
 from kgtrace_indexer.names import PRECONDITIONS, Damping, Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import Aggregator
 from kgtrace_indexer.query.attribution import attribute, known_ids
-from kgtrace_indexer.query.certify import Ask
+from kgtrace_indexer.query.certify import SearchOptions
 from kgtrace_indexer.query.checks import checked, require_positive
 from kgtrace_indexer.query.completions import complete
 from kgtrace_indexer.query.influences import Influences
@@ -79,7 +79,7 @@ class Attributor:
 
     @property
     def manifest(self) -> Manifest:
-        """What the generation says about itself."""
+        """The facts that the generation records about itself."""
         return self._generation.manifest
 
     @property
@@ -130,12 +130,12 @@ class Attributor:
             σ² of the latter in units of `kgtrace_indexer.index.rows.RowLists.mean_square`; ``auto`` for `AUTO_DAMPING`
             of these, None for the index's own.
         wanted
-            Asked between the blocks of an exact scan, which may take minutes: whether anybody still waits for it.
+            Called between the blocks of an exact scan, which may take minutes: true while a caller waits for it.
 
         Raises
         ------
         Abandoned
-            Nobody does.
+            No caller waits any more.
         IdOutOfRange
             An id beyond the model's tables.
         BadRequest
@@ -162,9 +162,11 @@ class Attributor:
         parts = 1 if retrieval is None else max(1, min(threads, len(triples) // _LEAST))
         if parts == 1:
             return answer(triples)
-        found = list(side_by_side(answer, np.array_split(triples, parts)))
-        stages = zip(*(astuple(each.seconds) for each in found), strict=True)
-        return Answer([one for each in found for one in each.attributions], Seconds(*map(max, stages)))
+        answers = list(side_by_side(answer, np.array_split(triples, parts)))
+        stages = zip(*(astuple(part.seconds) for part in answers), strict=True)
+        return Answer(
+            [attribution for part in answers for attribution in part.attributions], Seconds(*map(max, stages))
+        )
 
     def _answer(
         self,
@@ -194,16 +196,16 @@ class Attributor:
             if score == "tracin":
                 norms = self_influence = squared_norms(plain).total.tolist()
             else:
-                norms, self_influence = (paired_products(each, queries).tolist() for each in (queries, rows))
+                norms, self_influence = (paired_products(gradients, queries).tolist() for gradients in (queries, rows))
             clock.lap("gradient")
             nearby = near(self.training, triples, restriction, len(self.vocabulary.entities))
             mask = self.training.allowed(restriction)
             if retrieval is None:
                 featurizer = self._influences.featurizers[score]
                 tests = plain if score == "tracin" else row_terms(queries, own)
-                found = scan(featurizer, self.training, tests, top_k, order, mask, nearby, wanted)
+                tops = scan(featurizer, self.training, tests, top_k, order, mask, nearby, wanted)
             else:
-                ask = Ask(
+                options = SearchOptions(
                     top_k, order, max_candidates,
                     allowed=[among(self.training, mask, entities) for entities in nearby],
                     exact=lambda query, rows: self._influences.paired(query, rows, terms, score),
@@ -211,16 +213,16 @@ class Attributor:
                     queries=queries if score == "preconditioned" else None,
                     restriction=restriction if restriction.within_hops is None else None,
                 )  # fmt: skip
-                found = retrieval.find(terms, ask)
+                tops = retrieval.find(terms, options)
                 clock.lap("search")
-            values: dict[Score, Tensor] = {score: torch.cat([each.influence for each in found])}
+            values: dict[Score, Tensor] = {score: torch.cat([top.influence for top in tops])}
             if score == "preconditioned":
-                values["tracin"] = self._influences.tracin(found, plain)
+                values["tracin"] = self._influences.tracin(tops, plain)
             elif queries:
-                values["preconditioned"] = self._influences.preconditioned(found, queries)
+                values["preconditioned"] = self._influences.preconditioned(tops, queries)
             clock.lap("rerank")
             attributions = attribute(
-                self.training, self.vocabulary, triples, scores.cpu().numpy(), found, values, direction,
+                self.training, self.vocabulary, triples, scores.cpu().numpy(), tops, values, direction,
                 score=score, loss=(self.loss(score), terms.losses().tolist()),
                 self_influence=self_influence, squared_norm=norms,
             )  # fmt: skip
@@ -244,7 +246,7 @@ class Attributor:
         """Return influences on one test triple, or summed over several, by relation, head or tail of training triples.
 
         By ``triple`` every training triple is a group of its own; those that are named then have their exact
-        influences, and are certified. What is not listed here, and what is raised, is as in `query`.
+        influences, and are certified. Other parameters, and errors, are those of `query`.
 
         Parameters
         ----------
@@ -265,7 +267,7 @@ class Attributor:
             aggregator = Aggregator(
                 self._influences.featurizers[score], self.training, self._retrievals.get(score),
                 entities=len(self.vocabulary.entities), relations=len(self.vocabulary.relations),
-                asked=partial(self._changed, score=score, damping=damping),
+                query_gradients=partial(self._changed, score=score, damping=damping),
                 restriction=restriction, direction=direction, exact=exact, wanted=wanted,
             )  # fmt: skip
             return aggregator.sums(triples, by, top_k, order)
@@ -275,7 +277,7 @@ class Attributor:
     ) -> list[Completions]:
         """Return the model's best tails (or heads) for test triples (b, 3), whose own tails (or heads) do not matter.
 
-        `filtered` leaves out those that make a training triple. Raises what `query` raises.
+        `filtered` leaves out entities that make a training triple. Raises the errors of `query`.
         """
         require_positive("top_k", top_k)
         triples = checked(triples, self.vocabulary)
@@ -292,7 +294,7 @@ class Attributor:
     def candidate_scores(self, triples: np.ndarray, direction: Direction = "tail") -> np.ndarray:
         """Return the model's scores of all entities in place of the tail (or head) of triples (b, 3): (b, E) float32.
 
-        Raises what `complete` raises.
+        Raises the errors of `complete`.
         """
         with torch.inference_mode():
             return self._featurizer.candidate_scores(checked(triples, self.vocabulary), direction).cpu().numpy()
@@ -320,7 +322,7 @@ class Attributor:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return an upper, a lower and a tighter upper bound of the influences of training triples (m,), (m,) each.
 
-        They are those that a search takes for granted. Raises `BadRequest` where nothing is searched.
+        A search relies on these bounds. Raises `BadRequest` for an index that has no search.
         """
         if not self.searches:
             raise BadRequest("this index was built with projection none: it holds no bounds")
@@ -336,7 +338,7 @@ class Attributor:
 
     @property
     def score(self) -> Score:
-        """What the index was built to answer with, unless asked otherwise."""
+        """The score that the index answers with by default."""
         return PRECONDITIONS[self.manifest.configuration.get("precondition", "none")]
 
     def loss(self, score: Score) -> str:
@@ -364,8 +366,8 @@ class Attributor:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""
         with torch.inference_mode():
             apart = self._featurizer.plain.training_terms_apart(self.training.triples[rows])
-            found = [inner(terms, self._changed(terms, "preconditioned", None)).diagonal() for terms in apart]
-            return torch.stack(found).sum(0).cpu().numpy()
+            self_influences = [inner(terms, self._changed(terms, "preconditioned", None)).diagonal() for terms in apart]
+            return torch.stack(self_influences).sum(0).cpu().numpy()
 
     def _check(self, score: Score | None, damping: Damping | None) -> None:
         """Raise `BadRequest` for a damping that is none, or of a score that has none."""
@@ -378,7 +380,7 @@ class Attributor:
         return damping or self.manifest.configuration["damping"] or "auto"
 
     def _terms(self, triples: np.ndarray, direction: Direction, score: Score | None, damping: Damping | None) -> Terms:
-        """Return what the gradients of training triples are multiplied with for test triples (b, 3)."""
+        """Return the query gradients of test triples (b, 3)."""
         self._check(score, damping)
         terms = self._influences.featurizers[score or self.score].test_terms(triples, direction)
         return self._changed(terms, score or self.score, damping)

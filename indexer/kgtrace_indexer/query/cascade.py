@@ -15,17 +15,17 @@ from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.query_code import QueryCodes, encode_queries
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
-from kgtrace_indexer.query.certify import SIGNS, Ask, CertifiedSearch, Exact, Found, best, value
+from kgtrace_indexer.query.certify import SIGNS, CertifiedSearch, Exact, SearchOptions, TopK, best, value
 from kgtrace_indexer.query.retrieval import Brackets, norm_products, row_brackets
 from kgtrace_indexer.query.total import Total
 from kgtrace_store.search import FilteringIndex, SearchIndex
 
 _FIRST_HITS = 64
-"""Hits asked of the index in the first round, at least; four times top_k if that is more."""
+"""Hits requested from the index in the first round, at least; four times top_k if that is more."""
 _POOL = 100
 _POOL_PER_HIT = 10
-"""Hits of a random projection whose exact influence is computed: ten for each one asked for, at least a hundred. Large
-influences are seldom first in a random projection, and seldom far behind."""
+"""Hits of a random projection whose exact influence is computed: ten times top_k, at least a hundred. Large influences
+are seldom first in a random projection, and seldom far behind."""
 _EXACT_BLOCK = 2048
 """Training triples whose exact influence is computed at a time."""
 _SCORE_BLOCK = 65_536
@@ -47,27 +47,30 @@ class Cascade:
         """Return True."""
         return True
 
-    def find(self, terms: Terms, ask: Ask) -> list[Found]:
-        """Return the exact top k of each, certified unless `max_candidates` cut the search short."""
+    def find(self, terms: Terms, options: SearchOptions) -> list[TopK]:
+        """Return the exact top k of each test triple, certified unless `max_candidates` cut the search short."""
         queries = encode_queries(terms, self.bases, self.codes.device)
-        index = self._narrowed(ask)
-        search = CertifiedSearch(queries, self.codes, self._exactly(queries, terms, ask), ask)
-        searched = [i for i, mask in enumerate(ask.allowed) if mask is None or index is not self.index]
-        pairs = [self._listed(ask, searched)]
+        index = self._narrowed(options)
+        search = CertifiedSearch(queries, self.codes, self._exactly(queries, terms, options), options)
+        searched = [i for i, mask in enumerate(options.allowed) if mask is None or index is not self.index]
+        pairs = [self._listed(options, searched)]
         if not searched:
             search.look(*self._distinct(pairs))
-            return search.found()
-        signs = SIGNS[ask.order]
+            return search.top()
+        signs = SIGNS[options.order]
         vectors = self._vectors(queries, searched, signs)
-        count = min(max(_FIRST_HITS, 4 * ask.top_k), index.ntotal)
+        count = min(max(_FIRST_HITS, 4 * options.top_k), index.ntotal)
         scores, hits = index.search(vectors, count)
-        pairs += [self._linked(queries, ask, searched), (np.repeat(searched, hits.size // len(searched)), hits.ravel())]
+        pairs += [
+            self._linked(queries, options, searched),
+            (np.repeat(searched, hits.size // len(searched)), hits.ravel()),
+        ]
         first = self._distinct(pairs)
         search.look(*first)
         if count < index.ntotal:
             frontier = scores[:, -1].reshape(len(searched), -1).max(1)
             self._search_again(search, index, first, frontier, vectors, searched)
-        return search.found()
+        return search.top()
 
     def _search_again(
         self,
@@ -78,12 +81,12 @@ class Cascade:
         vectors: np.ndarray,
         searched: Sequence[int],
     ) -> None:
-        """Look at everything whose bound may exceed what was found, of test triples for which there is such a thing."""
+        """Search again for training triples whose bound exceeds the threshold, of test triples that may have some."""
         threshold, room = search.threshold().tolist(), search.room.tolist()
         more = [place for place, i in enumerate(searched) if frontier[place] > threshold[i]]
         cut = [place for place in more if room[searched[place]] <= 0]
-        whose = torch.tensor([searched[place] for place in cut], dtype=torch.int64, device=self.codes.device)
-        search.leave_out(whose, torch.from_numpy(frontier[cut]).to(self.codes.device))
+        without_room = torch.tensor([searched[place] for place in cut], dtype=torch.int64, device=self.codes.device)
+        search.leave_out(without_room, torch.from_numpy(frontier[cut]).to(self.codes.device))
         pairs = []
         for place in more:
             i = searched[place]
@@ -108,53 +111,55 @@ class Cascade:
         keys = self._key(query, rows).unique()
         return keys // len(self.codes), keys % len(self.codes)
 
-    def _listed(self, ask: Ask, searched: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return all pairs that are allowed for test triples that the index is not asked for."""
-        found = [np.empty((2, 0), np.int64)]
-        for i, mask in enumerate(ask.allowed):
+    def _listed(self, options: SearchOptions, searched: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return all allowed pairs of the test triples that are not `searched` for in the index."""
+        pairs = [np.empty((2, 0), np.int64)]
+        for i, mask in enumerate(options.allowed):
             if mask is not None and i not in searched:
                 rows = np.flatnonzero(mask)
-                found.append(np.stack([np.full(len(rows), i), rows]))
-        query, rows = np.concatenate(found, 1)
+                pairs.append(np.stack([np.full(len(rows), i), rows]))
+        query, rows = np.concatenate(pairs, 1)
         return query, rows
 
-    def _linked(self, queries: QueryCodes, ask: Ask, searched: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _linked(
+        self, queries: QueryCodes, options: SearchOptions, searched: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return pairs of a test triple that is searched for and an allowed training triple that reads a row of it."""
-        found = [np.empty((2, 0), np.int64)]
+        pairs = [np.empty((2, 0), np.int64)]
         for table, (query, row) in queries.reads().items():
-            some = np.isin(query, searched)
-            readers = self.codes.rows.readers(table, row[some])
-            found += [np.stack([query[some][owner], rows]) for owner, rows in readers]
-        query, rows = np.concatenate(found, 1)
-        mask = ask.allowed[searched[0]]  # of all that are searched for
+            is_searched = np.isin(query, searched)
+            readers = self.codes.rows.readers(table, row[is_searched])
+            pairs += [np.stack([query[is_searched][owner], rows]) for owner, rows in readers]
+        query, rows = np.concatenate(pairs, 1)
+        mask = options.allowed[searched[0]]  # of all that are searched for
         return (query, rows) if mask is None else (query[mask[rows]], rows[mask[rows]])
 
-    def _exactly(self, queries: QueryCodes, terms: Terms, ask: Ask) -> Exact:
+    def _exactly(self, queries: QueryCodes, terms: Terms, options: SearchOptions) -> Exact:
         def exact(query: Tensor, rows: Tensor) -> Tensor:
-            ask.lap("search")
+            options.lap("search")
             if terms.dense:
-                influence = ask.exact(query, rows)
+                influence = options.exact(query, rows)
             else:  # as stored: no model is needed
                 stored = self.codes.rows.influences(queries.rows, query.numpy(), rows.numpy())
                 influence = torch.from_numpy(stored).float()
-            ask.lap("rerank")
+            options.lap("rerank")
             return influence
 
         return exact
 
-    def _narrowed(self, ask: Ask) -> SearchIndex:
+    def _narrowed(self, options: SearchOptions) -> SearchIndex:
         """Return the index of those training triples alone that may be named, if it can filter; else the whole one."""
-        if ask.restriction is None or not isinstance(self.index, FilteringIndex):
+        if options.restriction is None or not isinstance(self.index, FilteringIndex):
             return self.index
-        mask = ask.allowed[0]
+        mask = options.allowed[0]
         count = 0 if mask is None else int(mask.sum())
-        return self.index.where(ask.restriction.must, ask.restriction.must_not, count) if count else self.index
+        return self.index.where(options.restriction.must, options.restriction.must_not, count) if count else self.index
 
-    def _vectors(self, queries: QueryCodes, some: Sequence[int], signs: Sequence[int]) -> np.ndarray:
-        """Return what the index is asked with for some test triples, a row for each and each sign of it."""
-        phi, rho = queries.phi[some].cpu().numpy(), queries.residual[some].cpu().numpy()
+    def _vectors(self, queries: QueryCodes, searched: Sequence[int], signs: Sequence[int]) -> np.ndarray:
+        """Return the index's query vectors of the searched test triples, a row for each and each sign of it."""
+        phi, rho = queries.phi[searched].cpu().numpy(), queries.residual[searched].cpu().numpy()
         signed = np.tile(np.array(signs, np.float32), len(phi))[:, None] * phi.repeat(len(signs), 0)
-        return self.short.asked(signed, rho.repeat(len(signs), 0))
+        return self.short.query_vectors(signed, rho.repeat(len(signs), 0))
 
     def brackets(self, terms: Terms) -> Brackets:
         """Return the factor bound of a test triple."""
@@ -183,8 +188,8 @@ class Cascade:
 class Pool:
     """The best hits of a random projection, ranked by their exact influences.
 
-    What the projection overlooked is bounded by Cauchy–Schwarz alone, |⟨g, g'⟩| ≤ ‖g‖‖g'‖. That is seldom below the
-    last influence found, so answers are seldom certified; the gap says how far they are from it.
+    The other training triples are bounded by Cauchy–Schwarz alone, |⟨g, g'⟩| ≤ ‖g‖‖g'‖. That bound is seldom below the
+    k-th influence, so answers are seldom certified; the gap says how far they are from it.
     """
 
     projection: RandomProjection
@@ -200,23 +205,23 @@ class Pool:
         """Return False."""
         return False
 
-    def find(self, terms: Terms, ask: Ask) -> list[Found]:
+    def find(self, terms: Terms, options: SearchOptions) -> list[TopK]:
         """Return the best of the pool."""
-        return [self._find(terms.triple(i), i, ask, ask.rows(i)) for i in range(len(terms))]
+        return [self._find(terms.triple(i), i, options, options.rows(i)) for i in range(len(terms))]
 
-    def _find(self, terms: Terms, number: int, ask: Ask, among: Tensor | None) -> Found:
+    def _find(self, terms: Terms, number: int, options: SearchOptions, among: Tensor | None) -> TopK:
         allowed = len(self.projected) if among is None else len(among)
-        size = max(_POOL, _POOL_PER_HIT * ask.top_k) if ask.max_candidates is None else ask.max_candidates
-        hits = self._hits(self.projection.project(terms)[0].cpu(), ask, among, min(size, allowed))
-        ask.lap("search")
+        size = max(_POOL, _POOL_PER_HIT * options.top_k) if options.max_candidates is None else options.max_candidates
+        hits = self._hits(self.projection.project(terms)[0].cpu(), options, among, min(size, allowed))
+        options.lap("search")
         blocks = hits.split(_EXACT_BLOCK) if len(hits) else ()
-        influences = [torch.empty(0), *(ask.exact(torch.full_like(block, number), block) for block in blocks)]
-        ask.lap("rerank")
-        rows, influence = best(hits, torch.cat(influences), ask.order, ask.top_k)
-        last = float(value(influence[-1:], ask.order)[0]) if len(rows) == ask.top_k else 0.0
+        influences = [torch.empty(0), *(options.exact(torch.full_like(block, number), block) for block in blocks)]
+        options.lap("rerank")
+        rows, influence = best(hits, torch.cat(influences), options.order, options.top_k)
+        last = float(value(influence[-1:], options.order)[0]) if len(rows) == options.top_k else 0.0
         gap = max(0.0, self._unseen(terms, hits, among) - last) if len(hits) < allowed else 0.0
-        whole = len(hits) == allowed or len(rows) == ask.top_k
-        return Found(rows, influence, gap, len(hits), len(hits), certified=whole and gap == 0.0)
+        whole = len(hits) == allowed or len(rows) == options.top_k
+        return TopK(rows, influence, gap, len(hits), len(hits), certified=whole and gap == 0.0)
 
     def brackets(self, terms: Terms) -> None:
         """Return nothing: there are estimates, but no bound on their errors."""
@@ -230,14 +235,14 @@ class Pool:
         bound = norm_products(terms, norms)
         return bound, -bound, bound
 
-    def _hits(self, query: Tensor, ask: Ask, among: Tensor | None, count: int) -> Tensor:
+    def _hits(self, query: Tensor, options: SearchOptions, among: Tensor | None, count: int) -> Tensor:
         """Return the rows (count,) of the largest estimates, in the sense of the order."""
         if not count:
             return torch.empty(0, dtype=torch.int64)
         if among is not None:
             estimate = torch.cat([self.projected.take(block) @ query for block in among.split(_SCORE_BLOCK)])
-            return among[value(estimate, ask.order).topk(count).indices]
-        scores, ids = self.index.search(np.stack([sign * query.numpy() for sign in SIGNS[ask.order]]), count)
+            return among[value(estimate, options.order).topk(count).indices]
+        scores, ids = self.index.search(np.stack([sign * query.numpy() for sign in SIGNS[options.order]]), count)
         ranked = ids.flatten()[np.argsort(-scores.flatten(), kind="stable")]
         _, first = np.unique(ranked, return_index=True)  # a row of both signs counts once, with the larger
         return torch.from_numpy(ranked[np.sort(first)][:count])

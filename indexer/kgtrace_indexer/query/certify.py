@@ -51,8 +51,8 @@ _BLOCKS = (256, 8192)
 """Training triples whose factor bound is computed at a time, at first and at most: a few are enough to raise the
 threshold."""
 _EXACT_BLOCKS = (64, 2048)
-"""Training triples whose exact influence is computed at a time, at first and at most: whether to stop is asked in
-between, and where many are equal, as all are for a gradient of zero, one doubling follows another."""
+"""Training triples whose exact influence is computed at a time, at first and at most: the search may stop in between,
+and where many are equal, as all are for a gradient of zero, one doubling follows another."""
 
 
 Exact = Callable[[Tensor, Tensor], Tensor]
@@ -60,26 +60,27 @@ Exact = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The best training triples of one query."""
+class TopK:
+    """The best training triples of one test triple, with their certificate."""
 
     rows: Tensor
     """(k,) int64: storage rows, best first."""
     influence: Tensor
     """(k,) float32, exact."""
     bound_gap: float
-    """How much better an unseen triple could be than the last one found; 0 when certified."""
+    """How much better an unseen triple could be than the last one in `rows`; 0 when certified."""
     candidates: int
     """Training triples whose factor bound was computed."""
     exact_terms: int
     """Training triples whose exact influence was computed."""
     certified: bool = True
-    """Whether no other training triple has more influence than the last of these, or belongs here for want of any."""
+    """True if no other training triple can outrank the last one in `rows` and, if there are fewer than k, none was left
+    out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What is wanted of some test triples."""
+class SearchOptions:
+    """The options of one search for a batch of test triples."""
 
     top_k: int
     order: Order
@@ -94,7 +95,7 @@ class Ask:
     queries: Mapping[str, RowQueries] | None = None
     """The gradients of the test triples by rows, where they are at hand, and of embedding rows alone."""
     restriction: Restriction | None = None
-    """What `allowed` follows from, where nothing else does: for an index that filters by itself."""
+    """The restriction that `allowed` expresses, if it depends on nothing else: for an index that filters by itself."""
 
     @property
     def same_rows(self) -> bool:
@@ -111,14 +112,14 @@ Values = TypeVar("Values", Tensor, np.ndarray)
 
 
 def value(influence: Values, order: Order) -> Values:
-    """Return what the order asks to be large."""
+    """Return the influence as a number that is large for the best in the sense of the order."""
     if order == "absolute":
         return abs(influence)
     return influence if order == "proponents" else -influence
 
 
 def best(rows: Tensor, influence: Tensor, order: Order, top_k: int) -> tuple[Tensor, Tensor]:
-    """Return the rows (k,) of the best influences (m,), and those; equal ones by ascending row."""
+    """Return the rows (k,) of the best influences (m,), and these influences (k,); equal ones by ascending row."""
     by_row = rows.argsort()
     ranked = by_row[value(influence[by_row], order).argsort(descending=True, stable=True)][:top_k]
     return rows[ranked], influence[ranked]
@@ -127,21 +128,21 @@ def best(rows: Tensor, influence: Tensor, order: Order, top_k: int) -> tuple[Ten
 class CertifiedSearch:
     """The way of b test triples through the cascade, side by side: of pairs of a test triple and a training triple."""
 
-    def __init__(self, queries: QueryCodes, codes: Codes, exact: Exact, ask: Ask) -> None:
+    def __init__(self, queries: QueryCodes, codes: Codes, exact: Exact, options: SearchOptions) -> None:
         """`exact` computes influences."""
         self._queries = queries
         self._codes = codes
         self._exact = exact
-        self._top_k = ask.top_k
-        self._order: Order = ask.order
-        self._signs = SIGNS[ask.order]
+        self._top_k = options.top_k
+        self._order: Order = options.order
+        self._signs = SIGNS[options.order]
         device = codes.device
         self._query, self._rows = torch.empty(2, 0, dtype=torch.int64, device=device)
         self._lower, self._upper = torch.empty(2, 0, device=device)
         self._influence = torch.empty(0, device=device)  # NaN where not computed
-        self.room = torch.full((len(queries),), inf if ask.max_candidates is None else ask.max_candidates)
+        self.room = torch.full((len(queries),), inf if options.max_candidates is None else options.max_candidates)
         self.room = self.room.double().to(device)
-        self._unseen = torch.full((len(queries),), -inf, device=device)  # bound of what was left out for want of room
+        self._unseen = torch.full((len(queries),), -inf, device=device)  # bound of triples left out for want of room
         self._candidates, self._exact_terms = torch.zeros(2, len(queries), dtype=torch.int64, device=device)
 
     def look(self, query: Tensor, rows: Tensor) -> None:
@@ -150,8 +151,8 @@ class CertifiedSearch:
         counts = torch.bincount(query, minlength=len(self._queries))
         upper = torch.full((len(rows),), inf, device=rows.device)
         ranked = (counts > self.room.clamp_max(size))[query].nonzero().flatten()
-        for some in ranked.split(most):
-            upper[some] = self._codes.index_upper(self._queries, query[some], rows[some], self._signs)
+        for batch in ranked.split(most):
+            upper[batch] = self._codes.index_upper(self._queries, query[batch], rows[batch], self._signs)
         order = upper.argsort(descending=True)
         order = order[query[order].argsort(stable=True)]
         query, rows, upper = query[order], rows[order], upper[order]
@@ -162,15 +163,15 @@ class CertifiedSearch:
         start = 0
         while True:
             block = (number >= start) & (number < start + size)
-            some = (block & (upper > self.threshold()[query])).nonzero().flatten()
-            if not len(some):
+            above = (block & (upper > self.threshold()[query])).nonzero().flatten()
+            if not len(above):
                 return self._decide()
-            for part in some.split(most):
-                self._bracket(query[part], rows[part])
+            for batch in above.split(most):
+                self._bracket(query[batch], rows[batch])
             start, size = start + size, min(2 * size, most)
 
     def leave_out(self, query: Tensor, upper: Tensor) -> None:
-        """Note bounds (m,) of what nobody looked at for test triples (m,)."""
+        """Note bounds (m,) of training triples that were not looked at, of test triples (m,)."""
         self._unseen.scatter_reduce_(0, query, upper, "amax")
 
     def threshold(self) -> Tensor:
@@ -184,13 +185,13 @@ class CertifiedSearch:
         order = values.argsort(descending=True)
         query = self._query[order].sort(stable=True)
         order, query = order[query.indices], query.values
-        which = _numbers(query) == self._top_k - 1
-        found = torch.full((len(self._queries),), -inf, device=values.device)
-        found[query[which]] = values[order[which]]
-        return found
+        is_nth = _numbers(query) == self._top_k - 1
+        nth = torch.full((len(self._queries),), -inf, device=values.device)
+        nth[query[is_nth]] = values[order[is_nth]]
+        return nth
 
     def _bracket(self, query: Tensor, rows: Tensor) -> None:
-        """Take in the factor bounds of pairs (m,); forget what cannot be among the best."""
+        """Take in the factor bounds of pairs (m,); forget pairs that cannot be among the best."""
         estimate, slack = self._codes.bracket(self._queries, query, rows)
         middle = value(estimate, self._order)
         counts = torch.bincount(query, minlength=len(self._queries))
@@ -212,12 +213,12 @@ class CertifiedSearch:
             open_ = (self._influence.isnan() & (self._upper >= self.threshold()[self._query])).nonzero().flatten()
             if not len(open_):
                 return
-            # what the threshold will be, about: whoever is above has its turn
+            # an estimate of the final threshold: pairs above it come first
             likely = self._nth_largest((self._lower + self._upper) / 2)
             above = self._upper[open_] >= likely[self._query[open_]]
-            some_above = torch.zeros(len(self._queries), dtype=torch.bool, device=above.device)
-            some_above[self._query[open_[above]]] = True
-            chosen = open_[above | ~some_above[self._query[open_]]]
+            has_above = torch.zeros(len(self._queries), dtype=torch.bool, device=above.device)
+            has_above[self._query[open_[above]]] = True
+            chosen = open_[above | ~has_above[self._query[open_]]]
             chosen = chosen[self._upper[chosen].argsort(descending=True)]
             chosen = chosen[self._query[chosen].argsort(stable=True)]
             chosen = chosen[_numbers(self._query[chosen]) < size]
@@ -227,30 +228,32 @@ class CertifiedSearch:
             self._lower[chosen] = self._upper[chosen] = value(influence, self._order)
             self._exact_terms += torch.bincount(self._query[chosen], minlength=len(self._queries))
 
-    def found(self) -> list[Found]:
-        """Return the best of each test triple."""
+    def top(self) -> list[TopK]:
+        """Return the top k of each test triple."""
         known = (~self._influence.isnan()).nonzero().flatten()
-        query, rows, influence = (each[known].cpu() for each in (self._query, self._rows, self._influence))
+        query, rows, influence = (pairs[known].cpu() for pairs in (self._query, self._rows, self._influence))
         order = rows.argsort()
         order = order[value(influence[order], self._order).argsort(descending=True, stable=True)]
         order = order[query[order].argsort(stable=True)]
         order = order[_numbers(query[order]) < self._top_k]
         sizes = torch.bincount(query[order], minlength=len(self._queries)).tolist()
         unseen, candidates, exact_terms = (
-            each.tolist() for each in (self._unseen, self._candidates, self._exact_terms)
+            numbers.tolist() for numbers in (self._unseen, self._candidates, self._exact_terms)
         )
-        found = []
-        for i, (some, best_of) in enumerate(zip(rows[order].split(sizes), influence[order].split(sizes), strict=True)):
-            full = len(some) == self._top_k
-            last = float(value(best_of[-1:], self._order)[0]) if full else 0.0
+        tops = []
+        for i, (hits, influences) in enumerate(
+            zip(rows[order].split(sizes), influence[order].split(sizes), strict=True)
+        ):
+            full = len(hits) == self._top_k
+            last = float(value(influences[-1:], self._order)[0]) if full else 0.0
             gap = max(0.0, unseen[i] - last) if unseen[i] > -inf else 0.0
             certified = gap == 0.0 and (full or unseen[i] == -inf)
-            found.append(Found(some, best_of, gap, candidates[i], exact_terms[i], certified))
-        return found
+            tops.append(TopK(hits, influences, gap, candidates[i], exact_terms[i], certified))
+        return tops
 
 
 def _numbers(query: Tensor) -> Tensor:
-    """Return the number of each among those of its test triple, for test triples (m,) in ascending order."""
+    """Return the number of each pair among the pairs of its test triple, for test triples (m,) in ascending order."""
     return torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
 
 

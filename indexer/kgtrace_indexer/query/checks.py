@@ -1,4 +1,4 @@
-"""Checks of what a query is given."""
+"""Checks of a query's arguments."""
 
 import numpy as np
 

@@ -16,7 +16,7 @@ from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Score
-from kgtrace_indexer.query.certify import Found
+from kgtrace_indexer.query.certify import TopK
 from kgtrace_indexer.query.scan import SCAN_BLOCK
 
 
@@ -39,42 +39,42 @@ class Influences:
         return self._files.tracin_lists()
 
     def every(self, rows: Tensor, tests: Terms, score: Score) -> Tensor:
-        """Return those of training triples (m,) on all test triples, (m, b)."""
+        """Return influences of training triples (m,) on all test triples, (m, b)."""
         return self.featurizers[score].influences(self._training.triples[rows.numpy()], tests)
 
     def paired(self, query: Tensor, rows: Tensor, tests: Terms, score: Score) -> Tensor:
-        """Return those of training triples (m,) on test triples (m,), one by one, (m,)."""
+        """Return influences of training triples (m,) on test triples (m,), one by one, (m,)."""
         if len(tests) == 1:
             return self.every(rows, tests, score)[:, 0]
         featurizer = self.featurizers[score]
-        found, size = torch.empty(len(rows)), featurizer.block(SCAN_BLOCK)
+        influences, size = torch.empty(len(rows)), featurizer.block(SCAN_BLOCK)
         distinct, place = rows.unique(return_inverse=True)
         for start in range(0, len(distinct), size):
-            these = (place // size == start // size).nonzero().flatten()
+            block = (place // size == start // size).nonzero().flatten()
             terms = featurizer.training_terms(self._training.triples[distinct[start : start + size].numpy()])
-            training, test = ((place[these] - start).to(terms.loss.device), query[these].to(terms.loss.device))
-            found[these] = paired(terms, training, tests, test).cpu()
-        return found
+            training, test = ((place[block] - start).to(terms.loss.device), query[block].to(terms.loss.device))
+            influences[block] = paired(terms, training, tests, test).cpu()
+        return influences
 
-    def tracin(self, found: Sequence[Found], tests: Terms) -> Tensor:
-        """Return TracIn of the training triples that were found for each of some test triples, side by side."""
-        influence = _by_rows(found, RowQueries.of(tests), self._tracin_lists)
-        rows = torch.cat([each.rows for each in found])
+    def tracin(self, tops: Sequence[TopK], tests: Terms) -> Tensor:
+        """Return TracIn of the top training triples of each test triple, side by side."""
+        influence = _by_rows(tops, RowQueries.of(tests), self._tracin_lists)
+        rows = torch.cat([top.rows for top in tops])
         if tests.dense and len(rows):
-            influence += self.paired(torch.from_numpy(_owner(found)), rows, replace(tests, rows={}), "tracin")
+            influence += self.paired(torch.from_numpy(_owner(tops)), rows, replace(tests, rows={}), "tracin")
         return influence
 
-    def preconditioned(self, found: Sequence[Found], queries: Mapping[str, RowQueries]) -> Tensor:
-        """Return the same by the preconditioned score, for test triples' gradients Pg'."""
-        return _by_rows(found, queries, self.preconditioner.rows)
+    def preconditioned(self, tops: Sequence[TopK], queries: Mapping[str, RowQueries]) -> Tensor:
+        """Return the preconditioned influences of the top training triples, for test triples' gradients Pg'."""
+        return _by_rows(tops, queries, self.preconditioner.rows)
 
 
-def _by_rows(found: Sequence[Found], queries: Mapping[str, RowQueries], lists: RowLists) -> Tensor:
-    """Return the influence by rows of the training triples that were found for each test triple, side by side."""
-    rows = torch.cat([each.rows for each in found]).numpy()
-    return torch.from_numpy(lists.influences(queries, _owner(found), rows).astype(np.float32))
+def _by_rows(tops: Sequence[TopK], queries: Mapping[str, RowQueries], lists: RowLists) -> Tensor:
+    """Return the influence by rows of the top training triples of each test triple, side by side."""
+    rows = torch.cat([top.rows for top in tops]).numpy()
+    return torch.from_numpy(lists.influences(queries, _owner(tops), rows).astype(np.float32))
 
 
-def _owner(found: Sequence[Found]) -> np.ndarray:
-    """Return the test triple that each of the training triples was found for."""
-    return np.arange(len(found)).repeat([len(each.rows) for each in found])
+def _owner(tops: Sequence[TopK]) -> np.ndarray:
+    """Return the number of the test triple that each of the top training triples belongs to."""
+    return np.arange(len(tops)).repeat([len(top.rows) for top in tops])

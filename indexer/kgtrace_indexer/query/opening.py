@@ -1,4 +1,4 @@
-"""A generation as what answers from it: model, files and searches, checked against its manifest."""
+"""Opens a generation for queries: model, files and searches, checked against its manifest."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,21 +42,21 @@ def open_index(
 ) -> Attributor:
     """Open a generation of an index root, by default the live one.
 
-    `verify` compares every checksum first: about a second for each gigabyte. `milvus` searches, instead of FAISS; what
-    it does not hold yet is sent there first.
+    `verify` compares every checksum first: about a second for each gigabyte. `milvus` searches, instead of FAISS;
+    vectors that it does not hold yet are sent there first.
 
     Raises
     ------
     IndexNotFound, GenerationNotFound, CorruptGeneration, SchemaTooNew, SchemaTooOld
-        What lies on disk cannot be used.
+        The files on disk cannot be used.
     SearchUnavailable
-        Milvus cannot.
+        Milvus cannot be used.
     """
     return read_attributor(IndexRoot(root).open(generation, verify=verify), device=device, milvus=milvus)
 
 
 def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus | None = None) -> Attributor:
-    """Return what answers from a generation that is open, as `open_index` does."""
+    """Return an attributor over a generation that is open, as `open_index` does."""
     on = pick_device(device)
     files = Files.open(opened.path)
     codec = read_codec(opened.manifest.configuration, files.arrays, on)
@@ -85,19 +85,19 @@ def _retrievals(
     _check_counts(opened, training, files, stored)
     if not stored:
         return {}
-    index = _index(stored, device) if milvus is None else _held(milvus, opened.id, stored, training)
+    index = _index(stored, device) if milvus is None else _milvus_index(milvus, opened.id, stored, training)
     match codec:
         case PrincipalCodec(bases):
             place = _place(stacks, device)
             codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, files.tracin_lists())
             inverted = files.inverted_files()
-            engine = None if milvus is None else _lists_held(milvus, opened.id, inverted, training)
+            engine = None if milvus is None else _milvus_lists(milvus, opened.id, inverted, training)
             lists = RowSearch(files.row_lists(), inverted, training.squared_norm["preconditioned"], engine)
             cascade = Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]))
-            found: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or files.of_two_losses else lists}
+            retrievals: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or files.of_two_losses else lists}
             if lists.files:
-                found["preconditioned"] = lists
-            return found
+                retrievals["preconditioned"] = lists
+            return retrievals
         case RandomCodec(projection):
             return {"tracin": Pool(projection, stacks["projected"], index, training.squared_norm["tracin"])}
     return {}
@@ -109,16 +109,16 @@ def _index(stored: Sequence[FaissSearch], device: torch.device) -> SearchIndex:
     return indexes[0] if len(indexes) == 1 else ShardedSearch(indexes)
 
 
-def _held(milvus: Milvus, generation: str, stored: Sequence[FaissSearch], training: TrainingSet) -> SearchIndex:
-    """Return the same index in Milvus."""
+def _milvus_index(milvus: Milvus, generation: str, stored: Sequence[FaissSearch], training: TrainingSet) -> SearchIndex:
+    """Return the index over all shards, held by Milvus."""
     vectors = (block for index in stored for block in index.vectors())
     return milvus.hold(generation, vectors, training.triples, stored[0].dim)
 
 
-def _lists_held(
+def _milvus_lists(
     milvus: Milvus, generation: str, files: Mapping[str, Sequence[InvertedFile]], training: TrainingSet
 ) -> Mapping[str, MilvusRows]:
-    """Return the same lists in Milvus."""
+    """Return the inverted lists of each table, held by Milvus."""
     return {
         table: MilvusRows.hold(milvus, generation, number, pieces, training.triples)
         for number, (table, pieces) in enumerate(files.items())
@@ -129,11 +129,11 @@ def _check_counts(opened: Generation, training: TrainingSet, files: Files, store
     """Raise `CorruptGeneration` where manifest, arrays and search indexes are not of the same training triples."""
     count, rows = opened.manifest.counts["triples"], len(training.triples)
     indexed = sum(index.ntotal for index in stored) if stored else count
-    told = {len(values) for values in training.self_influence.values()}
-    if not count == rows == indexed == sum(map(len, files.shards)) or told != {count}:
+    lengths = {len(values) for values in training.self_influence.values()}
+    if not count == rows == indexed == sum(map(len, files.shards)) or lengths != {count}:
         raise CorruptGeneration(
             f"{opened.path}: the manifest counts {count} triples, {layout.GRADIENTS} holds {rows}, "
-            f"{layout.SEARCH} {indexed}, self-influences are of {', '.join(map(str, sorted(told)))}"
+            f"{layout.SEARCH} {indexed}, self-influences are of {', '.join(map(str, sorted(lengths)))}"
         )
 
 

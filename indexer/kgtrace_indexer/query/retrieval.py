@@ -1,4 +1,4 @@
-"""A search of training triples of large influence, by the bounds that it has."""
+"""The protocol of a search for training triples of large influence, by bounds."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -10,7 +10,7 @@ from kgtrace_indexer.gradients.norms import squared_norms
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import FLOOR, ROUNDING
 from kgtrace_indexer.index.rows import RowLists
-from kgtrace_indexer.query.certify import Ask, Found
+from kgtrace_indexer.query.certify import SearchOptions, TopK
 from kgtrace_indexer.query.total import Total
 
 Brackets = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -24,14 +24,14 @@ class Retrieval(Protocol):
     def certifies(self) -> bool:
         """Whether answers are certified unless `max_candidates` cuts them short."""
 
-    def find(self, terms: Terms, ask: Ask) -> list[Found]:
+    def find(self, terms: Terms, options: SearchOptions) -> list[TopK]:
         """Return the best training triples with their exact influences, and how much better an unseen one could be."""
 
     def brackets(self, terms: Terms) -> Brackets | None:
-        """Return what estimates the influence on a test triple, or None where only exact influences are of use."""
+        """Return estimates of the influence on a test triple, or None where only exact influences are of use."""
 
     def total_brackets(self, total: Total) -> Brackets | None:
-        """Return what estimates the influence on many test triples together, or None as above."""
+        """Return estimates of the influence on many test triples together, or None as above."""
 
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return an upper, a lower and a tighter upper bound of the influences of training triples (m,), (m,) each."""

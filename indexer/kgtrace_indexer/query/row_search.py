@@ -29,12 +29,12 @@ from kgtrace_indexer.index.milvus_rows import MilvusRows
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.names import Order
-from kgtrace_indexer.query.certify import SIGNS, Ask, Found, value
+from kgtrace_indexer.query.certify import SIGNS, SearchOptions, TopK, value
 from kgtrace_indexer.query.retrieval import Brackets, norm_products, row_brackets
 from kgtrace_indexer.query.total import Total
 
 _FIRST_HITS = 64
-"""Entries asked of each list in the first round, at least; four times top_k if that is more."""
+"""Entries requested from each list in the first round, at least; four times top_k if that is more."""
 _FIRST_EXACT = 2
 """Times top_k training triples whose exact influence gives the first threshold."""
 _BELOW = 1 - 1e-5
@@ -59,7 +59,7 @@ Part = tuple[_List, Entries, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """What is known of the influences that v searches look for."""
+    """Upper bounds of the influences that v searches look for."""
 
     search: np.ndarray
     """(c,) int64."""
@@ -68,7 +68,7 @@ class _Bounds:
     upper: np.ndarray
     """(c,) float64: no influence is larger."""
     unseen: np.ndarray
-    """(v,) float64: nor is that of any other training triple that shares a row; −∞ where there is none."""
+    """(v,) float64: no other training triple that shares a row has a larger influence; −∞ where there is none."""
 
     @classmethod
     def summed(cls, parts: Sequence[Part], searches: int, triples: int) -> "_Bounds":
@@ -77,15 +77,15 @@ class _Bounds:
         goes_on = np.zeros(base.shape, bool)
         keys, excess, shards = [], [], []
         for lists, entries, frontier in parts:
-            least = np.maximum(frontier, 0)  # what does not read the row gets nothing from it
+            least = np.maximum(frontier, 0)  # a triple that does not read the row gets nothing from it
             np.add.at(base[lists.shard], lists.search, least)
             np.logical_or.at(goes_on[lists.shard], lists.search, frontier > -inf)
             keys.append(lists.search[entries.pair] * triples + entries.triple)
             excess.append(entries.upper - least[entries.pair])
             shards.append(np.full(len(entries.pair), lists.shard))
-        found, first, of = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
-        search, triple = np.divmod(found, triples)
-        upper = np.bincount(of, np.concatenate(excess), len(found)) + base[np.concatenate(shards)[first], search]
+        distinct, first, place = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+        search, triple = np.divmod(distinct, triples)
+        upper = np.bincount(place, np.concatenate(excess), len(distinct)) + base[np.concatenate(shards)[first], search]
         return cls(search, triple, upper, np.where(goes_on, base, -inf).max(0))
 
 
@@ -111,16 +111,16 @@ class _Answers:
         self._query, self._triple, self._influence = query[order], triple[order], influence[order]
 
     def leave_out(self, unseen: np.ndarray) -> None:
-        """Note what training triples that nobody looked at may have, by each search (v,); −∞ where there are none."""
+        """Note bounds of training triples that were not looked at, by search (v,); −∞ where there are none."""
         self._left_out = np.maximum(self._left_out, unseen.reshape(-1, len(self.room)).max(0))
 
     def threshold(self) -> np.ndarray:
         """Return the k-th best value of each test triple, (b,) float64; −∞ where there are fewer."""
         starts, ends = self._ranges()
         last = starts + self._top_k - 1
-        found = np.full(len(starts), -inf)
-        found[last < ends] = value(self._influence[last[last < ends]], self._order)
-        return found
+        kth = np.full(len(starts), -inf)
+        kth[last < ends] = value(self._influence[last[last < ends]], self._order)
+        return kth
 
     def choose(self, bounds: _Bounds, most: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the test triples and training triples whose influence is to be computed, (m,) int64 each.
@@ -145,8 +145,8 @@ class _Answers:
         self._taken += counts
         return query[chosen], triple[chosen]
 
-    def found(self) -> list[Found]:
-        """Return the best of each."""
+    def top(self) -> list[TopK]:
+        """Return the top k of each test triple."""
         starts, ends = self._ranges()
         number = np.arange(len(self._query)) - starts[self._query]
         sizes = np.minimum(ends - starts, self._top_k).tolist()
@@ -157,8 +157,8 @@ class _Answers:
         gaps = np.maximum(0, self._left_out - np.where(last > -inf, last, 0))
         certified = (gaps == 0) & ((self._left_out == -inf) | (last > -inf))
         return [
-            Found(*each, float(gaps[i]), int(self._taken[i]), int(self._taken[i]), bool(certified[i]))
-            for i, each in enumerate(zip(rows, influences, strict=True))
+            TopK(hits, influence, float(gaps[i]), int(self._taken[i]), int(self._taken[i]), bool(certified[i]))
+            for i, (hits, influence) in enumerate(zip(rows, influences, strict=True))
         ]
 
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
@@ -176,22 +176,22 @@ class RowSearch:
     squared_norm: np.ndarray
     """(n,) float32: ‖g‖² of all parameters."""
     milvus: Mapping[str, MilvusRows] | None = None
-    """Those of all shards, by table, where Milvus searches them."""
+    """The lists of all shards, by table, where Milvus searches them."""
 
     @property
     def certifies(self) -> bool:
         """Return True."""
         return True
 
-    def find(self, terms: Terms, ask: Ask) -> list[Found]:
+    def find(self, terms: Terms, options: SearchOptions) -> list[TopK]:
         """Return the exact top k of each test triple, certified unless `max_candidates` cut the search short."""
-        queries = ask.queries or RowQueries.of(terms)
-        if ask.same_rows:
-            return self._find(queries, len(terms), ask, ask.allowed[0])
+        queries = options.queries or RowQueries.of(terms)
+        if options.same_rows:
+            return self._find(queries, len(terms), options, options.allowed[0])
         return [
-            found
-            for i, mask in enumerate(ask.allowed)
-            for found in self._find({table: rows.of_triple(i) for table, rows in queries.items()}, 1, ask, mask)
+            top
+            for i, mask in enumerate(options.allowed)
+            for top in self._find({table: rows.of_triple(i) for table, rows in queries.items()}, 1, options, mask)
         ]
 
     def brackets(self, terms: Terms) -> Brackets:
@@ -211,7 +211,7 @@ class RowSearch:
     def bounds(self, terms: Terms, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sum of the bounds of the lists, and the influence with a slack for rounding, (m,) each."""
         lists = self._lists(self.files, RowQueries.of(terms), 1, (1,))
-        summed = _Bounds.summed([(each, *_everything(each, None)) for each in lists], 1, self._count)
+        summed = _Bounds.summed([(piece, *_everything(piece, None)) for piece in lists], 1, self._count)
         upper = np.zeros(self._count)
         upper[summed.triple] = summed.upper
         estimate, _ = self.brackets(terms)(rows)
@@ -223,28 +223,30 @@ class RowSearch:
         """Return n, the number of training triples."""
         return len(self.squared_norm)
 
-    def _find(self, queries: Mapping[str, RowQueries], count: int, ask: Ask, mask: np.ndarray | None) -> list[Found]:
-        signs = SIGNS[ask.order]
-        lists = self._lists(self._searched(ask.restriction), queries, count, signs)
-        budget = inf if ask.max_candidates is None else ask.max_candidates
-        answers = _Answers(count, self._count, ask.order, ask.top_k, budget)
+    def _find(
+        self, queries: Mapping[str, RowQueries], count: int, options: SearchOptions, mask: np.ndarray | None
+    ) -> list[TopK]:
+        signs = SIGNS[options.order]
+        lists = self._lists(self._searched(options.restriction), queries, count, signs)
+        budget = inf if options.max_candidates is None else options.max_candidates
+        answers = _Answers(count, self._count, options.order, options.top_k, budget)
 
         def compute(bounds: _Bounds, most: float = inf) -> None:
             query, triple = answers.choose(bounds, most)
-            ask.lap("search")
+            options.lap("search")
             answers.add(query, triple, self.rows.influences(queries, query, triple))
-            ask.lap("rerank")
+            options.lap("rerank")
 
         def fill_up(bounds: _Bounds, whole: np.ndarray) -> None:
             """Add triples that share no row to answers (b,) for which all that share one are known."""
             for i in np.flatnonzero(whole & (answers.threshold() <= 0)):
-                rows = self._unlinked(bounds.triple[bounds.search % count == i], ask.top_k, mask)
+                rows = self._unlinked(bounds.triple[bounds.search % count == i], options.top_k, mask)
                 answers.add(np.full(len(rows), i), rows, np.zeros(len(rows)))
 
-        hits = max(_FIRST_HITS, 4 * ask.top_k)
-        first = [(each, *each.file.best(each.row, each.grad, hits, mask)) for each in lists]
+        hits = max(_FIRST_HITS, 4 * options.top_k)
+        first = [(piece, *piece.file.best(piece.row, piece.grad, hits, mask)) for piece in lists]
         bounds = _Bounds.summed(first, count * len(signs), self._count)
-        compute(bounds, min(_FIRST_EXACT * ask.top_k, answers.room.max()))
+        compute(bounds, min(_FIRST_EXACT * options.top_k, answers.room.max()))
         fill_up(bounds, (bounds.unseen == -inf).reshape(-1, count).min(0))
         compute(bounds)
         threshold = np.tile(answers.threshold(), len(signs))
@@ -253,14 +255,14 @@ class RowSearch:
         answers.leave_out(np.where(again & ~room, bounds.unseen, -inf))
         again &= room
         if again.any():
-            largest = [_largest(each, entries) for each, entries, _ in first]
+            largest = [_largest(piece, entries) for piece, entries, _ in first]
             second = list(self._above(lists, largest, np.where(again, threshold, inf), mask))
             bounds = _Bounds.summed(second, count * len(signs), self._count)
             fill_up(bounds, (again & (threshold <= 0)).reshape(-1, count).min(0))
             compute(bounds)
             threshold = np.tile(answers.threshold(), len(signs))
             answers.leave_out(np.where(bounds.unseen >= threshold, bounds.unseen, -inf))
-        return answers.found()
+        return answers.top()
 
     def _searched(self, restriction: Restriction | None) -> Mapping[str, Sequence[Lists]]:
         """Return the lists by table, a piece or more of each: in Milvus, if there and if it can filter by itself."""
@@ -271,40 +273,46 @@ class RowSearch:
     def _lists(
         self, files: Mapping[str, Sequence[Lists]], queries: Mapping[str, RowQueries], count: int, signs: Sequence[int]
     ) -> list[_List]:
-        """Return what a search for each sign of each of `count` test triples reads: i · count + q for the i-th sign."""
+        """Return the lists that a search for each sign of each of `count` test triples reads.
+
+        The search of test triple q by the i-th sign has the number i · count + q.
+        """
         return [
             _List(
                 file,
                 shard,
-                np.concatenate([asked.query + i * count for i in range(len(signs))]),
-                np.tile(asked.row, len(signs)),
-                np.concatenate([sign * asked.grad for sign in signs]),
+                np.concatenate([gradients.query + i * count for i in range(len(signs))]),
+                np.tile(gradients.row, len(signs)),
+                np.concatenate([sign * gradients.grad for sign in signs]),
             )
-            for table, asked in queries.items()
+            for table, gradients in queries.items()
             for shard, file in enumerate(files[table])
         ]
 
     def _above(
         self, lists: Sequence[_List], largest: Sequence[np.ndarray], threshold: np.ndarray, mask: np.ndarray | None
     ) -> Iterable[Part]:
-        """Yield everything that may matter to searches for more than a threshold (v,).
+        """Yield the entries that may matter to searches for more than a threshold (v,).
 
-        Those for ∞ are over; those for what is not positive read all of their lists. `largest` are the largest bounds
-        of each list.
+        Searches for more than ∞ are over; by a threshold that is not positive they read all of their lists. `largest`
+        are the largest bounds of each list.
         """
-        sums = np.zeros((1 + max(each.shard for each in lists), len(threshold)))
-        for each, most in zip(lists, largest, strict=True):
-            np.add.at(sums[each.shard], each.search, most)
-        for each, most in zip(lists, largest, strict=True):
-            wanted = threshold[each.search]
-            share = most / np.where(sums > 0, sums, 1)[each.shard, each.search]
+        sums = np.zeros((1 + max(piece.shard for piece in lists), len(threshold)))
+        for piece, most in zip(lists, largest, strict=True):
+            np.add.at(sums[piece.shard], piece.search, most)
+        for piece, most in zip(lists, largest, strict=True):
+            limit = threshold[piece.search]
+            share = most / np.where(sums > 0, sums, 1)[piece.shard, piece.search]
             for all_of_it in (False, True):
-                some = np.flatnonzero((wanted < inf) & ((wanted <= 0) == all_of_it) & (all_of_it | (share > 0)))
-                if len(some):
-                    part = _List(each.file, each.shard, each.search[some], each.row[some], each.grad[some])
-                    radius = wanted[some] * _BELOW * share[some]
-                    found = _everything(part, mask) if all_of_it else each.file.above(part.row, part.grad, radius, mask)
-                    yield part, *found
+                chosen = np.flatnonzero((limit < inf) & ((limit <= 0) == all_of_it) & (all_of_it | (share > 0)))
+                if len(chosen):
+                    part = _List(piece.file, piece.shard, piece.search[chosen], piece.row[chosen], piece.grad[chosen])
+                    radius = limit[chosen] * _BELOW * share[chosen]
+                    if all_of_it:
+                        entries, frontier = _everything(part, mask)
+                    else:
+                        entries, frontier = piece.file.above(part.row, part.grad, radius, mask)
+                    yield part, entries, frontier
 
     def _unlinked(self, linked: np.ndarray, count: int, mask: np.ndarray | None) -> np.ndarray:
         """Return the first `count` allowed training triples that are not among those that share a row, ascending."""
@@ -321,6 +329,6 @@ def _everything(lists: _List, mask: np.ndarray | None) -> tuple[Entries, np.ndar
 
 def _largest(lists: _List, entries: Entries) -> np.ndarray:
     """Return the largest bound of each list that is positive, (P,)."""
-    found = np.zeros(len(lists.row))
-    np.maximum.at(found, entries.pair, entries.upper)
-    return found
+    largest = np.zeros(len(lists.row))
+    np.maximum.at(largest, entries.pair, entries.upper)
+    return largest

@@ -11,7 +11,7 @@ from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.training_set import TrainingSet, touching
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Order
-from kgtrace_indexer.query.certify import Found, best
+from kgtrace_indexer.query.certify import TopK, best
 from kgtrace_indexer.query.checks import require_positive
 from kgtrace_store.errors import Abandoned
 
@@ -22,7 +22,7 @@ SCAN_BLOCK = 2048
 def near(
     training: TrainingSet, triples: np.ndarray, restriction: Restriction, entities: int
 ) -> list[np.ndarray | None]:
-    """Return for each test triple a mask (entities,) of those that a training triple must touch; None for all."""
+    """Return for each test triple a mask (entities,) of entities one of which training triples must touch; or None."""
     if restriction.within_hops is None:
         return [None] * len(triples)
     require_positive("within_hops", restriction.within_hops)
@@ -43,7 +43,7 @@ def rows_of(training: TrainingSet, mask: np.ndarray | None) -> Tensor:
 
 
 def blocks(rows: Tensor, size: int, wanted: Callable[[], bool]) -> Iterator[Tensor]:
-    """Split rows (m,), for as long as `wanted` says that somebody waits for the scan. Raises `Abandoned`."""
+    """Split rows (m,), for as long as a caller waits for the scan, by `wanted`. Raises `Abandoned`."""
     for block in rows.split(size) if len(rows) else ():
         if not wanted():
             raise Abandoned(f"a scan of {len(rows)} training triples was given up")
@@ -59,21 +59,21 @@ def scan(
     mask: np.ndarray | None,
     near: list[np.ndarray | None],
     wanted: Callable[[], bool],
-) -> list[Found]:
+) -> list[TopK]:
     """Compute the influence of every allowed training triple on all test triples at once."""
     masks = [entities for entities in near if entities is not None]
     rows = rows_of(training, among(training, mask, np.logical_or.reduce(masks) if masks else None))
-    kept = [Found(rows[:0], torch.empty(0), 0.0, 0, 0)] * len(terms)
+    kept = [TopK(rows[:0], torch.empty(0), 0.0, 0, 0)] * len(terms)
     for block in blocks(rows, featurizer.block(SCAN_BLOCK), wanted):
         triples = training.triples[block.numpy()]
         influences = featurizer.influences(triples, terms)  # (m, b)
         for i, entities in enumerate(near):
-            these = slice(None) if entities is None else torch.from_numpy(touching(triples, entities))
-            kept[i] = _extended(kept[i], block[these], influences[these, i], order, top_k)
+            nearby = slice(None) if entities is None else torch.from_numpy(touching(triples, entities))
+            kept[i] = _extended(kept[i], block[nearby], influences[nearby, i], order, top_k)
     return kept
 
 
-def _extended(found: Found, rows: Tensor, influence: Tensor, order: Order, top_k: int) -> Found:
+def _extended(top: TopK, rows: Tensor, influence: Tensor, order: Order, top_k: int) -> TopK:
     """Take in the influences of further rows (m,) in a full scan."""
-    seen, values = best(torch.cat([found.rows, rows]), torch.cat([found.influence, influence]), order, top_k)
-    return Found(seen, values, 0.0, found.candidates + len(rows), found.exact_terms + len(rows))
+    seen, values = best(torch.cat([top.rows, rows]), torch.cat([top.influence, influence]), order, top_k)
+    return TopK(seen, values, 0.0, top.candidates + len(rows), top.exact_terms + len(rows))

@@ -17,7 +17,7 @@ from kgtrace_indexer.gradients.terms import Rows, Spread, Terms
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """A gradient of all parameters, float32; those that are absent have none."""
+    """A gradient of all parameters, float32; parameters that are absent have none."""
 
     matrices: Mapping[str, Tensor]
     """Of linear layers, biases in the last column, (p, q) each, by the name of their `Kron` block."""
@@ -57,23 +57,23 @@ class Total:
 
     def influences(self, terms: Terms) -> Tensor:
         """Return the exact inner products of the gradients of n triples with this one, (n,)."""
-        found = terms.loss.new_zeros(len(terms.loss))
+        influences = terms.loss.new_zeros(len(terms.loss))
         for name, matrix in self.matrices.items():
             block = terms.kron[name]
-            found += (block.u * (block.v @ matrix.T)[block.group]).sum(1)  # (groups, q) @ (q, p) -> (groups, p)
+            influences += (block.u * (block.v @ matrix.T)[block.group]).sum(1)  # (groups, q) @ (q, p) -> (groups, p)
         for name, grad in self.flat.items():
-            found += terms.flat[name] @ grad
+            influences += terms.flat[name] @ grad
         for name, table in self.tables.items():
             for use in terms.rows.get(name, ()):
-                found += (use.grad * table[use.index.clamp_max(len(table) - 1)]).sum(1)
+                influences += (use.grad * table[use.index.clamp_max(len(table) - 1)]).sum(1)
             if (spread := terms.spread.get(name)) is not None:
-                found += (spread.u.along(table[:-1]) * spread.x[spread.u.group]).sum(1)
-        return found.view(len(terms), terms.per_triple).sum(1)
+                influences += (spread.u.along(table[:-1]) * spread.x[spread.u.group]).sum(1)
+        return influences.view(len(terms), terms.per_triple).sum(1)
 
     def changed_rows(self, change: Callable[[Terms], Terms], blocks: Callable[[Tensor], Iterator[Tensor]]) -> "Total":
-        """Return the gradient of the tables' rows alone, each as `change` makes it of a gradient that reads that row.
+        """Return the gradient of the tables' rows alone, after `change` of a gradient that reads one row each.
 
-        `blocks` splits the rows that have a gradient into those that are changed together.
+        `blocks` splits the rows that have a gradient into blocks that are changed together.
         """
         tables = {}
         for name, table in self.tables.items():

@@ -40,7 +40,7 @@ _GUARD = "\0"
 
 
 def with_guards(argv: Sequence[str]) -> list[str]:
-    """Mark the three arguments after each ``--triple`` as labels, whatever they begin with."""
+    """Mark the three arguments after each ``--triple`` as labels, even those that begin with a dash."""
     guarded = list(argv)
     at = 0
     while at < len(guarded):

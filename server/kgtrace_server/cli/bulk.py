@@ -4,7 +4,7 @@
 
     OUT.partial/question.json     the question, and the generation of the index
     OUT.partial/000000.json, …    the answers to the blocks that are finished
-    OUT.partial/whole             what becomes OUT in one rename, made of the blocks when all are there
+    OUT.partial/whole             becomes OUT in one rename, made of the blocks when all are there
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _WHOLE = "whole"
 
 @dataclass(frozen=True, slots=True)
 class Bulk:
-    """Test triples, and what to say about them."""
+    """Test triples, and the options of their explanations."""
 
     service: Service
     options: Mapping[str, Any]
@@ -62,7 +62,7 @@ class Bulk:
         return self.service.influences(InfluenceRequest.of(triples=triples, **self.options))
 
     def facts(self) -> dict[str, Any]:
-        """Return what makes two runs the same: their answers, and the blocks these come in, are then equal."""
+        """Return the identity of a run: equal ones have equal answers, in equal blocks."""
         return {
             "generation": self.service.generation,
             "test triples": hashlib.sha256(self.ids.astype("<i8").tobytes()).hexdigest(),
@@ -82,7 +82,7 @@ def write(bulk: Bulk, output: Path, *, fresh: bool, progress: Callable[[str, int
     """Explain all test triples into a file, and return how many influences it holds.
 
     A run that was interrupted is gone on with: blocks that it finished are not computed again, and the file is the same
-    byte for byte (but for the seconds in ``.json``) as one written in one go. ``fresh`` discards what it left.
+    byte for byte (but for the seconds in ``.json``) as one written in one go. ``fresh`` discards its blocks.
 
     Raises
     ------

@@ -18,7 +18,7 @@ _HEADER = ("", "", "layers", "projection", "sample", "overlap", "Pearson", "Spea
 def document(
     evaluation: "Evaluation", model: "ModelFile", config: "BuildConfig", *, top_k: int, order: str, skipped: int
 ) -> dict[str, Any]:
-    """Return everything that was measured, and of what; `skipped` lines of the test file had unknown labels."""
+    """Return all measurements with their input; `skipped` lines of the test file had unknown labels."""
     import torch
 
     from kgtrace_indexer.evaluation.speed import LOOP_SLICE, SLICE

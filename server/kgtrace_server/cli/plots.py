@@ -84,11 +84,13 @@ def _accuracy_speed(axes: "Axes", content: Mapping[str, Any]) -> None:
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,g}" if loop is None else f"{x:,g} ×")
     axes.set_xlabel("queries a second" if loop is None else "times faster than the plain loop")
     labels = []
-    for same in _distinct(content, ("preset", "layers")):
-        x, y = scale / same[0]["seconds_a_query"], same[0]["overlap"]
-        preset = any(each["group"] == "preset" for each in same)
+    for alike in _distinct(content, ("preset", "layers")):
+        x, y = scale / alike[0]["seconds_a_query"], alike[0]["overlap"]
+        preset = any(configuration["group"] == "preset" for configuration in alike)
         axes.plot(x, y, "o" if preset else "s", color=_BLUE if preset else _ORANGE, markersize=7, clip_on=False)
-        labels.append(_Label(x, y, " = ".join(each["name"] for each in same), _BLUE if preset else _ORANGE))
+        labels.append(
+            _Label(x, y, " = ".join(configuration["name"] for configuration in alike), _BLUE if preset else _ORANGE)
+        )
     x, y = scale / index["seconds_a_query"], index["overlap"]
     axes.plot(x, y, "*", color=_GREEN, markersize=18, clip_on=False)
     name = f"kgtrace's index:\n{index['certified']} of {content['test_triples']} certified exact"
@@ -156,7 +158,7 @@ def _set_up(axes: "Axes", content: Mapping[str, Any], title: str, marks: str = "
 
 
 def _draw_index(axes: "Axes", content: Mapping[str, Any]) -> None:
-    """Draw what the index finds, as a line across."""
+    """Draw the overlap of the index, as a line across."""
     index = content["index"]
     axes.axhline(index["overlap"], color=_GREEN, linewidth=2)
     axes.annotate(
@@ -166,12 +168,12 @@ def _draw_index(axes: "Axes", content: Mapping[str, Any]) -> None:
 
 
 def _distinct(content: Mapping[str, Any], groups: Sequence[str]) -> list[list[Mapping[str, Any]]]:
-    """Return the configurations of some groups, those together that are the same but for their names."""
+    """Return the configurations of some groups; configurations that differ in their names alone are together."""
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for configuration in content["configurations"]:
         if configuration["group"] in groups:
-            same = [configuration[name] for name in ("layers", "projection", "dim", "sample_rate")]
-            alike.setdefault(repr(same), []).append(configuration)
+            settings = [configuration[name] for name in ("layers", "projection", "dim", "sample_rate")]
+            alike.setdefault(repr(settings), []).append(configuration)
     return list(alike.values())
 
 

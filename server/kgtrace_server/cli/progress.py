@@ -49,7 +49,7 @@ class Progress:
     def _begin(self, stage: str, done: int, total: int) -> None:
         self.__exit__()
         self._stage = stage
-        # A resumed stage begins with what was done before; the rate must not count that.
+        # A resumed stage begins with the work of the earlier run; the rate must not count that.
         self._begun, self._first = self._clock(), done
         self._reported, self._last = self._begun, 0
         if self._stream.isatty():

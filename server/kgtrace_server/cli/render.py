@@ -40,7 +40,7 @@ _WIDEST = 40
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Return rows as lines of aligned columns, those at positions ``right`` to the right, fit for a terminal."""
+    """Return rows as lines of aligned columns, columns ``right`` to the right, fit for a terminal."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -170,7 +170,7 @@ def _explanation(result: Explanation, score: Score) -> str:
     scores = _scores(score, result.influences)
     rows = [("", *scores, "cosine", "row", "head", "relation", "tail")]
     for position, member in enumerate(result.influences, 1):
-        values = (_number(getattr(member, each)) for each in (*scores, "cosine"))
+        values = (_number(getattr(member, name)) for name in (*scores, "cosine"))
         rows.append((str(position), *values, str(member.train_index), *_shown(member.triple)))
     return lines + table(rows, right=range(3 + len(scores)))
 

@@ -1,4 +1,4 @@
-"""``kgtrace tracin``: what it computes and how it is written down.
+"""``kgtrace tracin``: its computations, and the documents that it writes.
 
 Mode ``single`` gives a list with an object for each test triple, ``test`` puts that list under ``results``, beside the
 numbers of triples and the options, and ``self`` gives a list with an object for each training triple. Their fields are
@@ -71,7 +71,7 @@ class Run:
     progress: Callable[[str, int, int], None]
 
     def explained(self, test: np.ndarray, test_indices: np.ndarray) -> list[dict[str, Any]]:
-        """Return what mode single writes of test triples (b, 3), rows `test_indices` (b,) of their file."""
+        """Return the document of mode single for test triples (b, 3), rows `test_indices` (b,) of their file."""
         sample = self._sample()
         passes = -(-len(test) // _BATCH)
         finished = 0
@@ -101,7 +101,7 @@ class Run:
         return results
 
     def summed_up(self, results: Sequence[Mapping[str, Any]], skipped: int) -> dict[str, Any]:
-        """Return what mode test writes; `skipped` lines of the test file had unknown labels."""
+        """Return the document of mode test; `skipped` lines of the test file had unknown labels."""
         return {
             "num_test_triples": len(results),
             "num_skipped_test_triples": skipped,
@@ -114,7 +114,7 @@ class Run:
         }
 
     def self_influences(self) -> list[dict[str, Any]]:
-        """Return what mode self writes."""
+        """Return the document of mode self."""
         rows = self._analyzer(lambda done, total: self.progress("gradients", done, total)).compute_self_influence(
             self._sample(), learning_rate=self.args.learning_rate, top_k=self.args.top_k
         )

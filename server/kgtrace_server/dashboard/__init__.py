@@ -23,7 +23,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Nothing inline, nothing from elsewhere, and no text that becomes markup, whatever a label holds."""
+"""Nothing inline, nothing from elsewhere, and no text, such as a label, that becomes markup."""
 
 D3 = "vendor/d3.v7.min.def.js"
 """The chart library, which the build puts there: see ``hatch_build.py``."""
@@ -64,7 +64,7 @@ class _Dashboard:
 
 
 def dashboard() -> APIRouter:
-    """Return the routes of the page and of what it loads."""
+    """Return the routes of the page and of the files that it loads."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
@@ -110,7 +110,7 @@ def _built() -> _Dashboard:
 
 
 def _modules(paths: Iterable[str]) -> list[str]:
-    """Return the modules, which the page asks for at once: each would be found in another only after that arrived."""
+    """Return the modules, which the page loads at once, not one after the other as their imports name them."""
     return sorted(path for path in paths if path.endswith(".js") and path != _CLASSIC)
 
 

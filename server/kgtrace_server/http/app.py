@@ -61,7 +61,7 @@ def create_app(
         A service, or a function that loads the generation of an id. With the latter ``settings.index`` is followed
         once the application has started: whichever generation is live there answers, and until one does it is 503.
     tracer
-        What makes a span of each request; see `tracing`.
+        Middleware that makes a span of each request; see `tracing`.
 
     Raises
     ------
@@ -161,7 +161,7 @@ async def _on_status(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> set[str]:
-    """Return the methods of all routes to a path; the framework names those of the first."""
+    """Return the methods of all routes to a path; the framework names the methods of the first route alone."""
     return {
         method
         for router in request.app.state.routers

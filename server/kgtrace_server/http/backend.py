@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _ADVICE = "check --index (KGTRACE_INDEX), publish a generation, or build one first"
-"""For whoever started a service on a folder in which no generation is live."""
+"""For the operator of a service on a folder in which no generation is live."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,13 +79,13 @@ class Backend:
         self._service = service
 
     def close(self) -> None:
-        """Refuse what comes; wait a moment for what is being computed and loaded."""
+        """Refuse new requests; wait a moment for the running computation and reload."""
         self.worker.close()
         if self._reloader is not None:
             self._reloader.close()
 
     def ready(self) -> Ready:
-        """Tell what answers and how loading went. Raises `NotReady`."""
+        """Return the serving generation and the outcome of the last reload. Raises `NotReady`."""
         reloader = self._reloader
         return Ready(
             status="ready",
@@ -95,7 +95,7 @@ class Backend:
         )
 
     def generations(self) -> Generations:
-        """List what is on disk. Raises `CannotSwitch` where the root cannot be read, or there is none."""
+        """List the generations on disk. Raises `CannotSwitch` where the root cannot be read, or there is none."""
         with self._switching() as root:
             listed = catalogue.generations(root)
             live = root.current()

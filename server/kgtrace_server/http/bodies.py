@@ -23,11 +23,11 @@ MAX_CONTAINERS = 1024
 """Lists and objects in a body; the largest request, of `MAX_TRIPLES`, has about 270."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""A string, or what would be one but for its end. It matches at every quotation mark, so no byte is looked at twice."""
+"""A string, or one that lacks its end. It matches at every quotation mark, so no byte is looked at twice."""
 
 
 def read_json(body: bytes) -> Any:
-    """Return what a body holds, as RFC 8259 has it: UTF-8, no NaN, no Infinity.
+    """Return the value of a JSON body, as RFC 8259 has it: UTF-8, no NaN, no Infinity.
 
     Raises `HTTPException` with status 400.
     """
@@ -67,7 +67,11 @@ class StrictRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             content = await _content(request)
-            values = {each.name: await each.call(request) for each in dependant.dependencies if each.name and each.call}
+            values = {
+                dependency.name: await dependency.call(request)
+                for dependency in dependant.dependencies
+                if dependency.name and dependency.call
+            }
             try:
                 values[name] = question.model_validate(content)
             except ValidationError as e:
@@ -83,7 +87,7 @@ class StrictRoute(APIRoute):
 
 
 async def _content(request: Request) -> Any:
-    """Return what a request's body holds. Raises `HTTPException` for one that is empty or of another media type."""
+    """Return the value of a request's body. Raises `HTTPException` if it is empty or of another media type."""
     media_type = request.headers.get("Content-Type", "application/json").partition(";")[0]
     if media_type.strip().lower() != "application/json":
         raise HTTPException(

@@ -34,7 +34,7 @@ class Line:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record, in one line whatever it holds."""
+    """One JSON object a record, always in one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

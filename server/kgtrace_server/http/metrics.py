@@ -84,7 +84,7 @@ class Metrics:
         index: Callable[[], "IndexInfo | None"],
         reloads: Callable[[], tuple[int, int] | None],
     ) -> None:
-        """Ask these for the queue, the index and the reloads (good and bad) whenever somebody looks."""
+        """Read the queue, the index and the reloads (good and bad) from these functions at each scrape."""
         self._depth.set_function(lambda: worker.waiting)
         self._registry.register(_LiveCollector(worker, index, reloads))
 
@@ -96,7 +96,7 @@ class Metrics:
             self._rejections.labels(_REASONS[line.status]).inc()
 
     def batch(self, batch: "Batch") -> None:
-        """Count what was taken from the queue at once."""
+        """Count the tasks that were taken from the queue at once."""
         self._batch_requests.observe(len(batch.waited))
         self._batch_triples.observe(batch.size)
         for seconds in batch.waited:

@@ -94,9 +94,9 @@ class Observe:
 
 
 class Identify:
-    """Puts on every answer the request's id, the index's generation and what browsers must not do with it.
+    """Puts on every answer the request's id, the index's generation and restrictions for browsers.
 
-    Answers 500 to what nobody caught.
+    Answers 500 to exceptions that no handler caught.
     """
 
     def __init__(self, app: ASGIApp, generation: Callable[[], str | None]) -> None:
@@ -254,7 +254,7 @@ class LimitBody:
 
 
 class Admit:
-    """Refuses what would find no place in the queue, before its body is read."""
+    """Refuses a request for which the queue has no room, before its body is read."""
 
     def __init__(self, app: ASGIApp, worker: "Worker", paths: Collection[str]) -> None:
         self._app = app

@@ -34,7 +34,7 @@ _CACHE = {"Cache-Control": "public, max-age=86400"}
 
 
 def documentation() -> APIRouter:
-    """Return the routes of the page and of what it loads."""
+    """Return the routes of the page and of the files that it loads."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/docs")

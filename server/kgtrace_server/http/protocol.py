@@ -5,7 +5,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 64 * 1024
-"""Of a request's line and headers, or of whatever else is not body; the parser itself would take any number."""
+"""Bytes of a request's line and headers, of all that is not body; the parser itself would take any number."""
 
 HEAD_SECONDS = 10.0
 """From a request's first byte, or the connection's beginning, to the end of its headers."""
@@ -30,7 +30,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse the bytes received."""
         if not self._in_body:
             self._wait()
         self._unfinished += len(data)

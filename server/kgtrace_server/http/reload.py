@@ -29,7 +29,7 @@ _RETRY = 60.0
 """Seconds until a generation that failed is tried again: its failure may be of the moment, as that of memory is."""
 
 _WARM_QUERIES = 4
-"""Training triples asked about before a generation answers others: first calls are several times slower."""
+"""Training triples explained before a generation answers requests: first calls are several times slower."""
 
 _BYTES_PER_LABEL_BYTE = 16
 """Memory for each byte of the vocabulary's files: labels and names as Python's strings, and tables that find them."""
@@ -55,7 +55,7 @@ S = TypeVar("S", bound=Served)
 
 
 class Reloader(Generic[S]):
-    """Keeps what answers on the live generation of an index root.
+    """Keeps the service on the live generation of an index root.
 
     ::
 
@@ -68,7 +68,7 @@ class Reloader(Generic[S]):
     new requests take. Both are called in this class's thread, or in that of a caller of `check`, never in two at once.
     Threads of OpenMP and torch are limited by thread: ``load`` must set the limits, as the computing thread does.
 
-    If loading fails, the current generation keeps serving; `last` says what happened. One that failed is tried again
+    If loading fails, the current generation keeps serving; `last` is the outcome. One that failed is tried again
     when ``CURRENT`` changes, when `check` is called, and after a minute. Memory for both is asked for only where a
     generation serves already: the first one is always loaded.
 
@@ -170,23 +170,23 @@ class Reloader(Generic[S]):
         if self._served is not None and self._generation is not None:
             self._draining.append((self._generation, self._served))
         self._served, self._generation = weakref.ref(service), live
-        held = self._held(manifest)
-        self._in_use = sum(size for name, size in held.items() if not name.startswith(_VOCABULARY))
+        sizes = self._memory_by_file(manifest)
+        self._in_use = sum(size for name, size in sizes.items() if not name.startswith(_VOCABULARY))
         return True
 
     def _require_memory(self, new: Manifest) -> None:
         if self._generation is None:
             return  # there is nothing to protect: better slow than not at all
         available = self._memory()
-        # What the old one maps and every query reads, the kernel counts as available.
-        needed = sum(self._held(new).values()) + self._in_use
+        # The kernel counts the mapped files of the old generation, which every query reads, as available.
+        needed = sum(self._memory_by_file(new).values()) + self._in_use
         if available is not None and available < needed:
             raise NotEnoughMemory(
                 f"generation {new.generation} beside generation {self._generation} needs {needed} bytes of memory, "
                 f"{available} are available: free some, or restart the service on the new generation alone"
             )
 
-    def _held(self, manifest: Manifest) -> dict[str, int]:
+    def _memory_by_file(self, manifest: Manifest) -> dict[str, int]:
         """Return the bytes of memory that a generation needs to serve at full speed, by file."""
         return {
             name: record.bytes * (_BYTES_PER_LABEL_BYTE if name.startswith(_VOCABULARY) else 1)
@@ -218,7 +218,7 @@ class Reloader(Generic[S]):
 def open_warm(root: Path, generation: str, *, device: str = "auto", milvus: "Milvus | None" = None) -> "Attributor":
     """Open a generation, compare its checksums and let it answer a few queries, so that the first user need not wait.
 
-    Raises what `open_index` raises.
+    Raises the errors of `open_index`.
     """
     from kgtrace_indexer.query.opening import open_index
 

@@ -61,7 +61,7 @@ _Backend = Annotated[Backend, Depends(_backend)]
 
 
 def queueing(router: APIRouter) -> frozenset[str]:
-    """Return the paths whose routes say that they may answer 429: those that compute."""
+    """Return the paths whose routes say that they may answer 429: the routes that compute."""
     return frozenset(route.path for route in router.routes if isinstance(route, APIRoute) and 429 in route.responses)
 
 
@@ -219,7 +219,8 @@ async def _computed(request: Request, service: Service, question: Computed, medi
         outcomes = service.together(questions, backend.worker.wanted)
         metrics.answers([outcome for outcome in outcomes if isinstance(outcome, Influences)])
         return [
-            each if isinstance(each, Exception) else (_response(each, media_type), _stages(each)) for each in outcomes
+            outcome if isinstance(outcome, Exception) else (_response(outcome, media_type), _stages(outcome))
+            for outcome in outcomes
         ]
 
     size = len(question.triples) if isinstance(question, InfluenceRequest) else 1

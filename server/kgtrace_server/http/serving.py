@@ -1,4 +1,4 @@
-"""Listening, and running an application until it is told to stop."""
+"""Listening, and running an application until a signal stops it."""
 
 import logging
 import signal
@@ -58,7 +58,7 @@ def loader(settings: Settings) -> Callable[[str], Service]:
 def listen(settings: Settings) -> socket.socket:
     """Return a listening socket. Raises `CannotListen`.
 
-    Logs a warning when other machines can reach it and no key is asked for.
+    Logs a warning when other machines can reach it and no key is required.
     """
     if not settings.local and settings.read_key is None:
         _log.warning(

@@ -1,7 +1,7 @@
 """OpenTelemetry: a span for each request, which says where its time went.
 
 Off unless the environment names a collector, by the variables that OpenTelemetry's specification gives. The
-instrumentation is OpenTelemetry's own; what is added here is what only this service knows.
+instrumentation is OpenTelemetry's own; this module adds the facts that only this service knows.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _WHOLE = "kgtrace.scope"
 
 
 def provider_from(environment: Mapping[str, str]) -> "TracerProvider | None":
-    """Return what makes spans and sends them to the collector that the environment names; None where it names none.
+    """Return a middleware that sends spans to the collector that the environment names; None where it names none.
 
     Raises `BadRequest` for an exporter or a protocol that is not supported, and `MissingExtra`.
     """

@@ -1,8 +1,8 @@
 """One thread that computes, and the queue before it.
 
-Nothing waits for company: what is queued when the thread gets free, and is alike, is computed together. Under light
-load that is one request at a time, under heavy load as many as fit. A free thread is woken when all requests that the
-event loop found at once are queued.
+No task waits for others: tasks that are queued when the thread gets free, and alike, are computed together. Under light
+load that is one request at a time, under heavy load as many as fit. A free thread is woken when all requests of one
+turn of the event loop are queued.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ class Worker:
         return len(self._queue)
 
     def wanted(self) -> bool:
-        """Return whether anybody still waits for what is being computed."""
+        """Return whether any client still waits for the running computation."""
         return any(not job.future.done() for job in self._current)
 
     def require_room(self) -> None:
@@ -123,8 +123,7 @@ class Worker:
         """Queue a task; return the future of its result, which takes it out of the queue when it is cancelled.
 
         Raises `QueueFull`, and `NotReady` after `close`. The future raises `NotReady` when the worker is closed before
-        it is computed, what the task's outcome is if that is an exception, and `RuntimeError` after a fault of the
-        thread.
+        it is computed, the task's outcome if that is an exception, and `RuntimeError` after a fault of the thread.
         """
         loop = asyncio.get_running_loop()
         job = _Job(task, loop, loop.create_future())
@@ -149,7 +148,7 @@ class Worker:
                 self._queue.pop(job, None)
 
     def close(self) -> None:
-        """Refuse what waits and what comes, and give what is being computed a moment to end."""
+        """Refuse waiting and new tasks, and give the running computation a moment to end."""
         with self._changed:
             self._closed = True
             dropped, self._queue = self._queue, {}
@@ -160,7 +159,7 @@ class Worker:
             self._thread.join(_GRACE)
 
     def _supervise(self) -> None:
-        """Work until closed, whatever fails."""
+        """Work until closed, also after failures."""
         while True:
             try:
                 self._work()
@@ -207,7 +206,7 @@ class Worker:
             outcomes = [e] * len(jobs)
         if len(outcomes) != len(jobs):
             raise RuntimeError(f"{len(jobs)} tasks had {len(outcomes)} outcomes")
-        self._busy = False  # before anybody is told: who asks again at once must find a free thread
+        self._busy = False  # before clients get their answers: the next request must find a free thread
         for job, outcome, seconds in zip(jobs, outcomes, waited, strict=True):
             _settle(job, outcome if isinstance(outcome, Exception) else Computed(outcome, seconds))
         self._current = []

@@ -1,1 +1,1 @@
-"""What can be asked and answered, defined once: `questions` and `answers`, with examples for the documentation."""
+"""Questions and answers, defined once: `questions` and `answers`, with examples for the documentation."""

@@ -82,7 +82,7 @@ class Question(BaseModel):
         return {name: value for name, value in self if name not in without}
 
     def key(self, *without: str) -> Hashable:
-        """Return what is equal in questions of equal fields, ``without`` some of them; lists may differ in order."""
+        """Return a key that is equal for questions of equal fields, ``without`` some; lists may differ in order."""
         return type(self), *((name, _hashable(value)) for name, value in self.options(*without).items())
 
 

@@ -21,7 +21,7 @@ _LONGEST_VALUE = 40
 def as_json(fields: Mapping[str, Any]) -> str:
     """Return a question's fields as the body of a request; ``must`` and ``must_not`` become its ``filter``.
 
-    Raises `BadRequest` for what JSON cannot hold.
+    Raises `BadRequest` for values that JSON cannot hold.
     """
     restriction = {name: fields[name] for name in ("must", "must_not") if name in fields}
     body = {name: value for name, value in fields.items() if name not in restriction}

@@ -211,8 +211,10 @@ def test_the_search_index_holds_short_codes(umls_index: Path) -> None:
     short = ShortCode(open_arrays(generation.path / "search.h5")["search.columns"])
     index = FaissSearch.read(generation.path / "search.faiss")
     phi, rho = arrays["projected"], arrays["residual"]
-    scores, ids = index.search(short.asked(phi[:1], rho[:1]), 5)
-    np.testing.assert_allclose(scores[0], short.stored(phi, rho)[ids[0]] @ short.asked(phi[:1], rho[:1])[0], rtol=1e-4)
+    scores, ids = index.search(short.query_vectors(phi[:1], rho[:1]), 5)
+    np.testing.assert_allclose(
+        scores[0], short.stored(phi, rho)[ids[0]] @ short.query_vectors(phi[:1], rho[:1])[0], rtol=1e-4
+    )
     assert (scores[0] >= phi[ids[0]] @ phi[0] + rho[ids[0]] @ rho[0]).all()
     assert (generation.path / "search.faiss").stat().st_size < 16 * index.ntotal + 200
 

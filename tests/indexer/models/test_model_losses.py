@@ -25,7 +25,8 @@ from kgtrace_indexer.models.featurizer import Featurizer, featurizer_for
 from kgtrace_indexer.models.protocol import scoring_model
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest, MissingInverseRelations, UnsupportedModel
-from tests.indexer.models.test_models import CPU, DOCS, ZOO, ByHand, Save, Saved, _error, factory, nations, save
+from tests.indexer.models.test_own_models import ByHand
+from tests.indexer.models.zoo import CPU, DOCS, ZOO, Save, Saved, factory, nations, relative_error, save
 
 __all__ = ["nations", "save"]  # fixtures
 
@@ -117,7 +118,7 @@ def _check(saved: Saved, loss: str) -> None:
     with torch.inference_mode():
         terms = featurizer.training_terms(first)
     torch.testing.assert_close(terms.losses(), torch.tensor(values), rtol=1e-4, atol=1e-5)
-    assert _error(squared_norms(terms).total, g.square().sum(1), g.square().sum(1)) < 1e-4
+    assert relative_error(squared_norms(terms).total, g.square().sum(1), g.square().sum(1)) < 1e-4
     if not saved.model.inverse_triples and loss in ONE_TO_ALL:
         with pytest.raises(MissingInverseRelations, match="build the index with another loss"):
             featurizer.test_terms(second, "head")
@@ -132,9 +133,9 @@ def _check(saved: Saved, loss: str) -> None:
         with torch.inference_mode():
             test = featurizer.test_terms(second, side)
         wanted, scale = g @ h.T, g.norm(dim=1)[:, None] * h.norm(dim=1)
-        assert _error(inner(terms, test), wanted, scale) < 1e-4
+        assert relative_error(inner(terms, test), wanted, scale) < 1e-4
         alone = torch.cat([inner(terms.triple(i), test) for i in range(len(first))])
-        assert _error(alone, wanted, scale) < 1e-4
+        assert relative_error(alone, wanted, scale) < 1e-4
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from kgtrace_indexer import Attributor, BuildConfig, Restriction, build, open_index
 from kgtrace_indexer.query import aggregate as engine
 from kgtrace_indexer.query.aggregate import GroupSums
-from tests.indexer.models.test_models import Save, factory, nations, save
+from tests.indexer.models.zoo import Save, factory, nations, save
 
 __all__ = ["nations", "save"]  # fixtures
 from kgtrace_store.errors import Abandoned, BadRequest

@@ -34,7 +34,7 @@ from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION
 from kgtrace_indexer.models.featurizer import SLOPE, SQUARED_NORM, Featurizer
 from kgtrace_indexer.names import Directions
 from kgtrace_indexer.query.cascade import Cascade
-from kgtrace_indexer.query.certify import Ask, Found, value
+from kgtrace_indexer.query.certify import SearchOptions, TopK, value
 from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_store import ExactSearch
@@ -217,11 +217,11 @@ class Case:
     def exact(self, i: int, rows: torch.Tensor) -> torch.Tensor:
         return self.of_score.influences(self.table.ids[rows.numpy()], self.test_terms(i))[:, 0]
 
-    def ask(self, terms: Terms, mask: np.ndarray | None = None, **options: object) -> Ask:
+    def ask(self, terms: Terms, mask: np.ndarray | None = None, **options: object) -> SearchOptions:
         def computed(query: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             return paired(self.training_terms, rows, terms, query)
 
-        return Ask(**{"max_candidates": None, "allowed": [mask], "exact": computed, **options})
+        return SearchOptions(**{"max_candidates": None, "allowed": [mask], "exact": computed, **options})
 
     @cached_property
     def retrieval(self) -> Retrieval:
@@ -237,7 +237,7 @@ class Case:
             return RowSearch(self.rows, files, self.arrays.get(SQUARED_NORM, self.arrays["self_influence"]))
         return Cascade(self.bases, self.codes, index, short)
 
-    def find(self, i: int, **options: object) -> Found:
+    def find(self, i: int, **options: object) -> TopK:
         return self.retrieval.find(self.test_terms(i), self.ask(self.test_terms(i), **options))[0]
 
 
@@ -296,7 +296,7 @@ def test_short_codes_bound_whole_ones(case: Case) -> None:
         query = encode_queries(case.test_terms(i), case.bases, torch.device("cpu"))
         for sign in (1, -1):
             whole = sign * (phi.astype(np.float64) @ query.phi[0].numpy()) + rho @ query.residual[0].numpy()
-            asked = short.asked(sign * query.phi.numpy(), query.residual.numpy())[0]
+            asked = short.query_vectors(sign * query.phi.numpy(), query.residual.numpy())[0]
             assert (stored.astype(np.float64) @ asked >= whole).all()
 
 

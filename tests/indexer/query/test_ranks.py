@@ -11,7 +11,7 @@ import torch
 
 from kgtrace_indexer import BuildConfig, TripleTable, build, open_index, read_model
 from kgtrace_store import Vocabulary
-from tests.indexer.models.test_models import Save, factory, nations, save
+from tests.indexer.models.zoo import Save, factory, nations, save
 
 __all__ = ["nations", "save"]  # fixtures
 

@@ -1,7 +1,7 @@
 """Models of frameworks other than PyKEEN, as files that are read without importing the frameworks.
 
-Each module knows one framework's files by what they hold, and makes a `ModelFile` of them whose interaction is named
-after the framework, such as ``PyG.TransE``. `kgtrace_indexer.models.table_scores` computes their scores.
+Each module recognises one framework's files by their content, and makes a `ModelFile` of them whose interaction is
+named after the framework, such as ``PyG.TransE``. `kgtrace_indexer.models.table_scores` computes their scores.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kgtrace_indexer.inputs.frameworks import dicee, libkge, npy
 from kgtrace_indexer.inputs.frameworks.described import Named
-from kgtrace_indexer.inputs.frameworks.known import Found as Found
+from kgtrace_indexer.inputs.frameworks.known import StoredModel as StoredModel
 from kgtrace_indexer.inputs.frameworks.openke import OPENKE
 from kgtrace_indexer.inputs.frameworks.pyg import PYG
 from kgtrace_indexer.inputs.frameworks.torchkge import TORCHKGE
@@ -24,7 +24,7 @@ _STATE_DICTS = (PYG, TORCHKGE, OPENKE)
 _FOLDERS = (npy, dicee)
 
 
-def find_archive(archive: TorchArchive, source: str) -> Found | None:
+def find_archive(archive: TorchArchive, source: str) -> StoredModel | None:
     """Return the model of another framework in a file of ``torch.save``; None if it is of none known here."""
     root = archive.root
     if is_module(root):
@@ -34,7 +34,7 @@ def find_archive(archive: TorchArchive, source: str) -> Found | None:
                 modules = describe_modules(archive)
                 frozen = [path for path, attributes in modules.items() if "weight" in attributes.get("frozen", ())]
                 recorded = Named(root.origin.name, modules[""])
-                return Found(framework, load(archive, module_tensors(archive)), source, recorded, frozen)
+                return StoredModel(framework, load(archive, module_tensors(archive)), source, recorded, frozen)
         return None
     if (checkpoint := libkge.find(archive, source)) is not None:
         return checkpoint
@@ -43,7 +43,7 @@ def find_archive(archive: TorchArchive, source: str) -> Found | None:
     except UnreadableModel:  # said better by the reader of all other files
         return None
     nearest = max(_STATE_DICTS, key=lambda framework: framework.shares(stored))
-    return Found(nearest, load(archive, stored), source) if nearest.shares(stored) else None
+    return StoredModel(nearest, load(archive, stored), source) if nearest.shares(stored) else None
 
 
 def is_framework_folder(folder: Path) -> bool:
@@ -51,13 +51,13 @@ def is_framework_folder(folder: Path) -> bool:
     return any(finder.recognises(folder) for finder in _FOLDERS)
 
 
-def find_folder(folder: Path) -> Found:
+def find_folder(folder: Path) -> StoredModel:
     """Return the model in a folder that `is_framework_folder`.
 
     Raises `UnreadableModel` for damaged files, `UnsupportedModel` for a folder of several models.
     """
-    found: Found = next(finder for finder in _FOLDERS if finder.recognises(folder)).find(folder)
-    return found
+    model: StoredModel = next(finder for finder in _FOLDERS if finder.recognises(folder)).find(folder)
+    return model
 
 
 def carried_data(folder: Path, names: Path | None, lang: str = "en") -> tuple[Vocabulary, TripleTable] | None:

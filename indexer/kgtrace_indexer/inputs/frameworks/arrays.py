@@ -33,13 +33,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if there is no such file. Raises `UnreadableModel` for anything else."""
     try:
         with path.open("rb") as f:
-            found = json.loads(f.read(_LONGEST_JSON))
+            content = json.loads(f.read(_LONGEST_JSON))
     except FileNotFoundError:
         return None
     except OSError as e:
         raise UnreadableModel(f"cannot read {path}: {e.strerror}") from e
     except (ValueError, RecursionError) as e:
         raise UnreadableModel(f"{path} is not JSON: {e}") from e
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UnreadableModel(f"{path} holds no JSON object")
-    return found
+    return content

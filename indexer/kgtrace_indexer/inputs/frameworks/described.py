@@ -141,8 +141,8 @@ def _size(interaction: str, names: Sequence[str], tensors: Tensors, source: str)
     """Return the common number of rows of some tables, and how many numbers their rows have together."""
     for name in names:
         if name not in tensors or tensors[name].dim() != 2:
-            found = f"of shape {tuple(tensors[name].shape)}" if name in tensors else "missing"
-            raise UnsupportedModel(f"{source} is no {interaction}: its table {name} is {found}")
+            state = f"of shape {tuple(tensors[name].shape)}" if name in tensors else "missing"
+            raise UnsupportedModel(f"{source} is no {interaction}: its table {name} is {state}")
     shapes = [tuple(tensors[name].shape) for name in names]
     if len({rows for rows, _ in shapes}) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))

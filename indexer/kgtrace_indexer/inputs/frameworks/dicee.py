@@ -9,7 +9,7 @@ import numpy as np
 
 from kgtrace_indexer.inputs.frameworks.arrays import read_array, read_json
 from kgtrace_indexer.inputs.frameworks.described import Named, Score
-from kgtrace_indexer.inputs.frameworks.known import Found, Framework, Known
+from kgtrace_indexer.inputs.frameworks.known import Framework, Known, StoredModel
 from kgtrace_indexer.inputs.id_maps import named
 from kgtrace_indexer.inputs.saved_objects import load, state_dict
 from kgtrace_indexer.inputs.text_files import INTEGER, quote, text_lines
@@ -54,7 +54,7 @@ def recognises(folder: Path) -> bool:
     return (folder / _MODEL).is_file() and (folder / _CONFIG).is_file()
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path) -> StoredModel:
     """Read the model in a folder.
 
     Raises `UnreadableModel` for files that are damaged or foreign, `UnsupportedModel` for a model with layers between
@@ -69,7 +69,7 @@ def find(folder: Path) -> Found:
             f"{source} was trained with normalization {quote(normalization)}, whose layers are not read: train without"
         )
     with open_archive(folder / _MODEL) as archive:
-        return Found(DICEE, load(archive, state_dict(archive)), source, Named(name))
+        return StoredModel(DICEE, load(archive, state_dict(archive)), source, Named(name))
 
 
 def training_data(folder: Path, names: Path | None, lang: str = "en") -> tuple[Vocabulary, TripleTable] | None:

@@ -1,4 +1,4 @@
-"""Which of a framework's models a set of tensors is of, and what its score needs to know besides."""
+"""The models of a framework: which one a set of tensors belongs to, and the hyper-parameters of its score."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Known:
         return frozenset({*self.score.entity, *self.score.relation}) | self.more
 
     def call(self, name: str) -> str:
-        """Return an example of what ``--interaction`` may be."""
+        """Return an example of a value of ``--interaction``."""
         examples = {key: value[0] if isinstance(value, tuple) else value for key, value in self.arguments.items()}
         return f"{name}({', '.join(f'{key}={value}' for key, value in examples.items())})" if examples else name
 
@@ -72,24 +72,24 @@ class Framework:
     """Hyper-parameters from the attributes of a whole module."""
 
     def shares(self, names: Iterable[str]) -> int:
-        """Return how many of the names are those of the framework's tensors."""
+        """Return how many of the names are names of the framework's tensors."""
         return len(set(names) & {name for known in self.models.values() for name in known.tensors})
 
     def named(self, tensors: Tensors, source: str, interaction: str | None, recorded: Named | None) -> Named:
         """Return which of the framework's models tensors are of, with the hyper-parameters that its score needs.
 
-        `interaction` is what the user says about it, `recorded` what the file does. Raises `UnsupportedModel` for other
+        `interaction` is the user's description of the model, `recorded` the file's. Raises `UnsupportedModel` for other
         models, where both together do not say enough, and where they contradict each other.
         """
-        wanted = None if interaction is None else self._checked(parse(interaction, self.prefix), source)
+        expected = None if interaction is None else self._checked(parse(interaction, self.prefix), source)
         if recorded is not None:
             own = self._recorded(recorded, source)
-            if wanted is not None and wanted != Named(
-                own.name, {key: own.arguments.get(key) for key in wanted.arguments}
+            if expected is not None and expected != Named(
+                own.name, {key: own.arguments.get(key) for key in expected.arguments}
             ):
-                raise UnsupportedModel(f"{source} is a {own} of {self.title}, not a {wanted}")
-            wanted = own
-        named = self._told(tensors, source, wanted)
+                raise UnsupportedModel(f"{source} is a {own} of {self.title}, not a {expected}")
+            expected = own
+        named = self._identified(tensors, source, expected)
         self.models[named.name].check(named, source)
         return named
 
@@ -102,31 +102,33 @@ class Framework:
             )
         return Named(name, {key: attributes[key] for key in self.models[name].arguments if key in attributes})
 
-    def _checked(self, wanted: Named, source: str) -> Named:
+    def _checked(self, expected: Named, source: str) -> Named:
         """Return the model that the user names. Raises `UnsupportedModel` if it, or a hyper-parameter, is unknown."""
-        name = wanted.name.removesuffix(self.suffix)
+        name = expected.name.removesuffix(self.suffix)
         if name not in self.models:
             raise UnsupportedModel(
-                f"{source}: {quote(wanted.name)} of {self.title} is not read; read are {', '.join(self.models)}"
+                f"{source}: {quote(expected.name)} of {self.title} is not read; read are {', '.join(self.models)}"
             )
         known = self.models[name]
-        if unknown := sorted(wanted.arguments.keys() - known.arguments.keys()):
+        if unknown := sorted(expected.arguments.keys() - known.arguments.keys()):
             raise UnsupportedModel(
                 f"--interaction: {name} of {self.title} has no {quote(unknown[0])}; write {quote(known.call(name))}"
             )
-        return Named(name, wanted.arguments)
+        return Named(name, expected.arguments)
 
-    def _told(self, tensors: Tensors, source: str, wanted: Named | None) -> Named:
-        """Return which of the framework's models tensors are of."""
+    def _identified(self, tensors: Tensors, source: str, expected: Named | None) -> Named:
+        """Return the one of the framework's models that has exactly these tensors."""
         names = tensors.keys() - self.constants
         fitting = [name for name, known in self.models.items() if known.tensors == names]
-        if wanted is not None and wanted.name not in fitting:
-            own = self.models[wanted.name].tensors
+        if expected is not None and expected.name not in fitting:
+            own = self.models[expected.name].tensors
             differences = {"lacks": sorted(own - names), "also has": sorted(names - own)}
-            listed = " and ".join(f"{verb} {quote(', '.join(some))}" for verb, some in differences.items() if some)
-            raise UnsupportedModel(f"{source} is no {wanted.name} of {self.title}: it {listed}")
-        if wanted is not None:
-            return wanted
+            listed = " and ".join(
+                f"{verb} {quote(', '.join(differing))}" for verb, differing in differences.items() if differing
+            )
+            raise UnsupportedModel(f"{source} is no {expected.name} of {self.title}: it {listed}")
+        if expected is not None:
+            return expected
         if not fitting:
             raise UnsupportedModel(
                 f"{source} is of {self.title}, but of none of its models that are read ({', '.join(self.models)}): "
@@ -142,8 +144,8 @@ class Framework:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a file or folder of a framework holds."""
+class StoredModel:
+    """A model as a file or folder of a framework holds it."""
 
     framework: Framework
     tensors: Tensors
@@ -156,7 +158,7 @@ class Found:
     """Whether there are inverse relations: rows 2r + 1."""
 
     def model(self, interaction: str | None, embedding_dim: int | None, num_relations: int | None) -> ModelFile:
-        """Make a model of it; the arguments are those of `read_model`. Raises as `Framework.named` and `model_file`."""
+        """Make a `ModelFile`; the arguments are those of `read_model`. Raises as `Framework.named` and `model_file`."""
         named = self.framework.named(self.tensors, self.source, interaction, self.recorded)
         known = self.framework.models[named.name]
         settings = {**known.score.settings, **known.settings(named.arguments, self.tensors)}

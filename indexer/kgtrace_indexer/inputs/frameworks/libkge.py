@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kgtrace_indexer.inputs.frameworks.described import Named, Score
-from kgtrace_indexer.inputs.frameworks.known import Found, Framework, Known
+from kgtrace_indexer.inputs.frameworks.known import Framework, Known, StoredModel
 from kgtrace_indexer.inputs.inert import Inert, StoredTensor
 from kgtrace_indexer.inputs.saved_objects import load
 from kgtrace_indexer.inputs.text_files import quote
@@ -49,7 +49,7 @@ LIBKGE = Framework(
 """Models under the names of their classes."""
 
 
-def find(archive: TorchArchive, source: str) -> Found | None:
+def find(archive: TorchArchive, source: str) -> StoredModel | None:
     """Read a checkpoint; None for files of other frameworks. Raises `UnreadableModel` for one that is not whole."""
     root = archive.root
     if not isinstance(root, dict):
@@ -67,7 +67,7 @@ def find(archive: TorchArchive, source: str) -> Found | None:
     tensors = load(archive, stored)
     if reciprocal and _RELATIONS in tensors and tensors[_RELATIONS].dim() == 2:
         tensors[_RELATIONS] = _alternating(tensors[_RELATIONS], source)
-    return Found(LIBKGE, tensors, source, named, inverse_triples=reciprocal)
+    return StoredModel(LIBKGE, tensors, source, named, inverse_triples=reciprocal)
 
 
 def _renamed(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from kgtrace_indexer.inputs.frameworks.arrays import read_array, read_json
 from kgtrace_indexer.inputs.frameworks.described import Named, Score, Tensors
-from kgtrace_indexer.inputs.frameworks.known import Found, Framework, Known
+from kgtrace_indexer.inputs.frameworks.known import Framework, Known, StoredModel
 from kgtrace_store.errors import UnreadableModel, UnsupportedModel
 
 CONFIG = "config.json"
@@ -67,7 +67,7 @@ def recognises(folder: Path) -> bool:
     return (folder / f"{_ENTITY}.npy").is_file() or any(folder.glob("*_entity.npy"))
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path) -> StoredModel:
     """Read the tables and the configuration in a folder.
 
     Raises `UnreadableModel` for files that are damaged or foreign, `UnsupportedModel` for a folder of several models.
@@ -83,7 +83,7 @@ def find(folder: Path) -> Found:
         framework, tables = DGL_KE, [first, folder / f"{first.name.removesuffix('_entity.npy')}_relation.npy"]
     arrays = (read_array(path, "f").astype(np.float32, order="C") for path in tables)
     tensors = {name: torch.from_numpy(array) for name, array in zip((_ENTITY, _RELATION), arrays, strict=True)}
-    return Found(framework, tensors, folder.absolute().name, _configured(folder / CONFIG))
+    return StoredModel(framework, tensors, folder.absolute().name, _configured(folder / CONFIG))
 
 
 def _configured(path: Path) -> Named | None:

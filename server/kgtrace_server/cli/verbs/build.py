@@ -31,61 +31,61 @@ def register(verb: Verb) -> None:
 
 def _build_arguments(to: argparse.ArgumentParser) -> None:
     arguments.trained(to, ids_in="--train")
-    what = to.add_argument_group("what is indexed")
-    arguments.gradients(what, None)
-    what.add_argument(
+    contents = to.add_argument_group("what is indexed")
+    arguments.gradients(contents, None)
+    contents.add_argument(
         "--layers",
         nargs="+",
         default=["all"],
         metavar="LAYER",
         help="all, last:N, or parameter names and patterns (default: all)",
     )
-    what.add_argument(
+    contents.add_argument(
         "--projection",
         choices=arguments.choices(Projection),
         default="pca",
         help="how gradients are kept: pca certifies every answer, gaussian and sparse guess, none keeps nothing and "
         "leaves every query to compute every influence (default: %(default)s)",
     )
-    what.add_argument(
+    contents.add_argument(
         "--dim", type=integer(1), default=64, metavar="K", help="numbers kept of a gradient (default: %(default)s)"
     )
-    what.add_argument(
+    contents.add_argument(
         "--landmarks",
         type=integer(1),
         default=2048,
         metavar="M",
         help="triples that the directions are chosen from (default: %(default)s)",
     )
-    what.add_argument(
+    contents.add_argument(
         "--sample-rate",
         type=arguments.rate,
         default=1.0,
         metavar="P",
         help="index this share of the training triples; others cannot be named (default: all)",
     )
-    add(what, "--stratify-by")
+    add(contents, "--stratify-by")
     arguments.score(
-        what,
+        contents,
         "of queries that do not ask for another: tracin is plain TracIn, preconditioned turns down what all gradients "
         "of an embedding row have in common (default: preconditioned with projection pca, where rows have gradients of "
         "their own)",
     )
-    what.add_argument(
+    contents.add_argument(
         "--damping",
         type=lambda text: None if text == "auto" else arguments.positive(text),
         metavar="X|auto",
         help="of the preconditioned score; auto is 3 (default: auto)",
     )
-    add(what, "--seed", help="of all random choices (default: %(default)s)")
-    what.add_argument(
+    add(contents, "--seed", help="of all random choices (default: %(default)s)")
+    contents.add_argument(
         "--shard-size",
         type=integer(1),
         metavar="N",
         help="keep codes, rows and search indexes of so many training triples each in files of their own "
         "(default: of all together)",
     )
-    what.add_argument(
+    contents.add_argument(
         "--dtype", choices=("float32", "float16"), default="float16", help="of stored codes (default: %(default)s)"
     )
     how = to.add_argument_group("how")

@@ -1,4 +1,4 @@
-"""Verbs of whoever runs a service: ``serve``, and those that look after the generations of an index."""
+"""Verbs of operators: ``serve``, and the verbs that look after the generations of an index."""
 
 import argparse
 import os
@@ -46,7 +46,7 @@ def register(verb: Verb) -> None:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Run the HTTP service until it is told to stop."""
+    """Run the HTTP service until a signal stops it."""
     try:
         settings = Settings.resolve(vars(args), os.environ)
     except BadRequest as e:
@@ -87,7 +87,7 @@ def _verdict(check: "Check") -> str:
 
 
 def list_generations(args: argparse.Namespace) -> int:
-    """Show what is on disk, and which of it is live."""
+    """Show the generations on disk, and which of them is live."""
     from kgtrace_store.generations import IndexRoot
 
     root = IndexRoot(args.index)

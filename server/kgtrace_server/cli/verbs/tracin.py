@@ -27,22 +27,22 @@ def register(verb: Verb) -> None:
     arguments.test_rows(data)
     add(data, "--skip-unknown", help="skip lines of --train with unknown labels; those of --test always are")
     arguments.ids(data, "--train and --test")
-    what = to.add_argument_group("what is computed")
-    what.add_argument(
+    computation = to.add_argument_group("what is computed")
+    computation.add_argument(
         "--mode",
         choices=("single", "test", "self"),
         default="test",
         help="influences on test triples, as a list or with a summary, or self-influences (default: %(default)s)",
     )
-    add(what, "--top-k")
-    what.add_argument(
+    add(computation, "--top-k")
+    computation.add_argument(
         "--learning-rate",
         type=arguments.positive,
         default=1.0,
         metavar="X",
         help="factor of all influences (default: 1)",
     )
-    add(what, "--directions")
+    add(computation, "--directions")
     cost = to.add_argument_group("for how much work; what is given explicitly goes before the preset")
     cost.add_argument("--preset", choices=tuple(PRESETS), default="baseline", help="see below (default: %(default)s)")
     boolean = argparse.BooleanOptionalAction
@@ -81,12 +81,12 @@ def tracin(args: argparse.Namespace) -> int:
         raise WrongCall(f"--mode {args.mode} explains the triples of --test FILE: give it too")
     layers = {"--num-last-layers": args.num_last_layers, "--last-layer-names": args.last_layer_names}
     projection = {"--projection-dim": args.projection_dim, "--projection-type": args.projection_type}
-    for wanted, refusal, details in (
+    for use, refusal, details in (
         (args.use_last_layers_only, "--no-use-last-layers-only", layers),
         (args.use_projection, "--no-use-projection", projection),
     ):
         for flag, value in details.items():
-            if wanted is False and value is not None:
+            if use is False and value is not None:
                 raise WrongCall(f"{refusal} leaves {flag} nothing to say: leave out one of them")
     samples = (PRESETS[args.preset].sample_rate if args.sample_rate is None else args.sample_rate) < 1
     if args.stratify_by not in (None, "none") and not samples:

@@ -58,7 +58,7 @@ export function address(route, parameters = {}) {
 /**
  * Call the API.
  * @param {string} path From `address`. @param {AbortSignal} [signal]
- * @returns {Promise<any>} The answer. Rejects with `Problem`, or with what the signal says.
+ * @returns {Promise<any>} The answer. Rejects with `Problem`, or with the signal's reason.
  */
 export async function get(path, signal) {
   const response = await fetched(path, signal);

@@ -21,7 +21,7 @@ export class Combobox {
     this._options = [];
     this._active = -1;
     this._timer = 0;
-    this._asking = new AbortController();
+    this._request = new AbortController();
     this._input = el("input", {
       id,
       role: "combobox",
@@ -54,21 +54,21 @@ export class Combobox {
       this.set(label ? { id: -1, label, name: null } : null);
   }
 
-  /** The label of what the field holds, or its text where nothing has such a label or name. */
+  /** The label of the chosen thing, or the text where no thing has such a label or name. */
   async resolve() {
     const text = this._input.value.trim();
     if (!text) return "";
     if (this._chosen && this._input.value === nameOf(this._chosen)) return this._chosen.label;
-    let found;
+    let things;
     try {
-      found = await this._find(text);
+      things = await this._find(text);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      return text; // what is asked with it will meet the same problem, and say so
+      return text; // the request with this text will meet the same problem, and say so
     }
     const same = (other) => other?.toLowerCase() === text.toLowerCase();
     const thing =
-      found.find(({ label }) => label === text) ?? found.find(({ label, name }) => same(label) || same(name));
+      things.find(({ label }) => label === text) ?? things.find(({ label, name }) => same(label) || same(name));
     return thing ? thing.label : text;
   }
 
@@ -83,24 +83,25 @@ export class Combobox {
 
   async _open() {
     const text = this._input.value;
-    this._asking.abort();
-    this._asking = new AbortController();
-    let found = [];
+    this._request.abort();
+    this._request = new AbortController();
+    let things = [];
     let nothing = "Nothing matches";
     try {
-      found = await this._find(text.trim(), this._asking.signal);
+      things = await this._find(text.trim(), this._request.signal);
     } catch (error) {
       if (!(error instanceof Problem)) return; // another call took its place
       nothing = error.detail;
     }
     if (document.activeElement !== this._input || text !== this._input.value) return;
-    this._options = found;
-    this._list.replaceChildren(...found.map((thing, i) => this._option(thing, i)));
-    if (!found.length) this._list.append(el("li", { class: "none", role: "option", "aria-disabled": "true" }, nothing));
+    this._options = things;
+    this._list.replaceChildren(...things.map((thing, i) => this._option(thing, i)));
+    const empty = { class: "none", role: "option", "aria-disabled": "true" };
+    if (!things.length) this._list.append(el("li", empty, nothing));
     this._list.hidden = false;
     this._input.setAttribute("aria-expanded", "true");
     this._activate(-1);
-    announce(found.length ? `${found.length} suggestion${found.length === 1 ? "" : "s"}` : nothing);
+    announce(things.length ? `${things.length} suggestion${things.length === 1 ? "" : "s"}` : nothing);
   }
 
   _option(thing, i) {
@@ -135,7 +136,7 @@ export class Combobox {
 
   _close() {
     clearTimeout(this._timer);
-    this._asking.abort();
+    this._request.abort();
     this._list.hidden = true;
     this._input.setAttribute("aria-expanded", "false");
     this._activate(-1);

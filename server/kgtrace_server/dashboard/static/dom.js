@@ -58,7 +58,7 @@ export function tripleText({ head, relation, tail }) {
 }
 
 /**
- * A triple in a table, by its names alone; what it shares with another is set off.
+ * A triple in a table, by its names alone; names that it shares with another triple are set off.
  * @param {import("./api.js").Triple} triple @param {import("./api.js").Triple} [other]
  */
 export function tripleNames({ head, relation, tail }, other) {

@@ -18,7 +18,7 @@ function shorter(value) {
   return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(4);
 }
 
-/** ", TracIn 0.012": the value that a training triple has by the score that was not asked for, if it has one. */
+/** ", TracIn 0.012": a training triple's influence by the score other than the question's, if it has one. */
 export function byOtherScore(score, values, format) {
   const [other, name] = score === "tracin" ? ["preconditioned", "preconditioned"] : ["tracin", "TracIn"];
   return values[other] !== null && `, ${name} ${format(values[other])}`;

@@ -115,7 +115,7 @@ function laidOut(prediction, influences, width, height) {
   const [{ source: head, target: tail, middle }] = edges;
   const pin = (place, share) => {
     const [x, y] = width < NARROW ? [0.5, share] : [share, 0.5];
-    Object.assign(place, { asked: true, fx: width * x, fy: height * y });
+    Object.assign(place, { explained: true, fx: width * x, fy: height * y });
   };
   pin(head, head === tail ? 0.5 : 0.3);
   if (head !== tail) [pin(tail, 0.7), pin(middle, 0.5)];
@@ -190,7 +190,7 @@ function separate(places) {
     const overlapX = a.half + b.half - Math.abs(a.x - b.x);
     const overlapY = upper.below + lower.above - (lower.y - upper.y);
     if (overlapX <= 0 || overlapY <= 0) continue;
-    const share = upper.asked ? 0 : lower.asked ? 1 : 0.5; // what is asked about stays where it is
+    const share = upper.explained ? 0 : lower.explained ? 1 : 0.5; // the explained prediction stays in its place
     upper.y -= overlapY * share;
     lower.y += overlapY * (1 - share);
   }
@@ -257,10 +257,10 @@ function loop({ source: { x, y }, middle }) {
   return `M${rim({ x, y }, there)} C${there} ${back} ${rim({ x, y }, back)}`;
 }
 
-function drawnNode({ x, y, thing, text, asked }) {
+function drawnNode({ x, y, thing, text, explained }) {
   return svg(
     "g",
-    { class: asked ? "node asked" : "node", transform: `translate(${x},${y})` },
+    { class: explained ? "node explained" : "node", transform: `translate(${x},${y})` },
     svg("title", {}, thing.name ? `${thing.name} (${thing.label})` : thing.label),
     svg("circle", { r: RADIUS }),
     svg("text", { y: RADIUS + ROW - 3 }, text),

@@ -8,11 +8,12 @@ import { indexView } from "./views/index.js";
 import { rankingView } from "./views/ranking.js";
 
 /**
- * What views need of the page.
+ * The page as views use it.
  * @typedef {object} Page
- * @property {number} epoch Grows when everything is to be asked anew.
- * @property {(asked: Record<string, string>) => void} go Show another view.
- * @property {(asked: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} link To another.
+ * @property {number} epoch Grows when every panel must ask the service anew.
+ * @property {(question: Record<string, string>) => void} go Show another view.
+ * @property {(question: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} link
+ *   To another view.
  * @property {() => void} refresh Ask everything anew.
  */
 
@@ -28,18 +29,18 @@ const page = { epoch: 0, go, link, refresh };
 const views = {};
 let drawnSearch = null;
 
-/** @param {Record<string, string>} asked */
-function search(asked) {
-  const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
+/** @param {Record<string, string>} question */
+function search(question) {
+  const query = new URLSearchParams(Object.entries(question).filter(([, value]) => value));
   return `?${query}`;
 }
 
-function link(asked, ...children) {
-  return el("a", { href: search(asked) }, children);
+function link(question, ...children) {
+  return el("a", { href: search(question) }, children);
 }
 
-function go(asked) {
-  const target = search(asked);
+function go(question) {
+  const target = search(question);
   if (target !== location.search) history.pushState(null, "", target);
   draw(true);
 }
@@ -52,11 +53,11 @@ function refresh() {
   about();
 }
 
-/** Draw what the address means. @param {boolean} moved Whether the reader came from another view. */
+/** Draw the view that the address names. @param {boolean} moved Whether the reader came from another view. */
 async function draw(moved) {
   drawnSearch = location.search;
-  const asked = Object.fromEntries(new URLSearchParams(location.search));
-  const name = Object.hasOwn(VIEWS, asked.view ?? "") ? asked.view : "explain";
+  const question = Object.fromEntries(new URLSearchParams(location.search));
+  const name = Object.hasOwn(VIEWS, question.view ?? "") ? question.view : "explain";
   const view = (views[name] ??= VIEWS[name](page));
   for (const tab of document.querySelectorAll("nav a")) {
     if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
@@ -64,7 +65,7 @@ async function draw(moved) {
   }
   const changed = !main.contains(view.element);
   if (changed) main.replaceChildren(view.element);
-  const { title, focus } = view.update(asked);
+  const { title, focus } = view.update(question);
   document.title = title ? `${title} – kgtrace` : "kgtrace";
   if (!moved || !focus) return;
   if (changed) scrollTo(0, 0);
@@ -72,7 +73,7 @@ async function draw(moved) {
   if (drawnSearch === location.search) (focus.element.querySelector("h2, h3") ?? main).focus();
 }
 
-/** Say in the header what is served. */
+/** Show the served index in the header. */
 async function about() {
   try {
     const { model, counts, age_seconds, generation } = await get(address("index"));

@@ -1,4 +1,4 @@
-// A part of the page that shows what a call answers, that it is loading, or why there is nothing to show.
+// A part of the page that shows the answer of a call, that it is loading, or why there is nothing to show.
 
 import { Problem, address, get, hasKey } from "./api.js";
 import { csv } from "./csv.js";
@@ -11,7 +11,7 @@ export class Panel {
    */
   constructor(waiting, again) {
     this.element = el("div", { class: "panel" });
-    /** Whether what was to be shown is shown. */
+    /** Whether the content of the last call is shown. */
     this.done = Promise.resolve(false);
     this._waiting = waiting;
     this._again = again;
@@ -20,8 +20,8 @@ export class Panel {
   }
 
   /**
-   * Show what `load` resolves to, unless it is what the panel shows already.
-   * @param {string} key Names what is to be shown.
+   * Show the content that `load` resolves to, unless the panel shows it already.
+   * @param {string} key Names the content.
    * @param {(signal: AbortSignal) => Promise<Node[]>} load Rejects with `Problem`.
    * @param {(problem: Problem) => Node[]} [advice] What can be done about a problem.
    * @returns {boolean} Whether that is another thing than before.

@@ -25,27 +25,28 @@ export function explainView(page) {
     page.go({ head, relation, tail });
   }
 
-  /** Write into the fields what the service calls them. */
+  /** Write the service's labels into the fields. */
   function hold(triple, names) {
     for (const name of names) fields[name].set(triple[name]);
   }
 
-  /** @param {Record<string, string>} asked */
-  function update(asked) {
-    const { head, relation, tail } = asked;
-    for (const [name, field] of Object.entries(fields)) field.hold(asked[name] ?? "");
+  /** @param {Record<string, string>} question */
+  function update(question) {
+    const { head, relation, tail } = question;
+    for (const [name, field] of Object.entries(fields)) field.hold(question[name] ?? "");
     columns.classList.toggle("first", !head || !relation);
-    const what = [page.epoch, head, relation];
-    const suggest = (problem) => advice(page, asked, problem);
-    const others = tails.show(JSON.stringify([...what, tail, asked.tails]), loadTails, suggest);
-    const another = why.show(JSON.stringify([...what, tail, asked.top_k, asked.exact, asked.score]), loadWhy, suggest);
-    const resummed = summed.show(JSON.stringify([...what, tail, asked.exact, asked.by, asked.score]), loadSums);
+    const { top_k, exact, score } = question;
+    const key = [page.epoch, head, relation];
+    const suggest = (problem) => advice(page, question, problem);
+    const others = tails.show(JSON.stringify([...key, tail, question.tails]), loadTails, suggest);
+    const another = why.show(JSON.stringify([...key, tail, top_k, exact, score]), loadWhy, suggest);
+    const resummed = summed.show(JSON.stringify([...key, tail, exact, question.by, score]), loadSums);
     const focus = (tail && another && why) || (others && tails) || (another && why) || (resummed && summed) || null;
     return { title: [head, relation, tail].filter(Boolean).join(" "), focus };
 
     async function loadTails(signal) {
       if (!head || !relation) return examples(page, signal);
-      const { content, triple } = await predictions(page, asked, signal);
+      const { content, triple } = await predictions(page, question, signal);
       hold(triple, ["head", "relation"]);
       return content;
     }
@@ -53,13 +54,13 @@ export function explainView(page) {
     async function loadWhy(signal) {
       if (!head || !relation || !(await tails.done)) return [];
       if (!tail) return [el("p", { class: "empty" }, "Choose a tail to read why the model ranks it there.")];
-      const { content, triple } = await explanation(page, asked, signal);
+      const { content, triple } = await explanation(page, question, signal);
       hold(triple, Object.keys(fields));
       return content;
     }
 
     async function loadSums(signal) {
-      return tail && (await tails.done) && (await why.done) ? sums(page, asked, signal) : [];
+      return tail && (await tails.done) && (await why.done) ? sums(page, question, signal) : [];
     }
   }
 

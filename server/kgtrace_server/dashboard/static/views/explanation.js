@@ -11,11 +11,11 @@ import { drawn, section } from "../panel.js";
 const FEW = 10;
 const MANY = 50;
 
-/** @param {import("../main.js").Page} page @param {Record<string, string>} asked @param {AbortSignal} signal */
-export async function explanation(page, asked, signal) {
-  const { head, relation, tail, exact, score: wanted } = asked;
-  const many = asked.top_k === String(MANY);
-  const parameters = { head, relation, tail, top_k: many ? MANY : FEW, exact, score: wanted };
+/** @param {import("../main.js").Page} page @param {Record<string, string>} question @param {AbortSignal} signal */
+export async function explanation(page, question, signal) {
+  const { head, relation, tail, exact, score: requested } = question;
+  const many = question.top_k === String(MANY);
+  const parameters = { head, relation, tail, top_k: many ? MANY : FEW, exact, score: requested };
   const side = async (order) => {
     const given = { ...parameters, order };
     const answer = await get(address("influences", given), signal);
@@ -50,16 +50,16 @@ export async function explanation(page, asked, signal) {
     el(
       "div",
       { class: "sides" },
-      list(page, asked, "Speaks for it", "proponents", proponents, scale),
-      list(page, asked, "Speaks against it", "opponents", opponents, scale),
+      list(page, question, "Speaks for it", "proponents", proponents, scale),
+      list(page, question, "Speaks against it", "opponents", opponents, scale),
     ),
     el(
       "p",
       { class: "note" },
       "Entities and relations that the prediction has, too, are bold. ",
-      page.link({ ...asked, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
+      page.link({ ...question, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
       ". ",
-      otherScore(page, asked, proponents.answer.score),
+      otherScore(page, question, proponents.answer.score),
     ),
     neighbourhood(triple, proponents.result.influences, opponents.result.influences),
   ];
@@ -71,14 +71,14 @@ function fact(term, ...description) {
 }
 
 /** A way to the same explanation by the other score. */
-function otherScore(page, asked, score) {
+function otherScore(page, question, score) {
   const [other, text] =
     score === "tracin" ? ["preconditioned", "Preconditioned score"] : ["tracin", "Plain influence (TracIn)"];
-  return page.link({ ...asked, score: other }, text);
+  return page.link({ ...question, score: other }, text);
 }
 
 /** One side of the explanation as a table. */
-function list(page, asked, title, order, { answer, result, source }, scale) {
+function list(page, question, title, order, { answer, result, source }, scale) {
   const heading = answer.score === "tracin" ? "Influence" : "Preconditioned";
   const row = ({ triple, influence, cosine, train_index, ...values }, i) =>
     el(
@@ -108,7 +108,7 @@ function list(page, asked, title, order, { answer, result, source }, scale) {
     3,
     title,
     source,
-    certificate(page, asked, result, order),
+    certificate(page, question, result, order),
     el(
       "table",
       { class: "influences" },
@@ -123,8 +123,8 @@ function labels({ head, relation, tail }) {
   return { head: head.label, relation: relation.label, tail: tail.label };
 }
 
-/** Whether the list is proved to be the right one; if not, what may be missing, and how to find out. */
-function certificate(page, asked, { certified, bound_gap, influences }, order) {
+/** The certificate of a list; if there is none, the gap, and a link to the exact answer. */
+function certificate(page, question, { certified, bound_gap, influences }, order) {
   const many = influences.length;
   if (certified) {
     return el(
@@ -144,17 +144,19 @@ function certificate(page, asked, { certified, bound_gap, influences }, order) {
     { class: "certificate" },
     el("span", { class: "badge uncertified" }, "≈ not certified"),
     ` ${gap} `,
-    !asked.exact && page.link({ ...asked, exact: "true" }, "Compute exactly"),
+    !question.exact && page.link({ ...question, exact: "true" }, "Compute exactly"),
   );
 }
 
 function neighbourhood(triple, proponents, opponents) {
   const ranked = (influences, sign) =>
-    influences.map((found, i) => ({ ...found, rank: `${sign}${i + 1}` })).filter(({ influence }) => influence !== null);
+    influences
+      .map((member, i) => ({ ...member, rank: `${sign}${i + 1}` }))
+      .filter(({ influence }) => influence !== null);
   const [best, worst] = [ranked(proponents, "+"), ranked(opponents, "−")];
   const strongest = (width) => [...best.slice(0, most(width)), ...worst.slice(0, most(width))];
   const picture = drawn((width) => graph(triple, strongest(width), width));
-  const line = (found) => el("li", {}, tripleNames(found.triple), `: ${signed(found.influence)}`);
+  const line = (member) => el("li", {}, tripleNames(member.triple), `: ${signed(member.influence)}`);
   return section(
     3,
     "The neighbourhood",

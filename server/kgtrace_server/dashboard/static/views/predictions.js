@@ -10,16 +10,16 @@ const FEW = 10;
 const MANY = 50;
 const EXAMPLES = 4;
 
-/** @param {import("../main.js").Page} page @param {Record<string, string>} asked @param {AbortSignal} signal */
-export async function predictions(page, asked, signal) {
-  const { head, relation, tail } = asked;
-  const many = asked.tails === String(MANY);
+/** @param {import("../main.js").Page} page @param {Record<string, string>} question @param {AbortSignal} signal */
+export async function predictions(page, question, signal) {
+  const { head, relation, tail } = question;
+  const many = question.tails === String(MANY);
   const parameters = { head, relation, top_k: many ? MANY : FEW };
   const answer = await get(address("predictions", parameters), signal);
   const { triple } = answer.predictions[0];
   const row = ({ entity, score, in_training }, i) => {
     const chosen = entity.label === tail;
-    const link = page.link({ ...asked, tail: entity.label }, named(entity));
+    const link = page.link({ ...question, tail: entity.label }, named(entity));
     if (chosen) link.setAttribute("aria-current", "true");
     return el(
       "tr",
@@ -30,7 +30,7 @@ export async function predictions(page, asked, signal) {
     );
   };
   const source = { route: "predictions", parameters, rows: predictionRows(answer), file: "predictions" };
-  const other = { ...asked, tails: many ? "" : String(MANY) };
+  const other = { ...question, tails: many ? "" : String(MANY) };
   const card = section(
     2,
     "Best tails",

@@ -28,14 +28,14 @@ export function rankingView(page) {
     page.go({ view: "self-influence", relation: await relation.resolve(), order: order.value });
   }
 
-  async function ranking(asked, signal) {
-    const many = asked.top_k === String(MORE);
-    const parameters = { top_k: many ? MORE : ROWS, order: asked.order, relation: asked.relation };
+  async function ranking(question, signal) {
+    const many = question.top_k === String(MORE);
+    const parameters = { top_k: many ? MORE : ROWS, order: question.order, relation: question.relation };
     const answer = await get(address("self-influence", parameters), signal);
-    const found = answer.self_influences;
-    if (asked.relation && found.length) relation.set(found[0].triple.relation);
-    const scale = barScale(found.map(({ self_influence }) => self_influence));
-    announce(`${found.length} training triples`);
+    const selfInfluences = answer.self_influences;
+    if (question.relation && selfInfluences.length) relation.set(selfInfluences[0].triple.relation);
+    const scale = barScale(selfInfluences.map(({ self_influence }) => self_influence));
+    announce(`${selfInfluences.length} training triples`);
     const row = ({ train_index, triple, self_influence, ...values }, i) =>
       el(
         "tr",
@@ -65,9 +65,9 @@ export function rankingView(page) {
     return [
       section(
         2,
-        asked.order === "ascending" ? "Smallest self-influence" : "Largest self-influence",
+        question.order === "ascending" ? "Smallest self-influence" : "Largest self-influence",
         { route: "self-influence", parameters, rows: selfInfluenceRows(answer), file: "self-influence" },
-        found.length
+        selfInfluences.length
           ? el(
               "table",
               { class: "influences wide" },
@@ -82,13 +82,13 @@ export function rankingView(page) {
                   ),
                 ),
               ),
-              el("tbody", {}, found.map(row)),
+              el("tbody", {}, selfInfluences.map(row)),
             )
           : el("p", { class: "empty" }, "No training triple has this relation."),
         el(
           "p",
           { class: "note" },
-          page.link({ ...asked, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`),
+          page.link({ ...question, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`),
         ),
       ),
     ];
@@ -114,13 +114,13 @@ export function rankingView(page) {
   );
   return {
     element,
-    update(asked) {
-      relation.hold(asked.relation ?? "");
-      order.value = asked.order === "ascending" ? "ascending" : "";
+    update(question) {
+      relation.hold(question.relation ?? "");
+      order.value = question.order === "ascending" ? "ascending" : "";
       panel.show(
-        JSON.stringify([page.epoch, asked.relation, asked.order, asked.top_k]),
-        (signal) => ranking(asked, signal),
-        (problem) => advice(page, asked, problem),
+        JSON.stringify([page.epoch, question.relation, question.order, question.top_k]),
+        (signal) => ranking(question, signal),
+        (problem) => advice(page, question, problem),
       );
       return { title: "Suspicious triples", focus: panel };
     },

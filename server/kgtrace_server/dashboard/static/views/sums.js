@@ -10,16 +10,16 @@ import { section } from "../panel.js";
 const GROUPS = 10;
 const BY = ["relation", "head", "tail"];
 
-/** @param {import("../main.js").Page} page @param {Record<string, string>} asked @param {AbortSignal} signal */
-export async function sums(page, asked, signal) {
-  const { head, relation, tail, exact, score } = asked;
-  const by = BY.includes(asked.by) ? asked.by : BY[0];
+/** @param {import("../main.js").Page} page @param {Record<string, string>} question @param {AbortSignal} signal */
+export async function sums(page, question, signal) {
+  const { head, relation, tail, exact, score } = question;
+  const by = BY.includes(question.by) ? question.by : BY[0];
   const parameters = { head, relation, tail, by, order: "absolute", top_k: GROUPS, exact, score };
   const answer = await get(address("aggregate", parameters), signal);
   const finite = answer.groups.filter(({ sum, error }) => sum !== null && error !== null);
   const scale = sumScale(finite);
   const choice = (other) => {
-    const link = page.link({ ...asked, by: other }, `by ${other}`);
+    const link = page.link({ ...question, by: other }, `by ${other}`);
     if (other === by) link.setAttribute("aria-current", "true");
     return el("li", {}, link);
   };
@@ -52,7 +52,7 @@ export async function sums(page, asked, signal) {
       `Influence summed by ${by}`,
       { route: "aggregate", parameters, rows: sumRows(answer), file: `sums-by-${by}` },
       el("ul", { class: "tabs", "aria-label": "Sum by" }, BY.map(choice)),
-      certificate(page, asked, answer),
+      certificate(page, question, answer),
       el(
         "table",
         { class: "sums" },
@@ -67,7 +67,7 @@ export async function sums(page, asked, signal) {
   ];
 }
 
-function certificate(page, asked, { exact, certified, total, groups }) {
+function certificate(page, question, { exact, certified, total, groups }) {
   const order = certified
     ? el("span", { class: "badge certified" }, "✓ order certified")
     : el("span", { class: "badge uncertified" }, "≈ order not certified");
@@ -77,5 +77,5 @@ function certificate(page, asked, { exact, certified, total, groups }) {
   const text =
     ` Estimates over all ${all}: each sum is within its ± error, the thin line in the picture; ` +
     `${doubt} which ${groups.length} come first. `;
-  return el("p", { class: "certificate" }, order, text, page.link({ ...asked, exact: "true" }, "Compute exactly"));
+  return el("p", { class: "certificate" }, order, text, page.link({ ...question, exact: "true" }, "Compute exactly"));
 }
