@@ -169,3 +169,14 @@ def test_without_pykeen_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "kgtrace_indexer.building.pykeen_callback")
     with pytest.raises(MissingExtra, match=r"pip install 'kgtrace\[pykeen\]'"):
         __import__("kgtrace_indexer.building.pykeen_callback")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pykeen.*")
+def test_the_documented_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For fewer epochs; it leaves an index of both checkpoints."""
+    text = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    program = text[text.index("from kgtrace import IndexCallback") :].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(program.replace("every=5", "every=1").replace('"num_epochs": 20', '"num_epochs": 2'), {})
+    with IndexRoot(tmp_path / "INDEX").open() as generation:
+        assert generation.manifest.counts["triples"] == 1592
