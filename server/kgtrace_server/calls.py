@@ -11,7 +11,8 @@ import httpx
 
 from kgtrace_indexer.names import Group
 from kgtrace_server.problems import error_of
-from kgtrace_server.schema.answers import Aggregate, Answer, Influences, Predictions, SelfInfluences, from_json
+from kgtrace_server.schema.answer import Answer, from_json
+from kgtrace_server.schema.answers import Aggregate, Influences, Predictions, SelfInfluences
 from kgtrace_server.schema.operation import Entities, Generations, IndexInfo, Relations, Switched
 from kgtrace_server.schema.plain import as_json
 from kgtrace_store import errors

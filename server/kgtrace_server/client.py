@@ -26,7 +26,8 @@ from kgtrace_indexer.names import Group
 from kgtrace_server import calls, catalogue
 from kgtrace_server.calls import Call, Retries as Retries, ServiceError as ServiceError
 from kgtrace_server.problems import cannot_switch
-from kgtrace_server.schema.answers import Aggregate, Answer, Influences, Named, Predictions, SelfInfluences
+from kgtrace_server.schema.answer import Answer
+from kgtrace_server.schema.answers import Aggregate, Influences, Named, Predictions, SelfInfluences
 from kgtrace_server.schema.operation import GenerationInfo, IndexInfo, Switched
 from kgtrace_store.generations import IndexRoot
 

@@ -16,7 +16,8 @@ from dataclasses import fields
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from kgtrace_server.schema.answers import Explanation, Influence, Influences, Named, NamedTriple, to_json
+from kgtrace_server.schema.answer import to_json
+from kgtrace_server.schema.answers import Explanation, Influence, Influences, Named, NamedTriple
 
 MEDIA_TYPE = "application/ld+json"
 

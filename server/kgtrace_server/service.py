@@ -10,9 +10,9 @@ import numpy as np
 
 from kgtrace_indexer.answers import Attribution, Completions, Restriction, Sums
 from kgtrace_indexer.names import Group, Score
+from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import (
     Aggregate,
-    Answer,
     Explanation,
     GroupInfluence,
     Influence,

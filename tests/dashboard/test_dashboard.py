@@ -14,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 
 from kgtrace_server.schema import answers
+from kgtrace_server.schema.answer import from_json
 from kgtrace_server.service import Service
 from kgtrace_store.vocabulary import Vocabulary
 from tests.server.conftest import ENTITIES, RELATIONS, FakeAttributor
@@ -127,10 +128,10 @@ def test_every_table_can_be_had_as_json_and_csv(browse: Browse, site: Site, trip
     """The link is the call behind the table; the file has the command line's columns and the API's numbers."""
     page = browse(site.url + "/")
     read: dict[str, Any] = {
-        "predictions": lambda text: answers.from_json(answers.Predictions, text).rows(),
-        "influences": lambda text: answers.from_json(answers.Influences, text).rows([0]),
-        "aggregate": lambda text: answers.from_json(answers.Aggregate, text).rows(),
-        "self-influence": lambda text: answers.from_json(answers.SelfInfluences, text).rows(),
+        "predictions": lambda text: from_json(answers.Predictions, text).rows(),
+        "influences": lambda text: from_json(answers.Influences, text).rows([0]),
+        "aggregate": lambda text: from_json(answers.Aggregate, text).rows(),
+        "self-influence": lambda text: from_json(answers.SelfInfluences, text).rows(),
     }
     seen = set()
     for view in (triple, {"view": "self-influence", "relation": triple["relation"]}):

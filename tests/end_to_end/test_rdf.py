@@ -11,7 +11,8 @@ import pytest
 
 from kgtrace_indexer import read_training_folder
 from kgtrace_server.cli import parser as cli
-from kgtrace_server.schema.answers import Influences, from_json
+from kgtrace_server.schema.answer import from_json
+from kgtrace_server.schema.answers import Influences
 from kgtrace_store import IndexRoot
 from tests.server.test_graphs import check_graph, check_statements
 

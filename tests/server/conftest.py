@@ -19,7 +19,7 @@ from kgtrace_indexer.names import Direction, Group, Order, Score
 from kgtrace_indexer.query.aggregate import GroupSums
 from kgtrace_indexer.query.completions import complete
 from kgtrace_server.http.app import create_app
-from kgtrace_server.schema import answers
+from kgtrace_server.schema import answer
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations
@@ -200,9 +200,9 @@ class Client:
         return self.send("POST", path, content=content, headers=headers)
 
 
-def assert_documented(kind: type[answers.Answer], content: Any) -> None:
+def assert_documented(kind: type[answer.Answer], content: Any) -> None:
     """Check that JSON has the fields of an answer, and no others."""
-    assert json.loads(answers.to_json(answers.from_json(kind, json.dumps(content).encode()))) == content
+    assert json.loads(answer.to_json(answer.from_json(kind, json.dumps(content).encode()))) == content
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from kgtrace_server import Client as HttpClient, LocalClient
 from kgtrace_server.cli import main
 from kgtrace_server.http.app import create_app
 from kgtrace_server.schema import examples
-from kgtrace_server.schema.answers import Aggregate, to_json
+from kgtrace_server.schema.answer import to_json
+from kgtrace_server.schema.answers import Aggregate
 from kgtrace_server.schema.fields import FIELDS, MAX_TRIPLES
 from kgtrace_server.schema.questions import AggregateRequest
 from kgtrace_server.service import Service

@@ -19,7 +19,8 @@ from kgtrace_server.problems import (
     CannotSwitch,
     status_of,
 )
-from kgtrace_server.schema.answers import Influences, from_json
+from kgtrace_server.schema.answer import from_json
+from kgtrace_server.schema.answers import Influences
 from kgtrace_server.schema.questions import InfluenceRequest
 from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings

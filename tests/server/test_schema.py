@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from kgtrace_server.schema import answers, examples, questions
-from kgtrace_server.schema.answers import Answer, from_json, to_json
+from kgtrace_server.schema.answer import Answer, from_json, to_json
 from kgtrace_server.schema.fields import Question, TripleRef
 from kgtrace_store.errors import BadRequest
 

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from kgtrace_server.cli import parser as cli
-from kgtrace_server.schema.answers import SelfInfluences, from_json
+from kgtrace_server.schema.answer import from_json
+from kgtrace_server.schema.answers import SelfInfluences
 from kgtrace_server.schema.questions import SelfInfluenceRequest
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from kgtrace_indexer import open_index
-from kgtrace_server.schema.answers import Influences, Named, from_json, to_json
+from kgtrace_server.schema.answer import from_json, to_json
+from kgtrace_server.schema.answers import Influences, Named
 from kgtrace_server.schema.operation import Entities, IndexInfo, Relations
 from kgtrace_server.schema.questions import InfluenceRequest, SearchQuery
 from kgtrace_server.service import Service

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from kgtrace_server.cli import render
-from kgtrace_server.schema.answers import Influences, from_json, to_json
+from kgtrace_server.schema.answer import from_json, to_json
+from kgtrace_server.schema.answers import Influences
 from kgtrace_server.schema.questions import InfluenceRequest
 from kgtrace_server.service import Service
 from kgtrace_store import durable, locks

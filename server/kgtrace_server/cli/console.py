@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from kgtrace_server.cli import render
 from kgtrace_server.printable import printable
-from kgtrace_server.schema.answers import Aggregate, SelfInfluences, to_json
+from kgtrace_server.schema.answer import to_json
+from kgtrace_server.schema.answers import Aggregate, SelfInfluences
 from kgtrace_store import durable
 
 A = TypeVar("A", Aggregate, SelfInfluences)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kgtrace_server import graphml, jsonld, tables
 from kgtrace_server.printable import printable
+from kgtrace_server.schema.answer import Table, to_json
 from kgtrace_server.schema.answers import (
     Aggregate,
     Explanation,
@@ -19,8 +20,6 @@ from kgtrace_server.schema.answers import (
     NamedTriple,
     SelfInfluence,
     SelfInfluences,
-    Table,
-    to_json,
 )
 from kgtrace_store.errors import BadRequest
 

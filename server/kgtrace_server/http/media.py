@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO
 
 from kgtrace_server import graphml, jsonld
-from kgtrace_server.schema.answers import Answer, Influences, to_json
+from kgtrace_server.schema.answer import Answer, to_json
+from kgtrace_server.schema.answers import Influences
 
 JSON = "application/json"
 

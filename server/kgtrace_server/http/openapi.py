@@ -15,6 +15,7 @@ from kgtrace_server import graphml, jsonld
 from kgtrace_server.http.media import JSON
 from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
 from kgtrace_server.schema import answers, operation
+from kgtrace_server.schema.answer import Answer
 
 _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
     400: (None, "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"),
@@ -52,7 +53,7 @@ def operation_id(route: APIRoute) -> str:
 def _answer_schemas() -> dict[str, Any]:
     """Return the schemas of all answers and their parts, by name."""
     # As parts of one schema, because each schema reads the source of its classes anew, for their docstrings.
-    either: TypeAdapter[answers.Answer] = TypeAdapter(
+    either: TypeAdapter[Answer] = TypeAdapter(
         answers.Influences
         | answers.SelfInfluences
         | answers.Predictions
@@ -71,7 +72,7 @@ def _answer_schemas() -> dict[str, Any]:
     return schemas
 
 
-def answered(example: answers.Answer, *statuses: int) -> dict[str, Any]:
+def answered(example: Answer, *statuses: int) -> dict[str, Any]:
     """Document the type of a route's answers, of which ``example`` is one, and the statuses of its problems."""
     schema = {"$ref": _SCHEMA.format(model=type(example).__name__)}
     content: dict[str, Any] = {JSON: {"schema": schema, "example": asdict(example)}}

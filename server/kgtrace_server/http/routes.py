@@ -16,7 +16,8 @@ from kgtrace_server.http.middleware import CLIENT_GONE
 from kgtrace_server.http.openapi import answered
 from kgtrace_server.http.worker import Task
 from kgtrace_server.schema import examples
-from kgtrace_server.schema.answers import Answer, Influences, to_json
+from kgtrace_server.schema.answer import Answer, to_json
+from kgtrace_server.schema.answers import Influences
 from kgtrace_server.schema.fields import FIELDS
 from kgtrace_server.schema.questions import (
     AggregateQuery,

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from typing_extensions import TypedDict
 
-from kgtrace_server.schema.answers import Answer, Named
+from kgtrace_server.schema.answer import Answer
+from kgtrace_server.schema.answers import Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

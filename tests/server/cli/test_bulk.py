@@ -14,7 +14,8 @@ import pytest
 
 from kgtrace_server import tables
 from kgtrace_server.cli import bulk, parser as cli
-from kgtrace_server.schema.answers import Influences, from_json
+from kgtrace_server.schema.answer import from_json
+from kgtrace_server.schema.answers import Influences
 from kgtrace_store import durable, locks
 from tests.faults import Killed, interrupted
 from tests.server.conftest import ENTITIES, RELATIONS

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kgtrace_server.cli import inputs, parser as cli
-from kgtrace_server.schema.answers import Influences, from_json
+from kgtrace_server.schema.answer import from_json
+from kgtrace_server.schema.answers import Influences
 from kgtrace_server.schema.questions import InfluenceRequest
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, UnreadableModel

@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from kgtrace_server.cli import render
-from kgtrace_server.schema.answers import Explanation, Influences, from_json, to_json
+from kgtrace_server.schema.answer import from_json, to_json
+from kgtrace_server.schema.answers import Explanation, Influences
 from kgtrace_server.schema.questions import InfluenceRequest
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, MissingExtra

@@ -10,7 +10,8 @@ import pyoxigraph as ox
 import pytest
 
 from kgtrace_server.http.media import preferred
-from kgtrace_server.schema.answers import Influences, from_json
+from kgtrace_server.schema.answer import from_json
+from kgtrace_server.schema.answers import Influences
 from tests.server.conftest import GENERATION, Client
 from tests.server.test_graphs import check_graph, check_statements
 
