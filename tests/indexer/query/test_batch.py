@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kgtrace_indexer import Attributor, Restriction, open_index
 from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.names import Score
 from kgtrace_indexer.query import row_search
 from kgtrace_indexer.query.certify import value
 from kgtrace_indexer.threads import one_thread
@@ -36,13 +37,16 @@ def attributor(umls_index: Path) -> Attributor:
     return open_index(umls_index, device="cpu")
 
 
-@pytest.mark.parametrize(("size", "most"), [(1, 430), (64, 600)])
-def test_operations_do_not_grow_with_the_batch(attributor: Attributor, size: int, most: int) -> None:
-    """Of the preconditioned score, gradient and ranks included."""
+@pytest.mark.parametrize(
+    ("score", "size", "most"),
+    [("preconditioned", 1, 430), ("preconditioned", 64, 600), ("tracin", 1, 1800), ("tracin", 64, 8500)],
+)
+def test_operations_hardly_grow_with_the_batch(attributor: Attributor, score: Score, size: int, most: int) -> None:
+    """Gradient and ranks included."""
     triples = attributor.training.triples[:: len(attributor) // 64][:size].astype(np.int64)
-    attributor.query(triples, score="preconditioned")
+    attributor.query(triples, score=score)
     with one_thread(), Operations() as operations:  # which sees those of its own thread
-        attributor.query(triples, score="preconditioned")
+        attributor.query(triples, score=score)
     assert operations.count <= most
 
 
