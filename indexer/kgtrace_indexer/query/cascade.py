@@ -1,6 +1,6 @@
 """How a query finds the training triples of largest influence without computing every influence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,8 @@ _POOL_PER_HIT = 10
 are seldom first in a random projection, and seldom far behind."""
 _EXACT_BLOCK = 2048
 """Training triples whose exact influence is computed at a time."""
+_PAIRS = 1 << 20
+"""Pairs of a test triple and a training triple that are in memory together: a hub has as many readers by itself."""
 _SCORE_BLOCK = 65_536
 """Training triples scored at a time where a filter leaves the index out."""
 
@@ -52,53 +54,72 @@ class Cascade:
         queries = encode_queries(terms, self.bases, self.codes.device)
         index = self._narrowed(options)
         search = CertifiedSearch(queries, self.codes, self._exactly(queries, terms, options), options)
-        searched = [i for i, mask in enumerate(options.allowed) if mask is None or index is not self.index]
-        pairs = [self._listed(options, searched)]
-        if not searched:
-            search.look(*self._distinct(pairs))
-            return search.top()
-        signs = SIGNS[options.order]
-        vectors = self._vectors(queries, searched, signs)
-        count = min(max(_FIRST_HITS, 4 * options.top_k), index.ntotal)
-        scores, hits = index.search(vectors, count)
-        pairs += [
-            self._linked(queries, options, searched),
-            (np.repeat(searched, hits.size // len(searched)), hits.ravel()),
-        ]
-        first = self._distinct(pairs)
-        search.look(*first)
-        if count < index.ntotal:
-            frontier = scores[:, -1].reshape(len(searched), -1).max(1)
-            self._search_again(search, index, first, frontier, vectors, searched)
+        searched = []
+        for i, mask in enumerate(options.allowed):
+            if mask is None or index is not self.index:
+                searched.append(i)
+            else:
+                rows = torch.from_numpy(np.flatnonzero(mask)).to(self.codes.device)
+                search.look(torch.full_like(rows, i), rows)
+        for group in self._groups(queries, searched):
+            self._search(search, index, queries, options, group)
         return search.top()
 
-    def _search_again(
+    def _groups(self, queries: QueryCodes, searched: Sequence[int]) -> Iterator[list[int]]:
+        """Split test triples into groups whose rows have about `_PAIRS` readers together, or one test triple each."""
+        readers = np.zeros(len(queries), np.int64)
+        for table, (query, row) in queries.reads().items():
+            np.add.at(readers, query, self.codes.rows.read_counts(table, row))
+        group: list[int] = []
+        for i in searched:
+            if group and readers[[*group, i]].sum() > _PAIRS:
+                yield group
+                group = []
+            group.append(i)
+        if group:
+            yield group
+
+    def _search(
         self,
         search: CertifiedSearch,
         index: SearchIndex,
-        first: tuple[Tensor, Tensor],
-        frontier: np.ndarray,
-        vectors: np.ndarray,
-        searched: Sequence[int],
+        queries: QueryCodes,
+        options: SearchOptions,
+        group: Sequence[int],
     ) -> None:
-        """Search again for training triples whose bound exceeds the threshold, of test triples that may have some."""
-        threshold, room = search.threshold().tolist(), search.room.tolist()
-        more = [place for place, i in enumerate(searched) if frontier[place] > threshold[i]]
-        cut = [place for place in more if room[searched[place]] <= 0]
-        without_room = torch.tensor([searched[place] for place in cut], dtype=torch.int64, device=self.codes.device)
-        search.leave_out(without_room, torch.from_numpy(frontier[cut]).to(self.codes.device))
-        pairs = []
-        for place in more:
-            i = searched[place]
-            if room[i] <= 0:
-                continue
-            for vector in vectors.reshape(len(searched), -1, vectors.shape[1])[place]:
-                above = index.range_search(vector, threshold[i])[1]
-                pairs.append((np.full(len(above), i), above))
-        if pairs:
+        """Look at what shares a row with test triples and at their first hits, then at all that may still matter."""
+        vectors = self._vectors(queries, group, SIGNS[options.order])
+        count = min(max(_FIRST_HITS, 4 * options.top_k), index.ntotal)
+        scores, hits = index.search(vectors, count)
+        hit = np.repeat(group, hits.size // len(group)), hits.ravel()
+        first = self._distinct([self._linked(queries, options, group), hit])
+        search.look(*first)
+        if count == index.ntotal:
+            return
+
+        def look(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
             query, rows = self._distinct(pairs)
             known = torch.isin(self._key(query, rows), self._key(*first), assume_unique=True)
             search.look(query[~known], rows[~known])
+
+        frontier = scores[:, -1].reshape(len(group), -1).max(1)
+        threshold, room = search.threshold().tolist(), search.room.tolist()
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        for i, most, signed in zip(group, frontier, vectors.reshape(len(group), -1, vectors.shape[1]), strict=True):
+            if most <= threshold[i]:
+                continue
+            if room[i] <= 0:
+                whose = torch.tensor([i], device=self.codes.device)
+                search.leave_out(whose, torch.tensor([most], device=self.codes.device))
+                continue
+            for vector in signed:
+                above = index.range_search(vector, threshold[i])[1]
+                pairs.append((np.full(len(above), i), above))
+            if sum(len(rows) for _, rows in pairs) > _PAIRS:
+                look(pairs)
+                pairs = []
+        if pairs:
+            look(pairs)
 
     def _key(self, query: Tensor, rows: Tensor) -> Tensor:
         return query * len(self.codes) + rows
@@ -110,16 +131,6 @@ class Cascade:
         )
         keys = self._key(query, rows).unique()
         return keys // len(self.codes), keys % len(self.codes)
-
-    def _listed(self, options: SearchOptions, searched: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return all allowed pairs of the test triples that are not `searched` for in the index."""
-        pairs = [np.empty((2, 0), np.int64)]
-        for i, mask in enumerate(options.allowed):
-            if mask is not None and i not in searched:
-                rows = np.flatnonzero(mask)
-                pairs.append(np.stack([np.full(len(rows), i), rows]))
-        query, rows = np.concatenate(pairs, 1)
-        return query, rows
 
     def _linked(
         self, queries: QueryCodes, options: SearchOptions, searched: Sequence[int]

@@ -166,8 +166,7 @@ class CertifiedSearch:
             above = (block & (upper > self.threshold()[query])).nonzero().flatten()
             if not len(above):
                 return self._decide()
-            for batch in above.split(most):
-                self._bracket(query[batch], rows[batch])
+            self._bracket(query[above], rows[above])
             start, size = start + size, min(2 * size, most)
 
     def leave_out(self, query: Tensor, upper: Tensor) -> None:
@@ -192,7 +191,9 @@ class CertifiedSearch:
 
     def _bracket(self, query: Tensor, rows: Tensor) -> None:
         """Take in the factor bounds of pairs (m,); forget pairs that cannot be among the best."""
-        estimate, slack = self._codes.bracket(self._queries, query, rows)
+        batches = zip(query.split(_BLOCKS[1]), rows.split(_BLOCKS[1]), strict=True)
+        brackets = [self._codes.bracket(self._queries, *batch) for batch in batches]
+        estimate, slack = (torch.cat(part) for part in zip(*brackets, strict=True))
         middle = value(estimate, self._order)
         counts = torch.bincount(query, minlength=len(self._queries))
         self._candidates += counts
