@@ -34,6 +34,11 @@ class QueryFactors:
             return self
         return QueryFactors(self.coordinates[query], self.length[query], self.norm[query], self.rest[query])
 
+    def one(self, i: int) -> "QueryFactors":
+        """Return those of a single test triple."""
+        parts = (self.coordinates, self.length, self.norm, self.rest)
+        return QueryFactors(*(part[i : i + 1] for part in parts))
+
 
 @dataclass(frozen=True, slots=True)
 class QuerySlopes:
@@ -56,6 +61,21 @@ class QuerySlopes:
     x: QueryFactors
     vector: Tensor
     """(b, D', d): x itself."""
+
+    def one(self, i: int) -> "QuerySlopes":
+        """Return those of a single test triple."""
+        only = slice(i, i + 1)
+        return QuerySlopes(
+            tail=self.tail[only],
+            at_tail=self.at_tail[only],
+            all=self.all[only],
+            others=self.others[only],
+            inside=self.inside[only],
+            outside=self.outside[only],
+            length=self.length[only],
+            x=self.x.one(i),
+            vector=self.vector[only],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,19 @@ class QueryCodes:
     def __len__(self) -> int:
         """Return b."""
         return len(self.phi)
+
+    def one(self, i: int) -> "QueryCodes":
+        """Return those of a single test triple, without a copy of what is large."""
+        return QueryCodes(
+            phi=self.phi[i : i + 1],
+            residual=self.residual[i : i + 1],
+            flat_dims=self.flat_dims,
+            kron={name: (u.one(i), v.one(i)) for name, (u, v) in self.kron.items()},
+            rows={table: rows.of_triple(i) for table, rows in self.rows.items()},
+            spread={table: slopes.one(i) for table, slopes in self.spread.items()},
+            entries={table: (index[i : i + 1], grad.one(i)) for table, (index, grad) in self.entries.items()},
+            norm=self.norm[i : i + 1],
+        )
 
     def reads(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return the rows of each table that are read, or scored as a loss term's own tail, with their test triples.

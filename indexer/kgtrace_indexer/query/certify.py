@@ -47,9 +47,11 @@ from kgtrace_indexer.names import Order
 SIGNS: dict[Order, tuple[int, ...]] = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}
 """By which an influence has to be multiplied to be large in the sense of an order; for ``absolute``, either."""
 
-_BLOCKS = (256, 8192)
-"""Training triples whose factor bound is computed at a time, at first and at most: a few are enough to raise the
-threshold."""
+_BLOCKS = (256, 65_536)
+"""Training triples of a test triple whose factor bound is computed before the threshold is looked at again, at first
+and at most: a few are enough to raise it."""
+_TOGETHER = 8192
+"""Pairs whose bounds are computed together."""
 _EXACT_BLOCKS = (64, 2048)
 """Training triples whose exact influence is computed at a time, at first and at most: the search may stop in between,
 and where many are equal, as all are for a gradient of zero, one doubling follows another."""
@@ -151,8 +153,8 @@ class CertifiedSearch:
         counts = torch.bincount(query, minlength=len(self._queries))
         upper = torch.full((len(rows),), inf, device=rows.device)
         ranked = (counts > self.room.clamp_max(size))[query].nonzero().flatten()
-        for batch in ranked.split(most):
-            upper[batch] = self._codes.index_upper(self._queries, query[batch], rows[batch], self._signs)
+        for batch in ranked.split(_TOGETHER):
+            upper[batch] = self._codes.index_upper(*self._query_codes(query[batch]), rows[batch], self._signs)
         order = upper.argsort(descending=True)
         order = order[query[order].argsort(stable=True)]
         query, rows, upper = query[order], rows[order], upper[order]
@@ -191,8 +193,8 @@ class CertifiedSearch:
 
     def _bracket(self, query: Tensor, rows: Tensor) -> None:
         """Take in the factor bounds of pairs (m,); forget pairs that cannot be among the best."""
-        batches = zip(query.split(_BLOCKS[1]), rows.split(_BLOCKS[1]), strict=True)
-        brackets = [self._codes.bracket(self._queries, *batch) for batch in batches]
+        batches = zip(query.split(_TOGETHER), rows.split(_TOGETHER), strict=True)
+        brackets = [self._codes.bracket(*self._query_codes(of), some) for of, some in batches]
         estimate, slack = (torch.cat(part) for part in zip(*brackets, strict=True))
         middle = value(estimate, self._order)
         counts = torch.bincount(query, minlength=len(self._queries))
@@ -206,6 +208,12 @@ class CertifiedSearch:
         keep = self._upper >= self.threshold()[self._query]
         self._query, self._rows, self._influence = self._query[keep], self._rows[keep], self._influence[keep]
         self._lower, self._upper = self._lower[keep], self._upper[keep]
+
+    def _query_codes(self, query: Tensor) -> tuple[QueryCodes, Tensor]:
+        """Return codes, and the numbers in them of test triples (m,), ascending: of a single one its own, for speed."""
+        if len(self._queries) > 1 and len(query) and query[0] == query[-1]:
+            return self._queries.one(int(query[0])), torch.zeros_like(query)
+        return self._queries, query
 
     def _decide(self) -> None:
         """Compute exact influences, best upper bound first, until none of the others can matter."""
