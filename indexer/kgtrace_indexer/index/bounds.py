@@ -63,7 +63,7 @@ class Codes:
         upper += _products(self._take("residual", rows), queries.residual, query)
         sparse = {name: gradients for name, gradients in queries.rows.items() if name not in queries.spread}
         norms = self.rows.norm_products(sparse, query.cpu().numpy(), rows.cpu().numpy())  # spread tables are in φ and ρ
-        return upper + torch.from_numpy(norms * (1 + ROUNDING)).to(upper)
+        return upper + torch.from_numpy(norms * (1 + ROUNDING) + FLOOR).to(upper)  # small norms are 0 in float32
 
     def bracket(self, queries: QueryCodes, query: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return estimate and slack of the influence of training triples (m,) on test triples (m,), (m,) each.
