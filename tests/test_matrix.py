@@ -22,7 +22,6 @@ from kgtrace_indexer import Attributor, BuildConfig, ModelFile, Restriction, Tri
 from kgtrace_indexer.building.workers import Encoder, Task
 from kgtrace_indexer.gradients.losses import ONE_TO_ALL
 from kgtrace_indexer.gradients.negatives import corrupted
-from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.models.checkpoints import checkpoint_of, parameter_of
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY
 from kgtrace_store import Vocabulary
@@ -406,10 +405,10 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
         return
     training, test = oracle.training(indexed, "preconditioned"), oracle.tests(tests, side, "preconditioned")
     wanted, dense = np.zeros(len(indexed)), np.zeros(every.shape)
-    unit = attributor._influences.preconditioner.mean_square
-    built_with = unit * (AUTO_DAMPING if case["damping"] is None else case["damping"])
-    sigma = unit * {None: built_with / unit, "auto": AUTO_DAMPING}.get(damping, damping)
-    for table in attributor._influences.preconditioner.rows.tables:
+    preconditioner = attributor._influences.preconditioner
+    for table in preconditioner.rows.tables:
+        built_with = preconditioner.sigma(table, case["damping"])
+        sigma = preconditioner.sigma(table, case["damping"] if damping is None else damping)
         rows = (oracle.rows(each, table).unbind(1) for each in (training, test, own))
         for g, test_row, own_row in zip(*rows, strict=True):
             moment, eye = g.T @ g, torch.eye(g.shape[1], dtype=torch.float64)

@@ -14,7 +14,7 @@ PRECONDITIONS: Mapping[str, Score] = {"none": "tracin", "fisher": "preconditione
 """The score that an index answers with by default, by the ``precondition`` of its configuration."""
 
 Damping = float | Literal["auto"]
-"""σ² of the preconditioned score in units of `kgtrace_indexer.index.rows.RowLists.mean_square`; ``auto`` is 3."""
+"""σ² of the preconditioned score in units of `kgtrace_indexer.index.rows.RowLists.mean_squares`; ``auto`` is 3."""
 
 Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""

@@ -191,6 +191,7 @@ class Service:
             age_seconds=max(0.0, (datetime.now(UTC) - built).total_seconds()),
             fingerprint=manifest.fingerprint,
             model=manifest.provenance.get("interaction"),
+            summed=manifest.provenance.get("summed", []),
             loss=configuration.get("loss"),
             layers=configuration.get("layers"),
             projection=_projection(configuration),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kgtrace_indexer import read_training_folder
+from kgtrace_indexer import open_index, read_training_folder
 from kgtrace_server.cli import parser as cli
+from kgtrace_server.cli.demo import train_umls
+from kgtrace_server.service import Service
 from kgtrace_store import IndexRoot
 
 SMALL = ("--dim", "4", "--landmarks", "64", "--sample-rate", "0.06", "--precondition", "none", "--json")
@@ -88,3 +90,29 @@ def test_options_about_a_file_that_is_not_given_are_wrong_calls(
         build(umls_folder, tmp_path / "index", *options)
     assert raised.value.code == 2
     assert "--train FILE" in capsys.readouterr().err
+
+
+def test_models_of_other_seeds(umls_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are averaged, and named by the index; one of other ids, a checkpoint of one of them, and none are refused."""
+    other, reordered, index = tmp_path / "seed-1", tmp_path / "reordered", tmp_path / "index"
+    train_umls(other, epochs=1, embedding_dim=32, seed=1)
+    shutil.copytree(other, reordered)
+    ids = reordered / "training_triples" / "entity_to_id.tsv.gz"
+    lines = gzip.decompress(ids.read_bytes()).decode().splitlines()
+    (one, first), (two, second) = (line.split("\t") for line in lines[1:3])
+    lines[1:3] = [f"{one}\t{second}", f"{two}\t{first}"]
+    ids.write_bytes(gzip.compress("\n".join(lines).encode()))
+    for options, said in (
+        (["--model", reordered], f"kgtrace: entity '{first}' has id 0 in the id map given and 1 in {reordered}"),
+        (["--model", umls_folder], f"kgtrace: {umls_folder.name} is the same model as {umls_folder.name}"),
+        (["--model", tmp_path / "none"], f"kgtrace: cannot read model {tmp_path / 'none'}: No such file or directory"),
+    ):
+        assert build(umls_folder, index, *options) == 1
+        assert capsys.readouterr().err.startswith(said)
+    with pytest.raises(SystemExit, match="2"):
+        build(umls_folder, index, "--model", other, "--checkpoints", other)
+    assert "--checkpoints are states of one model" in capsys.readouterr().err
+    assert not index.exists()
+    assert build(umls_folder, index, "--model", other) == 0
+    service = Service(open_index(index, device="cpu"))
+    assert service.index_info().summed == [{"model": folder.name, "weight": 0.5} for folder in (umls_folder, other)]

@@ -78,7 +78,7 @@ class BuildConfig:
     """What queries are answered with unless they ask otherwise: ``none``, TracIn itself, or ``fisher``, the
     preconditioned score; None means ``fisher`` where the index can, and ``none`` elsewhere."""
     damping: Damping | None = None
-    """σ² of the latter, in units of `kgtrace_indexer.index.rows.RowLists.mean_square`; None and ``auto`` are 3."""
+    """σ² of the latter, in units of `kgtrace_indexer.index.rows.RowLists.mean_squares`; None and ``auto`` are 3."""
     shard_size: int | None = None
     """Training triples whose codes, rows and search indexes lie together in files of their own; None: all."""
     dtype: str = "float16"
@@ -307,6 +307,7 @@ def provenance(model: ModelFile, device: torch.device) -> dict[str, Any]:
     """Return where a generation comes from, for the manifest."""
     return {
         "model": model.source,
+        "summed": [{"model": state.source, "weight": weight} for weight, state in model.checkpoints],
         "interaction": model.interaction,
         "device": device.type,
         "versions": {

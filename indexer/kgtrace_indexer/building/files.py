@@ -146,7 +146,7 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
             common |= scales
     lists = RowLists({table: [rows[table] for rows in listed] for table in listed[0]})
     if lists.tables:
-        common[MEAN_SQUARE] = np.array([lists.mean_square()])
+        common[MEAN_SQUARE] = lists.mean_squares()
     write_part(folder / layout.SCALES, common)
     for number, table in enumerate(lists.tables):
         _write_moments(folder / layout.MOMENTS.format(number), lists, table)

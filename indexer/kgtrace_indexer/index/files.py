@@ -30,7 +30,7 @@ PRECONDITIONED: Score = "preconditioned"
 BASIS = "basis."
 """Begins the names of arrays that have no row for each training triple."""
 MEAN_SQUARE = "mean_square"
-"""Name of the unit of damping, (1,) float64."""
+"""Name of the units of damping, (checkpoints,) float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Files:
                 moments[table] = Moments(*(arrays[f"{table}.{name}"] for name in Moments.NAMES))
             except KeyError as e:
                 raise CorruptGeneration(f"{path} lacks {e}") from e
-        return Preconditioner(lists, moments, float(self.scales[MEAN_SQUARE][0]))
+        return Preconditioner(lists, moments, self.scales[MEAN_SQUARE])
 
     def training_set(self) -> TrainingSet:
         """Return the training triples with their squared norms and self-influences."""

@@ -31,12 +31,13 @@ import torch
 from kgtrace_indexer.gradients.terms import Rows, Terms
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.index.rows import RowLists, listed_tables, sparingly
+from kgtrace_indexer.models.checkpoints import checkpoint_of
 from kgtrace_indexer.names import Damping
 from kgtrace_indexer.threads import side_by_side
 from kgtrace_store.errors import BadRequest
 
 AUTO_DAMPING = 3.0
-"""σ² by default, in units of `RowLists.mean_square`. Of 0.1, 0.3, 1, 3 and 10 it predicted the effect of retraining
+"""σ² by default, in units of `RowLists.mean_squares`. Of 0.1, 0.3, 1, 3 and 10 it predicted the effect of retraining
 best, on average (``python -m benchmarks.truth.lds``)."""
 
 _SIZES = (16, 64, 256)
@@ -116,27 +117,29 @@ def _eigenvectors(rows: RowLists, table: str, row: int) -> tuple[np.ndarray, np.
 class Preconditioner:
     """P for the training triples of a generation."""
 
-    def __init__(self, rows: RowLists, moments: Mapping[str, Moments], mean_square: float) -> None:
-        """`moments` are by table; `mean_square` is the unit of damping."""
+    def __init__(self, rows: RowLists, moments: Mapping[str, Moments], mean_squares: np.ndarray) -> None:
+        """`moments` are by table; `mean_squares` (checkpoints,) are units of damping."""
         self.rows = rows
         self.moments = moments
-        self.mean_square = mean_square
+        self.mean_squares = mean_squares
 
     def __call__(self, terms: Terms, damping: Damping | None = None) -> Terms:
-        """Return Pg' of test triples, with σ² so many times `mean_square`; ``auto`` and None for `AUTO_DAMPING`."""
+        """Return Pg' of test triples, with σ² so many times `mean_squares`; ``auto`` and None for `AUTO_DAMPING`."""
         return row_terms(self.changed(RowQueries.of(terms), damping), terms)
 
     def changed(self, queries: Mapping[str, RowQueries], damping: Damping | None) -> dict[str, RowQueries]:
         """Return Pg' of test triples, by pairs of a test triple and a row."""
-        sigma = self.sigma(damping)
         return {
-            table: replace(gradients, grad=self._changed(table, gradients.row, gradients.grad, sigma))
+            table: replace(
+                gradients, grad=self._changed(table, gradients.row, gradients.grad, self.sigma(table, damping))
+            )
             for table, gradients in queries.items()
         }
 
-    def sigma(self, damping: Damping | None) -> float:
-        """Return σ²."""
-        return (AUTO_DAMPING if damping is None or isinstance(damping, str) else damping) * self.mean_square
+    def sigma(self, table: str, damping: Damping | None) -> float:
+        """Return σ² of a table."""
+        units = AUTO_DAMPING if damping is None or isinstance(damping, str) else damping
+        return units * float(self.mean_squares[checkpoint_of(table)])
 
     def _changed(self, table: str, index: np.ndarray, grad: np.ndarray, sigma: float) -> np.ndarray:
         """Return σ² (F_i + σ²I)⁻¹ g for the gradients g (m, d) float64 of rows i (m,), some of them equal."""

@@ -228,14 +228,18 @@ class RowLists:
                 counts += np.bincount(row[once], minlength=len(counts))
         return counts
 
-    def mean_square(self) -> float:
-        """Return the unit of damping: the mean over training triples of Σ ‖g‖², over their reads of embedding rows.
+    def mean_squares(self) -> np.ndarray:
+        """Return the unit of damping of each checkpoint, (checkpoints,) float64.
 
-        Each read is squared by itself: of a row that a triple reads twice this is not the squared norm of its gradient.
+        It is the mean over training triples of Σ ‖g‖², over their reads of embedding rows. Each read is squared by
+        itself: of a row that a triple reads twice this is not the squared norm of its gradient.
         """
-        pieces = [piece for lists in self.tables.values() for piece in lists]
         count = sum(map(len, next(iter(self.tables.values()))))
-        return sum(float(np.square(piece.norm, dtype=np.float64).sum()) for piece in pieces) / count + FLOOR
+        mean_squares = np.full(checkpoint_count(self.tables), FLOOR)
+        for table, pieces in self.tables.items():
+            total = sum(float(np.square(piece.norm, dtype=np.float64).sum()) for piece in pieces)
+            mean_squares[checkpoint_of(table)] += total / count
+        return mean_squares
 
     def moment(self, table: str, row: int) -> np.ndarray:
         """Return F of a row, (d, d) float64."""

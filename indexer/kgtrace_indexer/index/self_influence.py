@@ -30,10 +30,10 @@ def preconditioned_self_influences(
 
     `plain` are the gradients g, of TracIn's loss.
     """
-    sigma, rows = preconditioner.sigma(damping), preconditioner.rows
+    rows = preconditioner.rows
     self_influences = np.zeros(count)
     for table, moments in preconditioner.moments.items():
-        together = max(1, _NUMBERS // rows.width(table))
+        sigma, together = preconditioner.sigma(table, damping), max(1, _NUMBERS // rows.width(table))
         hubs = (
             (place, piece, span)
             for place, row in enumerate(moments.row)

@@ -49,7 +49,8 @@ class ModelFile:
     source: str
     """Name of the file or folder it was read from."""
     checkpoints: tuple[tuple[float, ModelFile], ...] = ()
-    """Learning rate η_c and state of the checkpoints that influence is summed over; none: this state alone, η = 1."""
+    """Weight and state of the checkpoints, or models of other seeds, that influence is summed over; none: this state
+    alone, with weight 1. The weight of a checkpoint is its learning rate η_c, of one of C models 1/C."""
     label_ids: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     """Ids by label, of ``entities`` and ``relations``, where the file records them, as checkpoints of PyKEEN's training
     loop do. The id maps are compared with them; `write_model` leaves them out."""

@@ -139,16 +139,46 @@ def read_checkpoint(path: Path, like: ModelFile) -> ModelFile:
             else:
                 stored = module_tensors(archive) if is_module(archive.root) else state_dict(archive)
                 tensors, labels = current_names(load(archive, stored), like.interaction), label_ids(archive)
-    for name in [*like.tensors, *tensors]:
-        actual, expected = (
-            f"{name} {tuple(t[name].shape)}" if name in t else f"no {name}" for t in (tensors, like.tensors)
-        )
-        if actual != expected:
-            raise UnsupportedModel(
-                f"{source} is not a checkpoint of {like.source}: it has {actual}, the model has {expected}"
-            )
+    if difference := _difference(tensors, like.tensors):
+        raise UnsupportedModel(f"{source} is not a checkpoint of {like.source}: {difference}")
     _check_finite(tensors, source)
     return dataclasses.replace(like, tensors=tensors, source=source, checkpoints=(), label_ids=labels)
+
+
+def with_models(model: ModelFile, others: Sequence[ModelFile]) -> ModelFile:
+    """Return the model with others, of other seeds, whose influences are averaged with its own: each has weight 1/C.
+
+    Scores and ranks stay those of `model`. Raises `UnsupportedModel` for one of another architecture or other tables,
+    and `BadRequest` for the same model twice.
+    """
+    models = [dataclasses.replace(each, checkpoints=()) for each in (model, *others)]
+    for other in models[1:]:
+        difference = _difference(other.tensors, model.tensors)
+        for name in ("interaction", "inverse_triples", "num_relations"):
+            ours, theirs = getattr(model, name), getattr(other, name)
+            if ours != theirs:
+                difference = f"its {name} is {theirs}, the first model's {ours}"
+        if difference:
+            raise UnsupportedModel(
+                f"{other.source} cannot be averaged with {model.source}: {difference}; give models of one "
+                "architecture, trained on the same triples with other seeds"
+            )
+    sources: dict[str, str] = {}
+    for each in models:
+        fingerprint = each.fingerprint()
+        if fingerprint in sources:
+            raise BadRequest(f"{each.source} is the same model as {sources[fingerprint]}: give models of other seeds")
+        sources[fingerprint] = each.source
+    return dataclasses.replace(model, checkpoints=tuple((1 / len(models), each) for each in models))
+
+
+def _difference(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
+    """Say which tensor has another name or shape; nothing where none has."""
+    for name in [*expected, *tensors]:
+        theirs, ours = (f"{name} {tuple(t[name].shape)}" if name in t else f"no {name}" for t in (tensors, expected))
+        if theirs != ours:
+            return f"it has {theirs}, the model has {ours}"
+    return ""
 
 
 def check_place(path: Path) -> None:

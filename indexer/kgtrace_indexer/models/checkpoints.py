@@ -5,6 +5,8 @@
 (Pruthi et al., 2020, equation 3; eq. (2) of ``docs/how-it-works.md``). The right-hand side is an inner product of
 longer gradients, with one copy of every block for each checkpoint. So an index treats them as one model: its principal
 directions are those of the weighted sum, and its dimension does not grow with the number of checkpoints.
+
+C models of other seeds are such states with η = 1/C: influence is then the mean of the models' own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +41,7 @@ def checkpoint_count(blocks: Iterable[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """A `ScoringModel` with the gradients of several checkpoints, and the trained model's scores."""
+    """A `ScoringModel` with the gradients of several checkpoints, or models, and the trained (first) model's scores."""
 
     trained: ScoringModel
     """The model whose scores and ranks count."""

@@ -127,7 +127,7 @@ class Attributor:
             Plain influence, or preconditioned (`kgtrace_indexer.index.preconditioner`); None for the score that the
             index was built for.
         damping
-            σ² of the latter in units of `kgtrace_indexer.index.rows.RowLists.mean_square`; ``auto`` for `AUTO_DAMPING`
+            σ² of the latter in units of `kgtrace_indexer.index.rows.RowLists.mean_squares`; ``auto`` for `AUTO_DAMPING`
             of these, None for the index's own.
         wanted
             Called between the blocks of an exact scan, which may take minutes: true while a caller waits for it.

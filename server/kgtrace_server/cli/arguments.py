@@ -229,17 +229,21 @@ def filters(to: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     return restrict
 
 
-def model(to: argparse.ArgumentParser, flag: str = "--model") -> None:
+def model(to: argparse.ArgumentParser, flag: str = "--model", **more: Any) -> None:
     """The model, and the facts that a bare state dict lacks."""
-    to.add_argument(
-        flag,
-        dest="model",
-        type=model_place,
-        required=True,
-        metavar="PATH",
-        help="PyKEEN folder of save_to_directory, converted folder, or file (.pkl, .pt); or hf://OWNER/REPO or "
-        "mlflow:/NAME/VERSION",
+    kind = (
+        "PyKEEN folder of save_to_directory, converted folder, or file (.pkl, .pt); or hf://OWNER/REPO or "
+        "mlflow:/NAME/VERSION"
     )
+    options: dict[str, Any] = {
+        "dest": "model",
+        "type": model_place,
+        "required": True,
+        "metavar": "PATH",
+        "help": kind,
+    } | more
+    options["help"] = kind + more.get("help", "")
+    to.add_argument(flag, **options)
     state_dict(to)
 
 
@@ -249,8 +253,9 @@ def state_dict(to: argparse.ArgumentParser) -> None:
 
 
 def trained(to: argparse.ArgumentParser, ids_in: str) -> None:
-    """A model, and its training triples."""
-    model(to)
+    """A model, or several, and their training triples."""
+    seeds = "; repeated for models of other seeds: influence is the mean over all, scores are the first one's"
+    model(to, dest="models", action="append", help=seeds)
     data = to.add_argument_group("training data, where the model's folder does not carry it")
     add(data, "--train", "--entity-to-id", "--relation-to-id")
     data.add_argument("--names", type=Path, metavar="FILE", help="lines of label⇥name, for people to read, or RDF")

@@ -60,30 +60,47 @@ def read_model(args: argparse.Namespace, num_relations: int | None) -> "ModelFil
     return replace(model, source=args.source) if "source" in args else model
 
 
-def with_checkpoints(args: argparse.Namespace, vocabulary: "Vocabulary") -> "ModelFile":
-    """Read the model, and the checkpoints whose influences are summed."""
-    from kgtrace_indexer.inputs import model_reader
+def read_states(args: argparse.Namespace, vocabulary: "Vocabulary", table: "TripleTable") -> "ModelFile":
+    """Read the model, and the checkpoints or models of other seeds whose influences are summed.
 
-    model = read_model(args, len(vocabulary.relations))
-    return model_reader.with_checkpoints(model, args.checkpoints, args.learning_rates)
+    Raises `VocabularyMismatch` for a model whose folder says that it is of other ids or triples.
+    """
+    from kgtrace_indexer.inputs import model_reader
+    from kgtrace_indexer.inputs.training_folder import check_against_folder
+
+    model, *others = (read_model(one, len(vocabulary.relations)) for one in (args, *args.others))
+    if not others:
+        return model_reader.with_checkpoints(model, args.checkpoints, args.learning_rates)
+    for other in args.others:
+        check_against_folder(_carried(other), vocabulary, table, args.train or args.model)
+    return model_reader.with_models(model, others)
 
 
 def check_trained(args: argparse.Namespace) -> None:
     """Check the arguments that name the model and its training triples, as far as that needs no torch.
 
-    Raises `WrongCall` for one that another has to go with, and `UnreadableModel` where there is no model.
+    Of several models the first becomes ``model``, and ``others`` the arguments as they are for each other one. Raises
+    `WrongCall` for an argument that another has to go with, or must not, and `UnreadableModel` where there is no model.
     """
+    args.others = []
+    if "models" in args:
+        args.model, *others = args.models
+        args.others = [argparse.Namespace(**vars(args) | {"model": other}) for other in others]
+    if args.others and args.checkpoints:
+        raise WrongCall("--checkpoints are states of one model: give --model once, or leave them out")
     if args.train is None and args.ids and getattr(args, "test", None) is None:
         raise WrongCall("--ids says that --train FILE holds ids: give it too")
     if getattr(args, "learning_rates", None) and not args.checkpoints:
         raise WrongCall("--learning-rates weigh --checkpoints PATH...: give them too")
-    fetch_model(args)
+    for one in (args, *args.others):
+        fetch_model(one)
     if args.train is None and (args.entity_to_id or args.relation_to_id) and not _lacks_labels(_carried(args)):
         raise WrongCall("--entity-to-id and --relation-to-id say what the labels of --train FILE mean: give it too")
-    try:
-        args.model.stat()
-    except OSError as e:
-        raise UnreadableModel(f"cannot read model {args.model}: {e.strerror}") from e
+    for one in (args, *args.others):
+        try:
+            one.model.stat()
+        except OSError as e:
+            raise UnreadableModel(f"cannot read model {one.model}: {e.strerror}") from e
 
 
 def training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":

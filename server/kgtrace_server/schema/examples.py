@@ -92,6 +92,7 @@ INDEX = IndexInfo(
     age_seconds=4211.0,
     fingerprint="1a2b3c",
     model="ConvE",
+    summed=[],
     loss="removal",
     layers=["all"],
     projection={"type": "pca", "dim": 64, "landmarks": 2048, "seed": 0},

@@ -24,6 +24,8 @@ class IndexInfo(Answer):
     """Equal fingerprints mean equal model, triples and configuration."""
     model: str | None
     """The model's interaction function."""
+    summed: list[dict[str, Any]]
+    """`model` and `weight` of the checkpoints, or models of other seeds, whose influences are summed; empty for one."""
     loss: str | None
     layers: list[str] | None
     projection: dict[str, Any]

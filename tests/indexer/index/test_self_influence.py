@@ -80,7 +80,7 @@ def test_it_is_the_dense_formula(
     rows = attributor._influences.preconditioner.rows
     counts = np.concatenate([rows.reader_counts(table) for table in (ENTITY, RELATION)])
     assert counts[counts > 0].min() < 32 < 33 < counts.max()
-    sigma = AUTO_DAMPING * attributor._influences.preconditioner.mean_square
+    (sigma,) = AUTO_DAMPING * attributor._influences.preconditioner.mean_squares
     used = ["tail", "head"] if directions == "both" else ["tail"]
     wanted = wanted_of(np.asarray(training.triples), used, loss, sigma)
     np.testing.assert_allclose(training.self_influence["preconditioned"], wanted, rtol=1e-3)
@@ -106,10 +106,10 @@ def test_checkpoints_have_their_own_slopes(
     attributor = built(tmp_path, (summed, vocabulary, few), directions=directions, shard_size=shard_size)
     triples = np.asarray(attributor.training.triples)
     used = ["tail", "head"] if directions == "both" else ["tail"]
-    sigma = AUTO_DAMPING * attributor._influences.preconditioner.mean_square
+    sigmas = AUTO_DAMPING * attributor._influences.preconditioner.mean_squares
     wanted = sum(
         Dense(folder, triples, used, LOSSES[None], rate=rate).self_influences(triples, used, sigma)
-        for folder, rate in zip(folders, rates, strict=True)
+        for folder, rate, sigma in zip(folders, rates, sigmas, strict=True)
     )
     np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=1e-3)
     np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(few.ids))), wanted, rtol=1e-3)
@@ -127,7 +127,7 @@ def test_rows_that_one_triple_reads_often(
     few = (model, vocabulary, TripleTable(ids, table.train_index[::4], 0))
     attributor = built(tmp_path, few, loss=loss, shard_size=shard_size)
     triples, both = np.asarray(attributor.training.triples), ["tail", "head"]
-    sigma = AUTO_DAMPING * attributor._influences.preconditioner.mean_square
+    (sigma,) = AUTO_DAMPING * attributor._influences.preconditioner.mean_squares
     wanted = Dense(umls_folder, triples, both, LOSSES[loss]).self_influences(triples, both, sigma)
     np.testing.assert_allclose(attributor.training.self_influence["preconditioned"], wanted, rtol=1e-3)
     np.testing.assert_allclose(attributor.self_influence_again(np.arange(len(ids))), wanted, rtol=1e-3)
@@ -158,7 +158,7 @@ def test_any_damping_can_be_built(
         monkeypatch.setattr(self_influence, "_NUMBERS", numbers)
         attributor = built(tmp_path / str(numbers), umls_part, directions="forward", damping=damping)
         training = attributor.training
-        sigma = damping * attributor._influences.preconditioner.mean_square
+        (sigma,) = damping * attributor._influences.preconditioner.mean_squares
         wanted = wanted_of(np.asarray(training.triples), ["tail"], None, sigma)
         found, most = training.self_influence["preconditioned"], training.self_influence["tracin"]
         np.testing.assert_array_less(abs(found - wanted), 1e-3 * wanted + 1e-4 * most)

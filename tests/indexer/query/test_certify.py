@@ -197,7 +197,7 @@ class Case:
         except BadRequest:
             return None
         held: dict[str, Moments] = {table: next(moments(self.rows, table)) for table in self.rows.tables}
-        return Preconditioner(self.rows, held, self.rows.mean_square())
+        return Preconditioner(self.rows, held, self.rows.mean_squares())
 
     @cached_property
     def training_terms(self) -> Terms:

@@ -143,7 +143,7 @@ def build(args: argparse.Namespace) -> int:
     precondition = next((old for old, score in PRECONDITIONS.items() if score == args.score), None)
     config = inputs.configuration(args, layers=tuple(args.layers), precondition=precondition)
     vocabulary, triples = inputs.training_data(args)
-    model = inputs.with_checkpoints(args, vocabulary)
+    model = inputs.read_states(args, vocabulary, triples)
     with Progress("triples") as progress:
         report = build_index(
             args.index,

@@ -55,7 +55,7 @@ def evaluate(args: argparse.Namespace) -> int:
         durable.make_folder(args.plots)
     config = inputs.configuration(args)
     vocabulary, triples = inputs.training_data(args)
-    model = inputs.with_checkpoints(args, vocabulary)
+    model = inputs.read_states(args, vocabulary, triples)
     test, skipped = _drawn(args, vocabulary)
     with _work_folder(args.output) as folder, Progress("steps") as progress:
         measured = measure(
