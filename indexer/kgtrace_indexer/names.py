@@ -13,6 +13,10 @@ Score = Literal["tracin", "preconditioned"]
 PRECONDITIONS: Mapping[str, Score] = {"none": "tracin", "fisher": "preconditioned"}
 """The score that an index answers with by default, by the ``precondition`` of its configuration."""
 
+Outcome = Literal["logit", "probability"]
+"""What of a prediction is explained by the preconditioned score: s(h, r, t), or the logarithm of the probability that a
+softmax over all tails gives t; see `kgtrace_indexer.models.log_probability`."""
+
 Damping = float | Literal["auto"]
 """σ² of the preconditioned score in units of `kgtrace_indexer.index.rows.RowLists.mean_squares`; ``auto`` is 3."""
 

@@ -229,6 +229,7 @@ class Service:
             direction=question.direction,
             score=score,
             damping=question.damping,
+            outcome=question.outcome,
             wanted=wanted,
         )
         seconds = Seconds(answer.seconds.gradient, answer.seconds.search, answer.seconds.rerank)
@@ -272,6 +273,7 @@ class Service:
             direction=question.direction,
             score=score,
             damping=question.damping,
+            outcome=question.outcome,
             wanted=wanted,
         )
         return Aggregate(

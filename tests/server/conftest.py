@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from kgtrace_indexer.answers import Aggregation, Answer, Attribution, Completions, Restriction, Seconds
 from kgtrace_indexer.index.training_set import TrainingSet
-from kgtrace_indexer.names import Direction, Group, Order, Score
+from kgtrace_indexer.names import Direction, Group, Order, Outcome, Score
 from kgtrace_indexer.query.aggregate import GroupSums
 from kgtrace_indexer.query.completions import complete
 from kgtrace_server.http.app import create_app
@@ -82,11 +82,13 @@ class FakeAttributor:
         direction: Direction = "tail",
         score: Score = "tracin",
         damping: float | None = None,
+        outcome: Outcome = "logit",
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         self.wanted = wanted
         self.before_query()
-        self.calls.append({"triples": triples, "exact": exact, "max_candidates": max_candidates, "damping": damping})
+        asked = {"triples": triples, "exact": exact, "max_candidates": max_candidates}
+        self.calls.append({**asked, "damping": damping, "outcome": outcome})
         if direction == "head":
             raise MissingInverseRelations("the model has no inverse relations: only tails can be explained")
         if top_k < 1:
@@ -150,13 +152,13 @@ class FakeAttributor:
         direction: Direction = "tail",
         score: Score = "tracin",
         damping: float | None = None,
+        outcome: Outcome = "logit",
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
         self.wanted = wanted
         self.before_query()
-        self.calls.append(
-            {"triples": triples, "exact": exact, "within_hops": restriction.within_hops, "damping": damping}
-        )
+        asked = {"triples": triples, "exact": exact, "within_hops": restriction.within_hops}
+        self.calls.append({**asked, "damping": damping, "outcome": outcome})
         if direction == "head":
             raise MissingInverseRelations("the model has no inverse relations: only tails can be explained")
         if top_k < 1:

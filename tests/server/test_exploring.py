@@ -33,7 +33,7 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("self_influence", (), {"top_k": 3, "order": "ascending", "must": {"head": [4, "7"]}, "must_not": {"tail": [0]}}),
     ("influences", ([TRIPLE],), {"within_hops": 1, "top_k": 20}),
     ("influences", ([TRIPLE],), {"score": "preconditioned", "damping": 2.5}),
-    ("influences", ([TRIPLE],), {"score": "preconditioned", "damping": "auto"}),
+    ("influences", ([TRIPLE],), {"score": "preconditioned", "damping": "auto", "outcome": "probability"}),
     ("aggregate", (TRIPLE, "head"), {"score": "preconditioned", "damping": 1, "exact": True}),
 ]
 
@@ -106,9 +106,10 @@ def test_an_answer_says_its_score(
     client = make_client()
     address = {**dict(zip(("head", "relation", "tail"), TRIPLE, strict=True)), **parameters}
     assert client.post(path, body).json()["score"] == "tracin"
-    options = {"score": "preconditioned", "damping": 2.5}
+    options = {"score": "preconditioned", "damping": 2.5, "outcome": "probability"}
     posted = client.post(path, {**body, **options})
     assert attributor.calls[-1]["damping"] == 2.5
+    assert attributor.calls[-1]["outcome"] == "probability"
     assert posted.json()["score"] == "preconditioned"
     assert client.get(path, params={**address, **options}).json() == posted.json()
     attributor.score = "preconditioned"
@@ -116,7 +117,14 @@ def test_an_answer_says_its_score(
     assert client.post(path, {**body, "score": "tracin"}).json()["score"] == "tracin"
     assert client.post(path, {**body, "score": "preconditioned", "damping": "auto"}).status_code == 200
     assert attributor.calls[-1]["damping"] == "auto"
-    for name, wrong in (("score", "fisher"), ("damping", 0), ("damping", -1), ("damping", "none"), ("damping", "nan")):
+    for name, wrong in (
+        ("score", "fisher"),
+        ("outcome", "rank"),
+        ("damping", 0),
+        ("damping", -1),
+        ("damping", "none"),
+        ("damping", "nan"),
+    ):
         assert_problem(client.post(path, {**body, name: wrong}), 422, name)
         assert_problem(client.get(path, params={**address, name: wrong}), 422, name)
 
@@ -140,6 +148,7 @@ def test_questions_of_other_neighbourhoods_are_not_alike() -> None:
     assert influences(within_hops=1) == influences(within_hops=1, triples=[(0, 0, 0)])
     assert influences(score="preconditioned") != influences()
     assert influences(damping=1.0) != influences(damping=2.0)
+    assert influences(outcome="probability") != influences()
     assert influences(must={"head": [0]}) != influences(must={"tail": [0]})
     assert predictions(head=0) == predictions(head=1)
     assert predictions(head=0) != predictions(head=0, filtered=True)

@@ -35,6 +35,7 @@ def test_defaults_are_those_documented() -> None:
         "direction": "tail",
         "score": None,
         "damping": None,
+        "outcome": "logit",
     }
 
 

@@ -14,9 +14,9 @@ Only the score is differentiated; the loss enters by its slope. Models are in ev
 with its running statistics.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,6 @@ class AutogradModel:
         widths = sum(self._tables[reading.table].shape[1] for reading in readings)
         linear = [module for module in self._layers.values() if isinstance(module, nn.Linear)]
         layers = sum(module.in_features + module.out_features for module in linear)
-        self._linear: bool | None = None  # in the tail; None until a loss needs it
         self._pair_floats = widths + layers
         self._floats = self._pair_floats + scratch
         for reading in readings:
@@ -199,9 +198,7 @@ class AutogradModel:
 
         Raises `UnsupportedModel` where the score is not linear in the tail's rows, and as `terms` does.
         """
-        if self._linear is None:
-            self._linear = self._is_linear()
-        if not self._linear:
+        if not self.linear:
             raise UnsupportedModel(
                 f"losses over all tails ({', '.join(ONE_TO_ALL)}) need a score that is linear in the tail's embedding, "
                 f"and 0 where that is; this model's is not; losses that work: {', '.join([*OWN_SCORE, *CONTRAST])}"
@@ -209,6 +206,47 @@ class AutogradModel:
         step = max(1, _CHUNK_FLOATS // (self._floats + len(self._tables[self._tail[0].table])))
         chunk = partial(self._one_to_all_chunk, loss=loss, selection=selection)
         return replace(_chunked(chunk, step, head, relation, tail), per_triple=per_triple)
+
+    def expected_rows(
+        self, head: Tensor, relation: Tensor, weights: Tensor, selection: Selection
+    ) -> Mapping[str, Sequence[Rows]]:
+        """Return the gradients of Σ_e w_e s(h, r, e) in the rows of heads and relations; see `ExpectedScoreModel`."""
+        uses = [(reading, head, selection.head_use) for reading in self._head]
+        uses += [(reading, relation, True) for reading in self._relation]
+        with torch.inference_mode(False), torch.enable_grad():
+            weights = weights.clone()  # there are no derivatives with inference tensors
+            leaves = [self._tables[reading.table][index].requires_grad_() for reading, index, _ in uses]
+            readings = [reading for reading, _, _ in uses]
+            totals = [torch.zeros_like(leaf) for leaf in leaves]
+            for scores, pull in self._weighted_scores(readings, leaves, weights):
+                for total, part in zip(
+                    totals, torch.autograd.grad(scores, leaves, pull, materialize_grads=True), strict=True
+                ):
+                    total += part
+        rows: dict[str, list[Rows]] = {}
+        for (reading, index, counts), total in zip(uses, totals, strict=True):
+            if counts and reading.table in selection:
+                rows.setdefault(reading.table, []).append(Rows(index, total))
+        return rows
+
+    def _weighted_scores(
+        self, readings: Sequence[Reading], leaves: Sequence[Tensor], weights: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield scores and their weights, (k,) each, whose weighted sum is Σ_e w_e s(h, r, e) summed over all (m,).
+
+        Heads and relations are `leaves` (m, width) of `readings`. Every score is of a single triple, as in `terms`:
+        some scores of many tails at once are the same numbers with other derivatives.
+        """
+        if self.linear:
+            h, r, _ = self._slots([reading.form(leaf) for reading, leaf in zip(readings, leaves, strict=True)])
+            t = [reading.form(weights @ self._tables[reading.table]) for reading in self._tail]
+            yield self._score(h, r, t), weights.new_ones(len(weights))
+            return
+        pairs = torch.arange(weights.numel(), device=self.device)
+        for batch in pairs.split(max(1, _CHUNK_FLOATS // self._floats)):
+            query, tail = batch // weights.shape[1], batch % weights.shape[1]
+            h, r, _ = self._slots([reading.form(leaf[query]) for reading, leaf in zip(readings, leaves, strict=True)])
+            yield self._score(h, r, self._read(self._tail, tail)), weights[query, tail]
 
     def _one_to_all_chunk(
         self, head: Tensor, relation: Tensor, tail: Tensor, loss: OneToAll, selection: Selection
@@ -235,8 +273,9 @@ class AutogradModel:
         score = self._score(h, r, [reading.form(leaf) for reading, leaf in zip(self._tail, leaves, strict=True)])
         return list(torch.autograd.grad(score.sum(), leaves, materialize_grads=True))
 
-    def _is_linear(self) -> bool:
-        """Return whether the score is 0 at a tail of zeros, and otherwise linear in it, from a few samples."""
+    @cached_property
+    def linear(self) -> bool:
+        """Whether the score is 0 at a tail of zeros, and otherwise linear in it, from a few samples."""
         entities = len(self._tables[self._tail[0].table])
         tables = [self._tables[reading.table] for reading in self._relation]
         relations = len(tables[0]) if tables else 1

@@ -79,7 +79,7 @@ class Checkpoints:
         def of(model: ScoringModel, selection: Selection) -> Terms:
             return model.terms(head, relation, tail, per_triple=per_triple, loss=loss, selection=selection)
 
-        return self._joined(of, selection)
+        return self.joined(of, selection)
 
     def one_to_all_terms(
         self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: OneToAll, selection: Selection
@@ -90,9 +90,9 @@ class Checkpoints:
             able = one_to_all(model)
             return able.one_to_all_terms(head, relation, tail, per_triple=per_triple, loss=loss, selection=selection)
 
-        return self._joined(of, selection)
+        return self.joined(of, selection)
 
-    def _joined(self, terms_of: Callable[[ScoringModel, Selection], Terms], selection: Selection) -> Terms:
+    def joined(self, terms_of: Callable[[ScoringModel, Selection], Terms], selection: Selection) -> Terms:
         """Join the blocks of all checkpoints, each weighted by √η and named after its checkpoint: eq. (2)."""
         kron: dict[str, Kron] = {}
         flat: dict[str, Tensor] = {}

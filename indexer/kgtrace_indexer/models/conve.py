@@ -5,7 +5,7 @@ the convolution's side: the gradients of its weight and bias and of its batch no
 numbers refer to ``docs/how-it-works.md``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,15 @@ class ConvE(ConvENetwork):
         if ENTITY in selection or BIAS in selection:
             spread[ENTITY] = Spread(slopes, _output(hidden.x, selection))
         return Terms(per_triple, value, kron, flat, rows, spread)
+
+    def expected_rows(
+        self, head: Tensor, relation: Tensor, weights: Tensor, selection: Selection
+    ) -> Mapping[str, Sequence[Rows]]:
+        """Return the gradients of Σ_e w_e s(h, r, e) in the rows of heads and relations; see `ExpectedScoreModel`."""
+        pair, group = self.distinct(head, relation)
+        hidden = self.forward(*pair)
+        _, _, rows = self._blocks(hidden, group, head, relation, weights @ self.entities, selection)
+        return rows
 
     def influences(
         self, head: Tensor, relation: Tensor, tail: Tensor, *, loss: Loss, selection: Selection, test: Terms

@@ -23,8 +23,9 @@ from kgtrace_indexer.gradients.terms import Terms, inner
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import Checkpoints
 from kgtrace_indexer.models.conve import ConvE
+from kgtrace_indexer.models.log_probability import log_probability_terms
 from kgtrace_indexer.models.protocol import ForwardModel, ScoringModel, head_scores, one_to_all, scoring_model
-from kgtrace_indexer.names import Direction, Directions
+from kgtrace_indexer.names import Direction, Directions, Outcome
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
 SQUARED_NORM = "squared_norm"
@@ -89,6 +90,8 @@ class Featurizer:
     """Whether the relation table holds 2r for r and 2r + 1 for r⁻¹."""
     tracin_loss: Loss | OneToAll | None = None
     """The loss of plain influence where it is another: ``bce``, where `loss` is ``removal``."""
+    outcome: Outcome = "logit"
+    """What of test triples is explained: `loss`, or else their log-probability."""
 
     @property
     def concurrent(self) -> bool:
@@ -178,8 +181,16 @@ class Featurizer:
 
         A model without inverse relations has one score for both directions, s(h, r, t), and one gradient under every
         loss that looks at the triple alone, or at negatives of either side. A loss of all tails' scores says nothing of
-        other heads: `MissingInverseRelations` is then raised for ``head``.
+        other heads: `MissingInverseRelations` is then raised for ``head``, as for the log-probability.
         """
+        if self.outcome == "probability":
+            if direction == "head" and not self.inverse_triples:
+                raise MissingInverseRelations(
+                    "outcome 'probability' for direction 'head' needs a model trained with inverse triples, and this "
+                    "one has none: ask for outcome 'logit', or direction 'tail'"
+                )
+            ids = self._columns(self._instances(triples, direction))
+            return log_probability_terms(self.model, *ids, self.selection)
         if direction == "head" and not self.inverse_triples and isinstance(self.loss, OneToAll):
             raise MissingInverseRelations(
                 "direction 'head' under a loss of all tails' scores needs a model trained with inverse triples, and "

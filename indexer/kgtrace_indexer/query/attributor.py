@@ -1,9 +1,8 @@
 """Which training triples influenced a prediction: featurize, search, certify."""
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
 
 import numpy as np
@@ -19,11 +18,12 @@ from kgtrace_indexer.index.preconditioner import check_damping, row_terms
 from kgtrace_indexer.index.row_queries import RowQueries, paired_products
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES, Featurizer
-from kgtrace_indexer.names import PRECONDITIONS, Damping, Direction, Group, Order, Score
+from kgtrace_indexer.names import PRECONDITIONS, Damping, Direction, Group, Order, Outcome, Score
 from kgtrace_indexer.query.aggregate import Aggregator
 from kgtrace_indexer.query.attribution import attribute, known_ids
 from kgtrace_indexer.query.certify import SearchOptions
 from kgtrace_indexer.query.checks import checked, require_positive
+from kgtrace_indexer.query.clock import Clock
 from kgtrace_indexer.query.completions import complete
 from kgtrace_indexer.query.influences import Influences
 from kgtrace_indexer.query.retrieval import Retrieval
@@ -36,19 +36,6 @@ from kgtrace_store.vocabulary import Vocabulary
 
 _LEAST = 8
 """Test triples from which another thread is worth its while."""
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds = {"gradient": 0.0, "search": 0.0, "rerank": 0.0}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now
 
 
 class Attributor:
@@ -103,6 +90,7 @@ class Attributor:
         direction: Direction = "tail",
         score: Score | None = None,
         damping: Damping | None = None,
+        outcome: Outcome = "logit",
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Return the most influential training triples of each test triple.
@@ -129,6 +117,8 @@ class Attributor:
         damping
             σ² of the latter in units of `kgtrace_indexer.index.rows.RowLists.mean_squares`; ``auto`` for `AUTO_DAMPING`
             of these, None for the index's own.
+        outcome
+            What the latter explains: the score of a test triple, or its log-probability among all tails (or heads).
         wanted
             Called between the blocks of an exact scan, which may take minutes: true while a caller waits for it.
 
@@ -139,23 +129,25 @@ class Attributor:
         IdOutOfRange
             An id beyond the model's tables.
         BadRequest
-            `top_k`, `max_candidates`, `within_hops` or `damping` out of range, arrays of another shape, or a
-            preconditioned score of an index that has none.
+            `top_k`, `max_candidates`, `within_hops` or `damping` out of range, arrays of another shape, a
+            preconditioned score of an index that has none, `damping` or `outcome` of plain influence, or outcome
+            ``probability`` of a model of one's own that is no `ExpectedScoreModel`.
         MissingInverseRelations
-            Direction ``head`` under a loss of all tails' scores, on a model without inverse relations.
+            Direction ``head`` of a log-probability, or under a loss of all tails' scores, on a model without inverse
+            relations.
         """
         triples = checked(triples, self.vocabulary)
         require_positive("top_k", top_k)
         if max_candidates is not None and max_candidates < 0:
             raise BadRequest(f"max_candidates is {max_candidates}, must be at least 0")
-        self._check(score, damping)
+        self._check(score, damping, outcome)
         score = score or self.score
         retrieval = None if exact else self._retrievals.get(score)
 
         def answer(triples: np.ndarray) -> Answer:
             return self._answer(
                 triples, retrieval, top_k=top_k, order=order, max_candidates=max_candidates, restriction=restriction,
-                direction=direction, score=score, damping=damping, wanted=wanted,
+                direction=direction, score=score, damping=damping, outcome=outcome, wanted=wanted,
             )  # fmt: skip
 
         threads = torch.get_num_threads() if self._featurizer.concurrent else 1
@@ -180,18 +172,20 @@ class Attributor:
         direction: Direction,
         score: Score,
         damping: Damping | None,
+        outcome: Outcome,
         wanted: Callable[[], bool],
     ) -> Answer:
         """Answer as `query` does, by a search or else by a scan; a search computes on the calling thread alone."""
         with torch.inference_mode(), nullcontext() if retrieval is None else one_thread():
-            clock = _Clock()
+            clock = Clock()
             own = self._featurizer.test_terms(triples, direction)
             plain = self._featurizer.plain_terms(own, triples, direction)
-            terms = plain if score == "tracin" else own
+            explained = own if outcome == "logit" else self._explaining(outcome).test_terms(triples, direction)
+            terms = plain if score == "tracin" else explained
             scores = self._featurizer.candidate_scores(triples, direction)
             rows, queries = {}, {}
             if score == "preconditioned" or "preconditioned" in self._retrievals:
-                rows = RowQueries.of(own)
+                rows = RowQueries.of(explained)
                 queries = self._influences.preconditioner.changed(rows, self._damping(damping))
             if score == "tracin":
                 norms = self_influence = squared_norms(plain).total.tolist()
@@ -202,7 +196,7 @@ class Attributor:
             mask = self.training.allowed(restriction)
             if retrieval is None:
                 featurizer = self._influences.featurizers[score]
-                tests = plain if score == "tracin" else row_terms(queries, own)
+                tests = plain if score == "tracin" else row_terms(queries, explained)
                 tops = scan(featurizer, self.training, tests, top_k, order, mask, nearby, wanted)
             else:
                 options = SearchOptions(
@@ -223,7 +217,7 @@ class Attributor:
             clock.lap("rerank")
             attributions = attribute(
                 self.training, self.vocabulary, triples, scores.cpu().numpy(), tops, values, direction,
-                score=score, loss=(self.loss(score), terms.losses().tolist()),
+                score=score, loss=(self.loss(score), (plain if score == "tracin" else own).losses().tolist()),
                 self_influence=self_influence, squared_norm=norms,
             )  # fmt: skip
             clock.lap("gradient")
@@ -241,6 +235,7 @@ class Attributor:
         direction: Direction = "tail",
         score: Score | None = None,
         damping: Damping | None = None,
+        outcome: Outcome = "logit",
         wanted: Callable[[], bool] = lambda: True,
     ) -> Aggregation:
         """Return influences on one test triple, or summed over several, by relation, head or tail of training triples.
@@ -261,11 +256,11 @@ class Attributor:
         """
         require_positive("top_k", top_k)
         triples = checked(np.atleast_2d(triples), self.vocabulary)
-        self._check(score, damping)
+        self._check(score, damping, outcome)
         score = score or self.score
         with torch.inference_mode():
             aggregator = Aggregator(
-                self._influences.featurizers[score], self.training, self._retrievals.get(score),
+                self._explaining(outcome, score), self.training, self._retrievals.get(score),
                 entities=len(self.vocabulary.entities), relations=len(self.vocabulary.relations),
                 query_gradients=partial(self._changed, score=score, damping=damping),
                 restriction=restriction, direction=direction, exact=exact, wanted=wanted,
@@ -307,13 +302,14 @@ class Attributor:
         *,
         score: Score | None = None,
         damping: Damping | None = None,
+        outcome: Outcome = "logit",
     ) -> np.ndarray:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples `rows` (m,) and test triples (b, 3), recomputed: (m, b) float32.
 
-        `score` and `damping` are those of `query`.
+        `score`, `damping` and `outcome` are those of `query`.
         """
         with torch.inference_mode():
-            terms = self._terms(checked(triples, self.vocabulary), direction, score, damping)
+            terms = self._terms(checked(triples, self.vocabulary), direction, score, damping, outcome)
             blocks = torch.as_tensor(rows).split(self._featurizer.block(SCAN_BLOCK))
             return torch.cat([self._influences.every(block, terms, score or self.score) for block in blocks]).numpy()
 
@@ -369,20 +365,32 @@ class Attributor:
             self_influences = [inner(terms, self._changed(terms, "preconditioned", None)).diagonal() for terms in apart]
             return torch.stack(self_influences).sum(0).cpu().numpy()
 
-    def _check(self, score: Score | None, damping: Damping | None) -> None:
-        """Raise `BadRequest` for a damping that is none, or of a score that has none."""
+    def _check(self, score: Score | None, damping: Damping | None, outcome: Outcome) -> None:
+        """Raise `BadRequest` for a damping that is none, and for what plain influence does not have."""
         check_damping(damping)
-        if damping is not None and (score or self.score) == "tracin":
-            raise BadRequest("damping is of the preconditioned score: ask for that, too")
+        for name, chosen in (("damping", damping is not None), ("outcome", outcome != "logit")):
+            if chosen and (score or self.score) == "tracin":
+                raise BadRequest(f"{name} is of the preconditioned score: ask for that, too")
+
+    def _explaining(self, outcome: Outcome, score: Score = "preconditioned") -> Featurizer:
+        """Return the featurizer of a score, for an outcome of test triples."""
+        return replace(self._influences.featurizers[score], outcome=outcome)
 
     def _damping(self, damping: Damping | None) -> Damping:
         """Return σ² of the preconditioned score."""
         return damping or self.manifest.configuration["damping"] or "auto"
 
-    def _terms(self, triples: np.ndarray, direction: Direction, score: Score | None, damping: Damping | None) -> Terms:
+    def _terms(
+        self,
+        triples: np.ndarray,
+        direction: Direction,
+        score: Score | None,
+        damping: Damping | None,
+        outcome: Outcome = "logit",
+    ) -> Terms:
         """Return the query gradients of test triples (b, 3)."""
-        self._check(score, damping)
-        terms = self._influences.featurizers[score or self.score].test_terms(triples, direction)
+        self._check(score, damping, outcome)
+        terms = self._explaining(outcome, score or self.score).test_terms(triples, direction)
         return self._changed(terms, score or self.score, damping)
 
     def _changed(self, terms: Terms, score: Score, damping: Damping | None) -> Terms:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from kgtrace_indexer.names import Direction, Group, Order, Ranking, Score
+from kgtrace_indexer.names import Direction, Group, Order, Outcome, Ranking, Score
 from kgtrace_server.schema.fields import (
     MAX_SEARCH,
     AtMost,
@@ -50,6 +50,9 @@ class _Options(Question):
     their second moment between. Null for what the index was built with."""
     damping: Damping | None = None
     """σ² of the preconditioned score, in its unit; ``auto`` is 3, null the index's own."""
+    outcome: Outcome = "logit"
+    """What the preconditioned score explains: the triple's own score, or the log-probability that a softmax over all
+    tails (or heads) gives it."""
 
 
 class _Triple(Question):
@@ -282,6 +285,7 @@ class Options(Restriction, total=False):
     direction: Direction
     score: Score | None
     damping: Damping | None
+    outcome: Outcome
 
 
 class InfluenceOptions(Options, total=False):

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from kgtrace_indexer.names import Group
+from kgtrace_indexer.names import Group, Outcome
 from kgtrace_server.cli import arguments, inputs, render
 from kgtrace_server.cli.arguments import DIRECTIONS, Verb, WrongCall, add, integer
 from kgtrace_server.cli.console import say, say_answer
@@ -50,6 +50,13 @@ def register(verb: Verb) -> None:
     arguments.score(query_, f"TracIn or the preconditioned score {built}")
     query_.add_argument(
         "--damping", type=arguments.damping, metavar="X|auto", help=f"of the preconditioned score; auto is 3 {built}"
+    )
+    query_.add_argument(
+        "--outcome",
+        choices=arguments.choices(Outcome),
+        default="logit",
+        help="what the preconditioned score explains: the triple's own score, or the log-probability that a softmax "
+        "over all tails gives it (default: %(default)s)",
     )
     query_.add_argument("--exact", action="store_true", help="compute every training triple's influence: slow")
     query_.add_argument(
