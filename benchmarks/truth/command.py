@@ -11,6 +11,9 @@ from benchmarks.pages import DOCS, replace
 from benchmarks.truth.graphs import read_graph
 from benchmarks.truth.whole import PROBLEMS
 
+PAGES = {"lds": "truth/halves.md", "share": "truth.md"}
+"""The pages of kinds of tables that have no page of their name."""
+
 Measure = Callable[..., dict[str, Any]]
 """Takes the name of a problem, its graph and the command's numbers."""
 Shown = Callable[[Mapping[str, Mapping[str, Any]]], str]
@@ -38,7 +41,7 @@ def run(doc: str | None, kind: str, measure: Measure, shown: Shown, **numbers: i
     files = {name: _file(kind, name) for name in PROBLEMS}
     text = shown({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()})
     print(text)
-    replace(DOCS / "truth.md", kind, text)
+    replace(DOCS / PAGES.get(kind, f"truth/{kind}.md"), kind, text)
 
 
 def _file(kind: str, name: str) -> Path:

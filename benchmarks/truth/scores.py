@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.truth.graphs import Graph
 from kgtrace_indexer import Attributor, BuildConfig, Direction, ModelFile, TripleTable, build, open_index
+from kgtrace_indexer.names import Outcome
 
 _TESTS = 2048
 """Test triples explained together."""
@@ -41,10 +42,11 @@ def influences(
     directions: str = "forward",
     sides: Iterable[Direction] = ("tail",),
     damping: float | None = None,
+    outcome: Outcome = "logit",
 ) -> Influences:
     """Return the influence of all training triples on test triples (q, 3), summed over directions of these.
 
-    With a `damping` they are preconditioned.
+    With a `damping` they are preconditioned, and of an `outcome`.
     """
     count = len(graph.train)
     projection, score = ("none", "tracin") if damping is None else ("pca", "preconditioned")
@@ -56,7 +58,7 @@ def influences(
             these = slice(start, start + _TESTS)
             for side in sides:
                 found[order, these] += attributor.exact_influences(
-                    test[these], np.arange(count), side, score=score, damping=damping
+                    test[these], np.arange(count), side, score=score, damping=damping, outcome=outcome
                 )
         norms[order] = attributor.training.squared_norm[score]
     return Influences(found, norms)

@@ -44,14 +44,14 @@ PROBLEMS = {
     "FB15k-237-TransE": ("FB15k-237", replace(_SAMPLED, model="TransE", rate=0.2, epochs=3, spread=0.2)),
 }
 """By name: a graph, and how a model of it is trained; ConvE where the name has no other."""
-_SEED = 1000
-"""Of the model that is explained; no model that it is compared with has it."""
+SEED = 1000
+"""Of the model that is explained, and the first of several; no model that they are compared with has it."""
 
 
 class Whole:
     """A trained model, and its files."""
 
-    def __init__(self, name: str, graph: Graph, seed: int = _SEED, folder: str = ".") -> None:
+    def __init__(self, name: str, graph: Graph, seed: int = SEED, folder: str = ".") -> None:
         """Train it on a graph as `PROBLEMS` of that name say."""
         self.name, self.graph = name, graph
         _, self.recipe = PROBLEMS[name]

@@ -1,0 +1,110 @@
+"""How much of what can be foretold is foretold: by one model, by several, of logits and of log-probabilities?
+
+    python -m benchmarks.truth.share --problems UMLS-ComplEx UMLS-TransE --seeds 4
+    python -m benchmarks.truth.share --write-only       # only the tables again
+
+Models are trained on random halves of the training triples with several seeds, as for `lds`, and a method's sums over
+the halves are compared with what happened; `outcomes` says how, and what no method can pass. Several models are
+`kgtrace build --model A --model B ...`: the mean of what single models of other seeds say.
+
+What was trained is kept in ``.bench/truth``, so that an interrupted run goes on, and what happened is published in
+``releases/retraining``. Writes ``benchmarks/results/share-PROBLEM-cpu.json`` and the tables in ``docs/truth.md``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from json import dumps
+from typing import Any
+
+import numpy as np
+
+from benchmarks.truth.command import cell, run
+from benchmarks.truth.curvature import Curvature
+from benchmarks.truth.graphs import Graph
+from benchmarks.truth.lds import COUNT, half_of
+from benchmarks.truth.outcomes import COMPARED, Outcomes
+from benchmarks.truth.retraining import Job, retrain
+from benchmarks.truth.scores import influences, same_pair
+from benchmarks.truth.statistics import mean
+from benchmarks.truth.training import KnownTails
+from benchmarks.truth.whole import SEED, Whole
+from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
+from kgtrace_indexer.names import Outcome
+
+
+def measure(name: str, graph: Graph, *, halves: int, seeds: int, tests: int, models: int) -> dict[str, Any]:
+    """Train on halves of a graph, and correlate."""
+    whole = [Whole(name, graph, SEED + i, folder=f"model-{i}") for i in range(models)]
+    recipe = whole[0].recipe
+    chosen = np.random.default_rng(0).permutation(len(graph.test))[:tests]
+    test = graph.test[chosen]
+    kept = np.stack([half_of(graph, half) for half in range(halves)])  # (m, n)
+    folder = whole[0].folder.parent / "halves"
+    jobs = [Job(graph, recipe, mask, seed, test, folder) for seed in range(seeds) for mask in kept]
+    happened = np.stack(retrain(jobs)).reshape(seeds, halves, -1, len(test))
+    triples = sha256(np.ascontiguousarray(graph.train, np.int64)).hexdigest()
+    outcomes = Outcomes(triples, chosen, kept, happened, dumps(asdict(recipe)))
+    outcomes.write(name)
+    ceilings = dict(zip(COMPARED, outcomes.ceilings(), strict=True))
+    rows = {
+        title: {
+            outcome: {**mean(each), "share": float(each.mean() / ceilings[outcome])}
+            for outcome, each in zip(COMPARED, outcomes.correlations(score), strict=True)
+        }
+        for title, score in methods(whole, graph, test).items()
+    }
+    return {"triples": len(graph.train), "mrr": whole[0].mrr(), "ceilings": ceilings, "rows": rows}
+
+
+def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what each method says of the training triples, (n, q), by title."""
+
+    def of_models(outcome: Outcome) -> np.ndarray:
+        options: dict[str, Any] = {"directions": "both", "damping": AUTO_DAMPING, "outcome": outcome}
+        return np.stack([influences(each.model, graph, test, **options).of for each in whole])
+
+    count = same_pair(graph, test)
+    logit, probability = of_models("logit"), of_models("probability")
+    several = f"{len(whole)} models"
+    pairs = KnownTails.of(graph.train).pairs
+    curvatures = [Curvature(each, pairs) for each in whole]
+    newton = {units: np.stack([each.scores(graph.train, test, units) for each in curvatures]) for units in (1.0, 10.0)}
+    return {
+        "TracIn of removal": influences(whole[0].model, graph, test, directions="both").of,
+        "preconditioned": logit[0],
+        "preconditioned, outcome probability": probability[0],
+        "preconditioned + ½ count": alike(logit[0]) + alike(count) / 2,
+        f"preconditioned, {several}": logit.mean(0),
+        f"preconditioned, {several}, outcome probability": probability.mean(0),
+        f"preconditioned, {several} + ½ count": alike(logit.mean(0)) + alike(count) / 2,
+        f"preconditioned, {several}, outcome probability + ½ count": alike(probability.mean(0)) + alike(count) / 2,
+        **{f"Gauss–Newton, σ² = {units:g}": each[0] for units, each in newton.items()},
+        **{f"Gauss–Newton, σ² = {units:g}, {several}": each.mean(0) for units, each in newton.items()},
+        COUNT: count,
+    }
+
+
+def alike(score: np.ndarray) -> np.ndarray:
+    """Return scores (n, q) with mean 0 and variance 1 for each test triple."""
+    spread = score.std(0)
+    return (score - score.mean(0)) / np.where(spread > 0, spread, 1)
+
+
+def shown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a table for each outcome: methods down, problems across."""
+    return "\n\n".join(_table(found, outcome) for outcome in COMPARED)
+
+
+def _table(found: Mapping[str, Mapping[str, Any]], outcome: str) -> str:
+    head = [f"{name}: {each['seeds']} seeds, ceiling {each['ceilings'][outcome]:.2f}" for name, each in found.items()]
+    lines = [f"| {outcome} | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
+    for title in dict.fromkeys(title for each in found.values() for title in each["rows"]):
+        values = [each["rows"].get(title, {}).get(outcome) for each in found.values()]
+        cells = ["" if value is None else f"**{value['share']:.0%}**, {cell(value)}" for value in values]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(__doc__, "share", measure, shown, halves=50, seeds=4, tests=100, models=4)
