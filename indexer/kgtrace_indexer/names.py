@@ -16,6 +16,20 @@ PRECONDITIONS: Mapping[str, Score] = {"none": "tracin", "fisher": "preconditione
 Damping = float | Literal["auto"]
 """σ² of the preconditioned score in units of `kgtrace_indexer.index.rows.RowLists.mean_square`; ``auto`` is 3."""
 
+ReasonName = Literal[
+    "itself",
+    "inverse",
+    "same-pair",
+    "path",
+    "same-head-relation",
+    "same-relation-tail",
+    "shares-head",
+    "shares-tail",
+    "same-relation",
+    "none",
+]
+"""How a training triple is related to the prediction; `kgtrace_indexer.query.reasons` says which goes first."""
+
 Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kgtrace_indexer.answers import Attribution, Completions, Restriction, Sums
+from kgtrace_indexer.answers import Attribution, Completions, Ids, Restriction, Sums
 from kgtrace_indexer.names import Group, Score
+from kgtrace_server.because import words
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import (
     Aggregate,
@@ -327,8 +328,18 @@ class Service:
             candidates=attribution.candidates,
             exact_terms=attribution.exact_terms,
             notes=tuple(attribution.notes),
-            influences=tuple(Influence(index, self._triple(*triple), *values) for index, triple, *values in rows),
+            influences=tuple(
+                self._influence(attribution.triple, index, tuple(triple), values) for index, triple, *values in rows
+            ),
         )
+
+    def _influence(self, prediction: Ids, index: int, fact: Ids, values: Sequence[Any]) -> Influence:
+        reason = self._attributor.reasons.of(prediction, fact)
+        path = tuple(self._triple(*step) for step in reason.path)
+        triple = self._triple(*fact)
+        because = words(reason, self._triple(*prediction), triple, path)
+        influence, cosine, tracin, preconditioned = values
+        return Influence(index, triple, influence, cosine, tracin, preconditioned, reason.name, because, path)
 
     def _completions(self, completions: Completions) -> Iterable[Prediction]:
         rows = zip(
