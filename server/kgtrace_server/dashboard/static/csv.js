@@ -13,7 +13,7 @@ function tripleColumns(prefix, triple) {
 /** Rows of an answer to `influences`. */
 export function influenceRows({ results }) {
   return results.flatMap((result, test_index) =>
-    result.influences.map(({ train_index, triple, ...values }, i) => ({
+    result.influences.map(({ train_index, triple, path, ...values }, i) => ({
       test_index,
       ...tripleColumns("test_", result.triple),
       certified: result.certified,

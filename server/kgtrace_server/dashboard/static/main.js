@@ -14,6 +14,7 @@ import { rankingView } from "./views/ranking.js";
  * @property {(question: Record<string, string>) => void} go Show another view.
  * @property {(question: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} link
  *   To another view.
+ * @property {(question: Record<string, string>) => void} keep Change the address of the view that is shown.
  * @property {() => void} refresh Ask everything anew.
  */
 
@@ -25,7 +26,7 @@ const notice = document.getElementById("notice");
 const served = document.getElementById("served");
 
 /** @type {Page} */
-const page = { epoch: 0, go, link, refresh };
+const page = { epoch: 0, go, link, keep, refresh };
 const views = {};
 let drawnSearch = null;
 
@@ -43,6 +44,11 @@ function go(question) {
   const target = search(question);
   if (target !== location.search) history.pushState(null, "", target);
   draw(true);
+}
+
+function keep(question) {
+  history.replaceState(null, "", search(question));
+  drawnSearch = location.search;
 }
 
 function refresh() {
