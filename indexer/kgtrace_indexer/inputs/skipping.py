@@ -50,5 +50,6 @@ def without(
         skipped=table.skipped + len(gone),
         left_out=len(gone),
     )
-    said = f"{passed_over:,} of {listed.skipped + len(lines):,} lines of {skip} name no training triple: they were passed over"
+    count = listed.skipped + len(lines)
+    said = f"{passed_over:,} of {count:,} lines of {skip} name no training triple: they were passed over"
     return kept, [said] if passed_over else []

@@ -104,7 +104,8 @@ function downloads(title, { route, parameters, rows, file }) {
   );
 }
 
-function save(name, type, content) {
+/** Hand a file to the reader. @param {string} name @param {string} type @param {BlobPart} content */
+export function save(name, type, content) {
   const href = URL.createObjectURL(new Blob([content], { type }));
   el("a", { href, download: name }).click();
   URL.revokeObjectURL(href);
