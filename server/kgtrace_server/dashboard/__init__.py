@@ -19,11 +19,14 @@ from starlette.exceptions import HTTPException
 from kgtrace_store.errors import KgtraceError
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Nothing inline, nothing from elsewhere, and no text, such as a label, that becomes markup."""
+"""Nothing inline, nothing from elsewhere, and no text, such as a label, that becomes markup.
+
+A blob is a picture that the page itself has drawn, on its way to a PNG.
+"""
 
 D3 = "vendor/d3.v7.min.def.js"
 """The chart library, which the build puts there: see ``hatch_build.py``."""

@@ -6,6 +6,9 @@
  * @typedef {Record<string, string | number | boolean | null | undefined>} Parameters
  */
 
+/** The media type of explanations as graphs. */
+export const GRAPHML = "application/graphml+xml";
+
 const KEY = "kgtrace-key";
 
 /** What went wrong, as the service's problem document says it; status 0 where there was no answer. */
@@ -69,10 +72,18 @@ export async function get(path, signal) {
   throw new Problem(document);
 }
 
-async function fetched(path, signal) {
+/** The answer in another format, as text. @param {string} path From `address`. @param {string} accept Its media type. */
+export async function getFile(path, accept) {
+  const response = await fetched(path, undefined, accept);
+  if (response.ok) return response.text();
+  throw new Problem(await read(response));
+}
+
+async function fetched(path, signal, accept = "application/json") {
   const key = sessionStorage.getItem(KEY);
+  const headers = { Accept: accept, ...(key !== null && { Authorization: `Bearer ${key}` }) };
   try {
-    return await fetch(path, { headers: key === null ? {} : { Authorization: `Bearer ${key}` }, signal });
+    return await fetch(path, { headers, signal });
   } catch (error) {
     signal?.throwIfAborted();
     const detail = "The service does not answer. Is it running, and is this machine still connected to it?";

@@ -32,7 +32,7 @@ export function graph(prediction, influences, width) {
   const thickness = d3.scaleSqrt([0, d3.max(influences, ({ influence }) => Math.abs(influence)) || 1], [1, 7]);
   const scene = svg(
     "g",
-    {},
+    { class: "scene" },
     edges.toReversed().map((edge) => drawnEdge(edge, thickness)), // the prediction above all
     nodes.map(drawnNode),
   );

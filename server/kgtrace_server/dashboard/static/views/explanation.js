@@ -7,6 +7,7 @@ import { announce, el, tripleNames, tripleString, tripleText } from "../dom.js";
 import { byOtherScore, count, number, signed } from "../format.js";
 import { graph, legend, most } from "../graph.js";
 import { drawn, section } from "../panel.js";
+import { barPicture } from "../pictures.js";
 import { because, bodies, chosen, reasonFields } from "./reasons.js";
 
 const FEW = 10;
@@ -23,7 +24,7 @@ export async function explanation(page, question, signal) {
     return {
       answer,
       result: answer.results[0],
-      source: { route: "influences", parameters: given, rows: influenceRows(answer), file: order },
+      source: { route: "influences", parameters: given, rows: influenceRows(answer), graph: true, file: order },
     };
   };
   const [proponents, opponents] = await Promise.all([side("proponents"), side("opponents")]);
@@ -126,10 +127,19 @@ function list(page, question, title, order, { answer, result, source }, shown, s
       ),
     );
   const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
+  const picture = () =>
+    barPicture(
+      `${tripleString(result.triple)}: ${title.toLowerCase()}`,
+      shown.map(({ triple, influence, position }) => ({
+        text: `${position}  ${tripleString(triple)}`,
+        number: signed(influence),
+        bar: influence !== null && bar(influence, scale),
+      })),
+    );
   return section(
     3,
     title,
-    source,
+    { ...source, picture },
     certificate(page, question, result, order),
     el(
       "table",
@@ -184,7 +194,7 @@ function neighbourhood(triple, proponents, opponents) {
   return section(
     3,
     "The neighbourhood",
-    null,
+    { file: "neighbourhood", picture: () => picture.querySelector(".graph") },
     legend(),
     picture,
     el(

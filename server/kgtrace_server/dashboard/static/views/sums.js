@@ -3,9 +3,10 @@
 import { address, get } from "../api.js";
 import { sumBar, sumScale } from "../charts.js";
 import { sumRows } from "../csv.js";
-import { el, named } from "../dom.js";
+import { el, nameOf, named, tripleString } from "../dom.js";
 import { count, number, signed } from "../format.js";
 import { section } from "../panel.js";
+import { barPicture } from "../pictures.js";
 
 const GROUPS = 10;
 const BY = ["relation", "head", "tail"];
@@ -46,11 +47,21 @@ export async function sums(page, question, signal) {
       ),
     );
   const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
+  const title = `Influence summed by ${by}`;
+  const picture = () =>
+    barPicture(
+      `${tripleString(answer.triple)}: ${title.toLowerCase()}`,
+      answer.groups.map((group) => ({
+        text: nameOf(group.group),
+        number: signed(group.sum),
+        bar: finite.includes(group) && sumBar(group, scale),
+      })),
+    );
   return [
     section(
       3,
-      `Influence summed by ${by}`,
-      { route: "aggregate", parameters, rows: sumRows(answer), file: `sums-by-${by}` },
+      title,
+      { route: "aggregate", parameters, rows: sumRows(answer), picture, file: `sums-by-${by}` },
       el("ul", { class: "tabs", "aria-label": "Sum by" }, BY.map(choice)),
       certificate(page, question, answer),
       el(
