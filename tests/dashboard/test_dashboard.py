@@ -348,7 +348,7 @@ def test_every_view_is_accessible_and_fits_a_phone(
     page = browse(site.url + "/", color_scheme=theme, viewport={"width": 360, "height": 740})
     views = [
         {},
-        {**triple, "group": "reason"},
+        {**triple, "group": "reason", "compare": "opponents"},
         {"view": "self-influence"},
         {"view": "index"},
         {**triple, "head": "algae"},

@@ -61,6 +61,10 @@ export async function explanation(page, question, signal) {
         page.link({ ...question, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
         ". ",
         otherScore(page, question, proponents.answer.score),
+        all.some(({ tracin, preconditioned }) => tracin !== null && preconditioned !== null) && [
+          ". ",
+          page.link({ ...question, compare: "proponents" }, "Compare both scores"),
+        ],
       ),
       neighbourhood(triple, speaking, opposing),
     );
