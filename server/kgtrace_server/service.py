@@ -134,7 +134,7 @@ class Service:
                 "alone: build it with projection pca and a loss of single tails, such as bce"
             )
         restriction = self._restriction(question.filter)
-        rows = training.by_self_influence(score, question.top_k, question.order, restriction)
+        rows, count = training.by_self_influence(score, question.top_k, question.order, restriction)
         scores: tuple[Score, ...] = (score, "tracin", "preconditioned")
         members = zip(
             training.train_index[rows].tolist(),
@@ -149,6 +149,7 @@ class Service:
             generation=self.generation,
             score=score,
             loss=self._attributor.loss("tracin"),
+            count=count,
             self_influences=tuple(
                 SelfInfluence(index, self._triple(*triple), *values) for index, triple, *values in members
             ),

@@ -351,6 +351,7 @@ def test_every_view_is_accessible_and_fits_a_phone(
         {**triple, "group": "reason", "compare": "opponents"},
         {"view": "self-influence"},
         {"view": "index"},
+        {"view": "entity", "entity": triple["head"]},
         {**triple, "head": "algae"},
     ]
     for view in views:

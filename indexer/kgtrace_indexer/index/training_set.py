@@ -108,17 +108,22 @@ class TrainingSet:
             reached[ends] = True
         return reached
 
-    def by_self_influence(self, score: Score, top_k: int, order: Ranking, restriction: Restriction) -> np.ndarray:
-        """Return the allowed rows (k,) of largest or smallest self-influence; equal ones by `train_index`."""
+    def by_self_influence(
+        self, score: Score, top_k: int, order: Ranking, restriction: Restriction
+    ) -> tuple[np.ndarray, int]:
+        """Return the allowed rows (k,) of largest or smallest self-influence, equal ones by `train_index`.
+
+        Also return how many rows are allowed.
+        """
         mask = self.allowed(restriction)
         rows = np.arange(len(self.triples)) if mask is None else np.flatnonzero(mask)
-        keys = self.self_influence[score][rows]
+        count, keys = len(rows), self.self_influence[score][rows]
         if order == "descending":
             keys = -keys
         if top_k < len(rows):
             kept = keys <= np.partition(keys, top_k - 1)[top_k - 1]
             rows, keys = rows[kept], keys[kept]
-        return rows[np.lexsort((self.train_index[rows], keys))][:top_k]
+        return rows[np.lexsort((self.train_index[rows], keys))][:top_k], count
 
     def _relation(self, relation: int) -> tuple[int, int]:
         if relation + 1 >= len(self.relations):

@@ -188,6 +188,8 @@ class SelfInfluences(Table):
     """Which of the two it is."""
     loss: str | None = None
     """Whose gradient. Null from older services, which do not say it."""
+    count: int | None = None
+    """How many indexed training triples the filter allows, named or not. Null from older services."""
     self_influences: tuple[SelfInfluence, ...]
 
     def rows(self) -> Iterator[dict[str, Any]]:

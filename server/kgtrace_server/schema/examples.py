@@ -81,6 +81,7 @@ SELF_INFLUENCES = SelfInfluences(
     generation=_GENERATION,
     score="preconditioned",
     loss="bce",
+    count=32888,
     self_influences=(SelfInfluence(1234, _TRAINING, 41.7, 96.3, 41.7),),
 )
 

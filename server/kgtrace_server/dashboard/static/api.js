@@ -1,5 +1,7 @@
 // The public API: addresses, answers, problems, the key, and which generation answers.
 
+import { session } from "./storage.js";
+
 /**
  * @typedef {{id: number, label: string, name: string | null}} Named
  * @typedef {{head: Named, relation: Named, tail: Named}} Triple
@@ -40,12 +42,12 @@ export function forgetGeneration() {
 
 /** @param {string} key Kept for as long as the tab is open, and sent in a header alone. */
 export function setKey(key) {
-  sessionStorage.setItem(KEY, key);
+  session.setItem(KEY, key);
 }
 
 /** Whether requests carry a key, so that a plain link to one would be refused. */
 export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
+  return session.getItem(KEY) !== null;
 }
 
 /**
@@ -80,7 +82,7 @@ export async function getFile(path, accept) {
 }
 
 async function fetched(path, signal, accept = "application/json") {
-  const key = sessionStorage.getItem(KEY);
+  const key = session.getItem(KEY);
   const headers = { Accept: accept, ...(key !== null && { Authorization: `Bearer ${key}` }) };
   try {
     return await fetch(path, { headers, signal });

@@ -3,6 +3,8 @@
 import { address, events, forgetGeneration, get, Problem, setKey } from "./api.js";
 import { el } from "./dom.js";
 import { ago, count } from "./format.js";
+import { local } from "./storage.js";
+import { entityView } from "./views/entity.js";
 import { explainView } from "./views/explain.js";
 import { indexView } from "./views/index.js";
 import { rankingView } from "./views/ranking.js";
@@ -18,8 +20,10 @@ import { rankingView } from "./views/ranking.js";
  * @property {() => void} refresh Ask everything anew.
  */
 
-const VIEWS = { explain: explainView, "self-influence": rankingView, index: indexView };
+const VIEWS = { explain: explainView, entity: entityView, "self-influence": rankingView, index: indexView };
 const LOOK = 60_000; // milliseconds between looks at which generation answers
+
+const EMBEDDED = document.documentElement.classList.contains("embedded");
 
 const main = document.getElementById("main");
 const notice = document.getElementById("notice");
@@ -31,9 +35,9 @@ const views = {};
 let drawnSearch = null;
 
 /** @param {Record<string, string>} question */
-function search(question) {
-  const query = new URLSearchParams(Object.entries(question).filter(([, value]) => value));
-  return `?${query}`;
+function search(question, embedded = EMBEDDED) {
+  const kept = { ...question, embed: embedded ? "1" : "" };
+  return `?${new URLSearchParams(Object.entries(kept).filter(([, value]) => value))}`;
 }
 
 function link(question, ...children) {
@@ -72,6 +76,7 @@ async function draw(moved) {
   const changed = !main.contains(view.element);
   if (changed) main.replaceChildren(view.element);
   const { title, focus } = view.update(question);
+  whole.href = search(question, false);
   document.title = title ? `${title} – kgtrace` : "kgtrace";
   if (!moved || !focus) return;
   if (changed) scrollTo(0, 0);
@@ -107,6 +112,10 @@ events.addEventListener("generation", ({ detail: { shown, generation } }) => {
     el("button", { type: "button", click: refresh }, "Reload the view"),
   );
 });
+
+/** In a frame: the answer alone, and a link to the page that holds it. */
+const whole = el("a", { target: "_blank", rel: "noopener" }, "Open in kgtrace");
+if (EMBEDDED) document.querySelector("footer").replaceChildren(whole);
 
 const keyField = el("input", { id: "key", type: "password", required: true, autocomplete: "off", spellcheck: "false" });
 const keyDialog = el(
@@ -158,7 +167,7 @@ function labelTheme() {
 themeButton.addEventListener("click", () => {
   const other = currentTheme() === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = other;
-  localStorage.setItem("kgtrace-theme", other);
+  local.setItem("kgtrace-theme", other);
   labelTheme();
 });
 dark.addEventListener("change", labelTheme);

@@ -1,6 +1,7 @@
 // What a reader thinks of training triples: wrong, fine, or to be looked at later. Kept in this browser alone.
 
 import { csvCell } from "./csv.js";
+import { local } from "./storage.js";
 
 const KEY = "kgtrace-marks";
 
@@ -9,7 +10,7 @@ export const MARKS = { wrong: "wrong", fine: "fine", later: "later" };
 
 /** Every marked triple: labels and mark, in the order of marking. @returns {[string, string, string, string][]} */
 function read() {
-  return JSON.parse(localStorage.getItem(KEY) ?? "[]");
+  return JSON.parse(local.getItem(KEY) ?? "[]");
 }
 
 function isOf({ head, relation, tail }) {
@@ -26,7 +27,7 @@ export function setMark(triple, mark) {
   const same = isOf(triple);
   const others = read().filter((entry) => !same(entry));
   const labels = [triple.head.label, triple.relation.label, triple.tail.label];
-  localStorage.setItem(KEY, JSON.stringify(mark ? [...others, [...labels, mark]] : others));
+  local.setItem(KEY, JSON.stringify(mark ? [...others, [...labels, mark]] : others));
 }
 
 /** How many triples have a mark. @param {string} mark */

@@ -8,6 +8,7 @@ import { byOtherScore, count, number, signed } from "../format.js";
 import { graph, legend, most } from "../graph.js";
 import { drawn, section } from "../panel.js";
 import { barPicture } from "../pictures.js";
+import { entityLink } from "./entity.js";
 import { because, bodies, chosen, reasonFields } from "./reasons.js";
 
 const FEW = 10;
@@ -74,7 +75,7 @@ export async function explanation(page, question, signal) {
   const content = [
     section(
       2,
-      tripleText(triple),
+      tripleText(triple, (thing) => entityLink(page, thing)),
       null,
       el(
         "dl",
