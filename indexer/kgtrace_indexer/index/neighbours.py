@@ -1,22 +1,47 @@
 """The training triples as a graph: which entities are next to which, whichever way a triple points."""
 
+from collections.abc import Mapping
+
 import numpy as np
+
+from kgtrace_store.errors import CorruptGeneration
+
+BEGIN = "begin"
+"""Name of the array of where the neighbours of each entity begin, (E + 1,) int64."""
+NEIGHBOUR = "neighbour"
+"""Name of the array of neighbours, by entity, then ascending, (2N,) int32."""
+TRIPLE = "triple"
+"""Name of the array of the triples that link them, (2N,) int32."""
 
 _MOST = 1024
 """Neighbours that are compared when two hubs are intersected; of more, so many evenly spaced ones."""
 
 
-class Neighbours:
-    """The neighbours of each entity, sorted: lists are searched by bisection and never gone through."""
+def graph_of(triples: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the arrays of the graph of triples (N, 3) int32: each triple is once at its head, and once at its tail."""
+    ends, others = (triples[:, columns].T.ravel() for columns in ([0, 2], [2, 0]))
+    span = int(others.max(initial=0)) + 1
+    order = np.argsort(ends * np.int64(span) + others, kind="stable")  # from the head before from the tail
+    return {
+        BEGIN: np.concatenate([[0], np.cumsum(np.bincount(ends))]).astype(np.int64),
+        NEIGHBOUR: others[order],
+        TRIPLE: (order % max(1, len(triples))).astype(np.int32),
+    }
 
-    def __init__(self, triples: np.ndarray) -> None:
-        """`triples` are (N, 3) int32; each is kept once from its head and once from its tail, in 16 bytes."""
+
+class Neighbours:
+    """The neighbours of each entity: lists are searched by bisection and never gone through."""
+
+    def __init__(self, triples: np.ndarray, graph: Mapping[str, np.ndarray]) -> None:
+        """Read the arrays that `graph_of` gives for triples (N, 3). Raises `CorruptGeneration`."""
+        try:
+            self._begins, self._others, self._rows = (graph[name] for name in (BEGIN, NEIGHBOUR, TRIPLE))
+        except KeyError as e:
+            raise CorruptGeneration(f"the graph of the training triples lacks {e}") from e
+        lengths = (len(self._others), len(self._rows), int(self._begins[-1]))
+        if set(lengths) != {2 * len(triples)}:
+            raise CorruptGeneration(f"the graph of {len(triples)} training triples has arrays of {lengths} entries")
         self._triples = triples
-        ends, others = triples[:, [0, 2]].T.ravel(), triples[:, [2, 0]].T.ravel()
-        order = np.lexsort((others, ends))
-        self._others = others[order]  # (2N,) int32
-        self._rows = (order % max(1, len(triples))).astype(np.int32)
-        self._begins = np.concatenate([[0], np.cumsum(np.bincount(ends))])  # (E + 1,)
 
     def degree(self, entities: np.ndarray) -> np.ndarray:
         """Return in how many places of training triples each of these entities (m,) stands, (m,) int64."""

@@ -77,7 +77,7 @@ class Attributor:
         self._retrievals = retrievals
         self.files = files
         self.training = training
-        self.reasons = Reasons(training)
+        self.reasons = Reasons(training, files.neighbours)
 
     @property
     def manifest(self) -> Manifest:

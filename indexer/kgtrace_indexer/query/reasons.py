@@ -3,6 +3,7 @@
 A reason is read from the training graph alone. It says nothing of the model, and no influence depends on it.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -24,16 +25,18 @@ _SAMPLE = 1024
 class Reasons:
     """Finds the reason of each training triple named in an answer, in time that no hub and no large relation raises."""
 
-    def __init__(self, training: TrainingSet) -> None:
+    def __init__(self, training: TrainingSet, neighbours: Callable[[], Neighbours]) -> None:
+        """`neighbours` opens the graph of all training triples, when it is first needed."""
         self._training = training
+        self._open = neighbours
         self._shares: dict[tuple[int, int], float] = {}
 
     @cached_property
     def _neighbours(self) -> Neighbours:
-        return Neighbours(self._training.known)
+        return self._open()
 
     def prepare(self) -> None:
-        """Sort the training graph, which the first reason has to wait for else."""
+        """Open the graph, which is made now for a generation that was written without one."""
         _ = self._neighbours
 
     def of(self, prediction: Ids, fact: Ids) -> Reason:

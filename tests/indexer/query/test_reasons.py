@@ -1,16 +1,22 @@
 """Reasons of training triples: each kind by example, paths against all paths, hubs and inverses by their samples."""
 
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from kgtrace_indexer import open_index
 from kgtrace_indexer.answers import Ids, Reason
 from kgtrace_indexer.index import neighbours
-from kgtrace_indexer.index.neighbours import Neighbours
+from kgtrace_indexer.index.neighbours import Neighbours, graph_of
 from kgtrace_indexer.index.training_set import TrainingSet, in_order
 from kgtrace_indexer.query.reasons import Reasons
+from kgtrace_store import layout
+from kgtrace_store.arrays import open_arrays, write_part
+from kgtrace_store.errors import CorruptGeneration
 
 CITY_OF, CAPITAL, HAS_CAPITAL, SPEAKS = range(4)
 PREDICTION = (0, CAPITAL, 1)
@@ -20,7 +26,12 @@ def reasons(*triples: Ids) -> Reasons:
     ids = np.array(triples, np.int32).reshape(-1, 3)
     ids = ids[in_order(ids)]
     none = np.zeros(len(ids), np.float32)
-    return Reasons(TrainingSet(ids, np.arange(len(ids)), {"tracin": none}, {"tracin": none}, ids))
+    training = TrainingSet(ids, np.arange(len(ids)), {"tracin": none}, {"tracin": none}, ids)
+    return Reasons(training, lambda: graph(ids))
+
+
+def graph(ids: np.ndarray) -> Neighbours:
+    return Neighbours(ids, graph_of(ids))
 
 
 @pytest.mark.parametrize(
@@ -127,19 +138,43 @@ def test_hubs_are_intersected_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(neighbours, "_MOST", 10)
     both, first, second = np.arange(100, 200), 1, 2
     edges = np.array([(end, 0, entity) for end in (first, second) for entity in both], np.int32)
-    graph = Neighbours(edges)
-    assert graph.common(first, second).tolist() == list(range(100, 200, 10))
-    assert graph.common(first, 150).tolist() == []
-    few = Neighbours(np.concatenate([edges, np.array([(3, 0, i) for i in range(191, 200)], np.int32)]))
+    hubs = graph(edges)
+    assert hubs.common(first, second).tolist() == list(range(100, 200, 10))
+    assert hubs.common(first, 150).tolist() == []
+    few = graph(np.concatenate([edges, np.array([(3, 0, i) for i in range(191, 200)], np.int32)]))
     assert few.common(3, first).tolist() == list(range(191, 200))
+
+
+def test_an_index_holds_the_graph(umls_index: Path, tmp_path: Path) -> None:
+    """As it would be made; an older index without it gives the same reasons, a graph of other triples is refused."""
+    root = Path(shutil.copytree(umls_index, tmp_path / "index"))
+    attributor = open_index(root, device="cpu")
+    (attribution,) = attributor.query(np.array([[3, 5, 9]]), top_k=50).attributions
+    path = attributor.files.folder / layout.GRAPH
+    written, made = open_arrays(path), graph_of(attributor.training.known)
+    assert written.keys() == made.keys()
+    for name, array in made.items():
+        np.testing.assert_array_equal(written[name], array)
+    facts = [(h, r, t) for h, r, t in attribution.triples.tolist()]
+    found = [attributor.reasons.of(attribution.triple, fact) for fact in facts]
+    assert "path" in {reason.name for reason in found}
+    path.unlink()
+    older = open_index(root, device="cpu", verify=False).reasons
+    assert [older.of(attribution.triple, fact) for fact in facts] == found
+    write_part(path, graph_of(attributor.training.known[1:]))
+    with pytest.raises(CorruptGeneration, match="graph of 5216 training triples has arrays of"):
+        open_index(root, device="cpu", verify=False).reasons.prepare()
+    write_part(path, {"begin": made["begin"]})
+    with pytest.raises(CorruptGeneration, match="lacks 'neighbour'"):
+        open_index(root, device="cpu", verify=False).reasons.prepare()
 
 
 def test_the_graph_of_a_cluster_of_triples() -> None:
     """Degrees count places; a triple from one entity to the other goes before one back."""
-    graph = Neighbours(np.array([(2, 0, 1), (1, 1, 2), (1, 1, 3)], np.int32))
-    assert graph.degree(np.array([0, 1, 2, 3, 9])).tolist() == [0, 3, 2, 1, 0]
-    assert [graph.between(*pair) for pair in pairwise((1, 2, 1, 3, 2))] == [(1, 1, 2), (2, 0, 1), (1, 1, 3), None]
-    assert graph.between(9, 1) is None
+    cluster = graph(np.array([(2, 0, 1), (1, 1, 2), (1, 1, 3)], np.int32))
+    assert cluster.degree(np.array([0, 1, 2, 3, 9])).tolist() == [0, 3, 2, 1, 0]
+    assert [cluster.between(*pair) for pair in pairwise((1, 2, 1, 3, 2))] == [(1, 1, 2), (2, 0, 1), (1, 1, 3), None]
+    assert cluster.between(9, 1) is None
 
 
 @given(st.lists(triples, max_size=30), st.lists(triples, min_size=1, max_size=10), st.integers(0, 3))
