@@ -38,6 +38,9 @@ def test_each_list_says_the_places_in_the_other(browse: Browse, site: Site, trip
             ]
             expect(card(page, heading).locator("tbody td:last-child")).to_have_text(expected)
             expect(card(page, heading).locator(".certified")).to_be_visible()
+    page.get_by_role("link", name="by tail").click()
+    expect(page.get_by_role("heading", name="Influence summed by tail")).to_be_focused()
+    expect(page.get_by_role("heading", name="Both scores")).to_be_visible()
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("heading", name="Both scores")).to_have_count(0)
     expect(page).not_to_have_url(re.compile("compare"))

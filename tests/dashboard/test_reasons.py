@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from .conftest import Site
-from .pages import Browse, address, card, settled
+from .pages import Browse, address, card, downloaded, rows, settled
 
 SIDES = {"Speaks for it": "proponents", "Speaks against it": "opponents"}
 
@@ -53,6 +53,13 @@ def test_reasons_are_chosen_and_grouped_by_keyboard(
         expect(again.locator(".influences .group")).not_to_have_count(0)
         for name in again.locator(".influences .group").all_inner_texts():
             assert name.startswith(f"{rarest}: ")
+    for heading, expected in influences.items():
+        text = downloaded(page, page.get_by_role("button", name=f"CSV of {heading}"))
+        places = [i for i, found in enumerate(expected, 1) if found["reason"] == rarest]
+        assert [int(row["position"]) for row in rows(text)] == places
+    page.get_by_role("link", name="by tail").click()
+    expect(page.get_by_role("heading", name="Influence summed by tail")).to_be_focused()
+    expect(choice).to_have_value(rarest)
     choice.select_option("")
     expect(card(page, "Speaks for it").locator("tbody tr:not(.group)")).to_have_count(10)
     shown = [reason for heading in SIDES for reason in groups_of(influences[heading])]

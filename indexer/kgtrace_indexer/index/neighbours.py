@@ -35,7 +35,7 @@ class Neighbours:
     def __init__(self, triples: np.ndarray, graph: Mapping[str, np.ndarray]) -> None:
         """Read the arrays that `graph_of` gives for triples (N, 3). Raises `CorruptGeneration`."""
         try:
-            self._begins, self._others, self._rows = (graph[name] for name in (BEGIN, NEIGHBOUR, TRIPLE))
+            self._begins, self._others, self._rows = (np.asarray(graph[name]) for name in (BEGIN, NEIGHBOUR, TRIPLE))
         except KeyError as e:
             raise CorruptGeneration(f"the graph of the training triples lacks {e}") from e
         lengths = (len(self._others), len(self._rows), int(self._begins[-1]))

@@ -12,7 +12,7 @@ from kgtrace_indexer.answers import Ids, Reason
 from kgtrace_indexer.index.neighbours import Neighbours
 from kgtrace_indexer.index.training_set import TrainingSet
 
-INVERSE_SHARE = 0.5
+_INVERSE_SHARE = 0.5
 """Share of a relation's triples whose reverse another relation holds, from which that is its inverse."""
 
 _INVERSE_LEAST = 2
@@ -51,7 +51,7 @@ class Reasons:
         if fact == prediction:
             return Reason("itself")
         if {source, target} == {head, tail}:
-            if (source, target) == (tail, head) and (share := self.reversed_share(other, relation)) >= INVERSE_SHARE:
+            if (source, target) == (tail, head) and (share := self.reversed_share(other, relation)) >= _INVERSE_SHARE:
                 return Reason("inverse", share=share)
             return Reason("same-pair")
         if head != tail and (path := self._two(head, tail, fact)):

@@ -16,7 +16,9 @@ import { rankingView } from "./views/ranking.js";
  * @property {(question: Record<string, string>) => void} go Show another view.
  * @property {(question: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} link
  *   To another view.
- * @property {(question: Record<string, string>) => void} keep Change the address of the view that is shown.
+ * @property {(changes: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} change
+ *   To this view with other options: what else is chosen stays, also what is chosen later.
+ * @property {(changes: Record<string, string>) => void} keep Change the address of the view that is shown.
  * @property {() => void} refresh Ask everything anew.
  */
 
@@ -30,7 +32,7 @@ const notice = document.getElementById("notice");
 const served = document.getElementById("served");
 
 /** @type {Page} */
-const page = { epoch: 0, go, link, keep, refresh };
+const page = { epoch: 0, go, link, change, keep, refresh };
 const views = {};
 let drawnSearch = null;
 
@@ -50,9 +52,26 @@ function go(question) {
   draw(true);
 }
 
-function keep(question) {
-  history.replaceState(null, "", search(question));
+function current() {
+  return Object.fromEntries(new URLSearchParams(location.search));
+}
+
+function change(changes, ...children) {
+  const anchor = link({ ...current(), ...changes }, children);
+  anchor.dataset.changes = JSON.stringify(changes);
+  return anchor;
+}
+
+function keep(changes) {
+  history.replaceState(null, "", search({ ...current(), ...changes }));
   drawnSearch = location.search;
+  follow();
+}
+
+/** Let links that change the view start from what is shown now. */
+function follow() {
+  for (const anchor of main.querySelectorAll("a[data-changes]"))
+    anchor.href = search({ ...current(), ...JSON.parse(anchor.dataset.changes) });
 }
 
 function refresh() {
@@ -66,7 +85,7 @@ function refresh() {
 /** Draw the view that the address names. @param {boolean} moved Whether the reader came from another view. */
 async function draw(moved) {
   drawnSearch = location.search;
-  const question = Object.fromEntries(new URLSearchParams(location.search));
+  const question = current();
   const name = Object.hasOwn(VIEWS, question.view ?? "") ? question.view : "explain";
   const view = (views[name] ??= VIEWS[name](page));
   for (const tab of document.querySelectorAll("nav a")) {
@@ -76,6 +95,7 @@ async function draw(moved) {
   const changed = !main.contains(view.element);
   if (changed) main.replaceChildren(view.element);
   const { title, focus } = view.update(question);
+  follow();
   whole.href = search(question, false);
   document.title = title ? `${title} – kgtrace` : "kgtrace";
   if (!moved || !focus) return;

@@ -24,7 +24,7 @@ export async function comparison(page, question, signal) {
   const places = lists.map(({ influences }) => new Map(influences.map(({ train_index }, i) => [train_index, i + 1])));
   const both = lists[0].influences.slice(0, SHOWN).filter(({ train_index }) => places[1].get(train_index) <= SHOWN);
   const choice = ([other, words]) => {
-    const link = page.link({ ...question, compare: other }, words);
+    const link = page.change({ compare: other }, words);
     if (other === order) link.setAttribute("aria-current", "true");
     return el("li", {}, link);
   };
@@ -39,27 +39,27 @@ export async function comparison(page, question, signal) {
         { class: "certificate" },
         `${both.length} training triples are among the first ${SHOWN} by both scores. “Other” is the place in the `,
         `list by the other score, of which ${DEEP} are looked at. `,
-        page.link({ ...question, compare: "" }, "Close"),
+        page.change({ compare: "" }, "Close"),
       ),
     ),
     el(
       "div",
       { class: "sides" },
-      Object.keys(SCORES).map((score, i) => list(page, question, score, lists[i], places[1 - i])),
+      Object.keys(SCORES).map((score, i) => list(page, score, lists[i], places[1 - i])),
     ),
   ];
 }
 
-function list(page, question, score, { triple: prediction, influences, certified }, other) {
+function list(page, score, { triple: prediction, influences, certified }, other) {
   const row = ({ triple, train_index, influence, ...reason }, i) => {
     const place = other.get(train_index);
     const { head, relation, tail } = triple;
-    const asked = { ...question, head: head.label, relation: relation.label, tail: tail.label };
+    const asked = { head: head.label, relation: relation.label, tail: tail.label };
     return el(
       "tr",
       {},
       el("td", { class: "number" }, i + 1),
-      el("th", { scope: "row" }, page.link(asked, tripleNames(triple, prediction)), because(reason)),
+      el("th", { scope: "row" }, page.change(asked, tripleNames(triple, prediction)), because(reason)),
       el("td", { class: "number" }, signed(influence)),
       el("td", { class: "number" }, place ? count(place) : `> ${count(other.size)}`),
     );

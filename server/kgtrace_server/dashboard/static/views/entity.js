@@ -75,7 +75,7 @@ async function entity(page, question, signal) {
       el(
         "p",
         { class: "note" },
-        page.link({ ...question, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS} each` : `Show ${count(MORE)} each`),
+        page.change({ top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS} each` : `Show ${count(MORE)} each`),
       ),
   ].filter(Boolean);
 }

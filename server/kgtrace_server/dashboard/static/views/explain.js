@@ -37,11 +37,11 @@ export function explainView(page) {
     const { head, relation, tail } = question;
     for (const [name, field] of Object.entries(fields)) field.hold(question[name] ?? "");
     columns.classList.toggle("first", !head || !relation);
-    const { top_k, exact, score, reason, group } = question;
+    const { top_k, exact, score } = question;
     const key = [page.epoch, head, relation];
     const suggest = (problem) => advice(page, question, problem);
     const others = tails.show(JSON.stringify([...key, tail, question.tails]), loadTails, suggest);
-    const another = why.show(JSON.stringify([...key, tail, top_k, exact, score, reason, group]), loadWhy, suggest);
+    const another = why.show(JSON.stringify([...key, tail, top_k, exact, score]), loadWhy, suggest);
     const resummed = summed.show(JSON.stringify([...key, tail, exact, question.by, score]), loadSums);
     const again = compared.show(JSON.stringify([...key, tail, exact, question.compare]), loadComparison);
     const focus =

@@ -37,7 +37,7 @@ export async function explanation(page, question, signal) {
   const lists = el("div", { class: "stack" });
   const fields = reasonFields(all, question, (choice) => {
     question = { ...question, ...choice };
-    page.keep(question);
+    page.keep(choice);
     show();
     announce(`${lists.querySelectorAll("tbody a").length} training triples`);
   });
@@ -59,12 +59,12 @@ export async function explanation(page, question, signal) {
         "p",
         { class: "note" },
         "Entities and relations that the prediction has, too, are bold. ",
-        page.link({ ...question, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
+        page.change({ top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
         ". ",
-        otherScore(page, question, proponents.answer.score),
+        otherScore(page, proponents.answer.score),
         all.some(({ tracin, preconditioned }) => tracin !== null && preconditioned !== null) && [
           ". ",
-          page.link({ ...question, compare: "proponents" }, "Compare both scores"),
+          page.change({ compare: "proponents" }, "Compare both scores"),
         ],
       ),
       neighbourhood(triple, speaking, opposing),
@@ -98,10 +98,10 @@ function fact(term, ...description) {
 }
 
 /** A way to the same explanation by the other score. */
-function otherScore(page, question, score) {
+function otherScore(page, score) {
   const [other, text] =
     score === "tracin" ? ["preconditioned", "Preconditioned score"] : ["tracin", "Plain influence (TracIn)"];
-  return page.link({ ...question, score: other }, text);
+  return page.change({ score: other }, text);
 }
 
 /** One side of the explanation as a table of the influences that are `shown`. */
@@ -144,7 +144,7 @@ function list(page, question, title, order, { answer, result, source }, shown, s
   return section(
     3,
     title,
-    { ...source, picture },
+    { ...source, rows: source.rows.filter((row) => chosen(row, question)), picture },
     certificate(page, question, result, order),
     el(
       "table",
@@ -182,7 +182,7 @@ function certificate(page, question, { certified, bound_gap, influences }, order
     { class: "certificate" },
     el("span", { class: "badge uncertified" }, "≈ not certified"),
     ` ${gap} `,
-    !question.exact && page.link({ ...question, exact: "true" }, "Compute exactly"),
+    !question.exact && page.change({ exact: "true" }, "Compute exactly"),
   );
 }
 

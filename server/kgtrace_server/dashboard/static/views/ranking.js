@@ -98,7 +98,7 @@ export function rankingView(page) {
         el(
           "p",
           { class: "note" },
-          page.link({ ...question, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`),
+          page.change({ top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`),
         ),
       ),
     ];
@@ -131,7 +131,7 @@ export function rankingView(page) {
       relation.hold(question.relation ?? "");
       order.value = question.order === "ascending" ? "ascending" : "";
       panel.show(
-        JSON.stringify([page.epoch, question.relation, question.order, question.top_k, question.marks]),
+        JSON.stringify([page.epoch, question.relation, question.order, question.top_k]),
         (signal) => ranking(question, signal),
         (problem) => advice(page, question, problem),
       );

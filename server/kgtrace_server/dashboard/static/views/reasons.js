@@ -29,7 +29,7 @@ export function because({ reason, because }) {
 export function reasonFields(influences, question, choose) {
   const counted = ([reason, words]) => {
     const many = influences.filter((influence) => influence.reason === reason).length;
-    return many > 0 && el("option", { value: reason }, `${reason}: ${words} (${many})`);
+    return (many > 0 || reason === question.reason) && el("option", { value: reason }, `${reason}: ${words} (${many})`);
   };
   const only = el(
     "select",
@@ -38,8 +38,7 @@ export function reasonFields(influences, question, choose) {
     Object.entries(REASONS).map(counted),
   );
   const group = el("input", { id: "group", type: "checkbox", change });
-  only.value = question.reason ?? "";
-  if (only.selectedIndex < 0) only.value = "";
+  only.value = Object.hasOwn(REASONS, question.reason ?? "") ? question.reason : "";
   group.checked = question.group === "reason";
 
   function change() {

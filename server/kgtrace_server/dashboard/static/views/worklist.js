@@ -46,7 +46,7 @@ export function workList(page, question, triples) {
 
   function choose() {
     chosen = only.value;
-    page.keep({ ...question, marks: chosen });
+    page.keep({ marks: chosen });
     update();
     announce(`${rows.filter((row) => !row.hidden).length} training triples`);
   }
