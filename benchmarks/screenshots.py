@@ -26,6 +26,8 @@ SHOTS = (
     ("dark", PREDICTION, "dark", 1200, 820),
     ("phone", PREDICTION, "light", 360, 1280),
     ("graph", PREDICTION, "light", 1280, 900),
+    ("suspicious", "?view=self-influence", "light", 1280, 620),
+    ("entity", f"?view=entity&entity={TRIPLE[0]}", "light", 1280, 620),
     ("index", "?view=index", "light", 1280, 900),
 )
 RUNS = 5

@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kgtrace_indexer.names import ReasonName
+
+Ids = tuple[int, int, int]
+"""Head, relation, tail."""
+
 
 @dataclass(frozen=True, slots=True)
 class Restriction:
@@ -23,8 +28,7 @@ class Restriction:
 class Attribution:
     """The most influential training triples of one test triple, in the order of the query."""
 
-    triple: tuple[int, int, int]
-    """Head, relation, tail."""
+    triple: Ids
     score: float
     """The model's s(h, r, t)."""
     rank: float
@@ -59,6 +63,17 @@ class Attribution:
     """(k,) float32: ⟨∇ℓ, P∇ℓ'⟩, exact likewise; None where an index has no such score."""
     notes: list[str] = field(default_factory=list)
     """Remarks for people that limit the meaning of the numbers. Usually empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """How a training triple is related to a test triple."""
+
+    name: ReasonName
+    share: float | None = None
+    """Of ``inverse`` alone: the share of its relation's training triples that the test triple's relation reverses."""
+    path: tuple[Ids, ...] = ()
+    """Of ``path`` alone: two or three training triples from the test triple's head to its tail, this one among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,20 @@ softmax over all tails gives t; see `kgtrace_indexer.models.log_probability`."""
 Damping = float | Literal["auto"]
 """σ² of the preconditioned score in units of `kgtrace_indexer.index.rows.RowLists.mean_squares`; ``auto`` is 3."""
 
+ReasonName = Literal[
+    "itself",
+    "inverse",
+    "same-pair",
+    "path",
+    "same-head-relation",
+    "same-relation-tail",
+    "shares-head",
+    "shares-tail",
+    "same-relation",
+    "none",
+]
+"""How a training triple is related to the prediction; `kgtrace_indexer.query.reasons` says which goes first."""
+
 Ranking = Literal["descending", "ascending"]
 """Largest self-influence first, or smallest."""
 

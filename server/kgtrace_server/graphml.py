@@ -46,10 +46,15 @@ def write(sink: BinaryIO, answers: Iterable[Influences], test_indices: Iterable[
 def _add(graph: "MultiDiGraph", edge: str, triple: NamedTriple, **values: Any) -> None:
     for entity in (triple.head, triple.tail):
         graph.add_node(str(entity.id), **_texts(entity))
+    values = {name: _xml(value) if isinstance(value, str) else value for name, value in values.items()}
     graph.add_edge(str(triple.head.id), str(triple.tail.id), key=edge, **_texts(triple.relation), **values)
 
 
 def _texts(named: Named) -> dict[str, str]:
     """Return what identifies an entity or relation, and what people read."""
-    texts = {"label": named.label, "name": str(named)}
-    return {name: _NOT_XML.sub(lambda match: repr(match[0])[1:-1], text) for name, text in texts.items()}
+    return {"label": _xml(named.label), "name": _xml(str(named))}
+
+
+def _xml(text: str) -> str:
+    """Return a text with characters that XML cannot hold written as Python writes them."""
+    return _NOT_XML.sub(lambda match: repr(match[0])[1:-1], text)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kgtrace_indexer.answers import Attribution, Completions, Restriction, Sums
+from kgtrace_indexer.answers import Attribution, Completions, Ids, Restriction, Sums
 from kgtrace_indexer.names import Group, Score
+from kgtrace_server.because import words
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import (
     Aggregate,
@@ -133,7 +134,7 @@ class Service:
                 "alone: build it with projection pca and a loss of single tails, such as bce"
             )
         restriction = self._restriction(question.filter)
-        rows = training.by_self_influence(score, question.top_k, question.order, restriction)
+        rows, count = training.by_self_influence(score, question.top_k, question.order, restriction)
         scores: tuple[Score, ...] = (score, "tracin", "preconditioned")
         members = zip(
             training.train_index[rows].tolist(),
@@ -148,6 +149,7 @@ class Service:
             generation=self.generation,
             score=score,
             loss=self._attributor.loss("tracin"),
+            count=count,
             self_influences=tuple(
                 SelfInfluence(index, self._triple(*triple), *values) for index, triple, *values in members
             ),
@@ -330,8 +332,18 @@ class Service:
             candidates=attribution.candidates,
             exact_terms=attribution.exact_terms,
             notes=tuple(attribution.notes),
-            influences=tuple(Influence(index, self._triple(*triple), *values) for index, triple, *values in rows),
+            influences=tuple(
+                self._influence(attribution.triple, index, tuple(triple), values) for index, triple, *values in rows
+            ),
         )
+
+    def _influence(self, prediction: Ids, index: int, fact: Ids, values: Sequence[Any]) -> Influence:
+        reason = self._attributor.reasons.of(prediction, fact)
+        path = tuple(self._triple(*step) for step in reason.path)
+        triple = self._triple(*fact)
+        because = words(reason, self._triple(*prediction), triple, path)
+        influence, cosine, tracin, preconditioned = values
+        return Influence(index, triple, influence, cosine, tracin, preconditioned, reason.name, because, path)
 
     def _completions(self, completions: Completions) -> Iterable[Prediction]:
         rows = zip(

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 (each function call in the dataclass defines a field)
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address
@@ -91,6 +92,23 @@ def _origins(text: str) -> tuple[str, ...]:
     return tuple(origin for part in text.split(",") if (origin := part.strip().rstrip("/")))
 
 
+def _parents(text: str) -> tuple[str, ...]:
+    parents = _origins(text)
+    if wrong := [parent for parent in parents if not _PARENT.fullmatch(parent)]:
+        raise BadRequest(f"{wrong[0]!r} is no origin such as https://wiki.example or https://*.example:8443")
+    return parents
+
+
+def _url_of_label(text: str) -> str:
+    if not re.fullmatch(r"https?://\S*", text) or "{label}" not in text:
+        raise BadRequest(f"{text!r} is no address that begins with http:// or https:// and has {{label}} in it")
+    return text
+
+
+_PARENT = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?|'self'")
+"""A source of CSP's ``frame-ancestors``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How the service runs. `resolve` reads flags and environment, `markdown_table` documents them."""
@@ -159,6 +177,20 @@ class Settings:
         "Origins whose pages may call the service from a browser, separated by commas; `*` for all.",
         _origins,
         "ORIGINS",
+        unset="none",
+    )
+    frame_ancestors: tuple[str, ...] = _setting(
+        (),
+        "Origins whose pages may show the dashboard in a frame, separated by commas.",
+        _parents,
+        "ORIGINS",
+        unset="none",
+    )
+    entity_url: str | None = _setting(
+        None,
+        "Where the dashboard's pages of entities link to, such as `https://www.wikidata.org/wiki/{label}`.",
+        _url_of_label,
+        "URL",
         unset="none",
     )
     log_level: str = _one_of(LOG_LEVELS, "info", "`debug`, `info`, `warning` or `error`.", "LEVEL")

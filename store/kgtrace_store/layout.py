@@ -51,6 +51,9 @@ MAPPED = re.compile(r".*\.h5|(.*/)?lists-\d+\.faiss")
 SCALES = "search.h5"
 """How ``SEARCH`` and ``LISTS`` are to be read."""
 
+GRAPH = "graph.h5"
+"""The training triples as lists of neighbours, from which reasons are read; absent from generations that are older."""
+
 SELF_INFLUENCE = "self_influence.h5"
 """Self-influence of the training triples by another score; absent where there is none."""
 

@@ -151,6 +151,37 @@ def test_unknown_lines_can_be_skipped(folder: Path, root: Path, capsys: pytest.C
     assert {i["train_index"] for result in results for i in result["influences"]} <= set(range(1, 41))
 
 
+def test_triples_can_be_left_out(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--skip`` names them: they are counted in the report, the text and the manifest, and are in no answer."""
+    lines = (folder / "train.txt").read_text().splitlines(keepends=True)
+    wrong = folder / "wrong.tsv"
+    wrong.write_text("".join(lines[:2]))
+    assert build(folder, root, "--skip", str(wrong)) == 0
+    assert "38 triples (2 skipped, 2 of them as --skip says)" in capsys.readouterr().out
+    with IndexRoot(root).open() as generation:
+        counts = generation.manifest.counts
+    assert (counts["triples"], counts["training_triples"], counts["skipped"], counts["left_out"]) == (38, 38, 2, 2)
+    assert main(["self-influence", "--index", str(root), "--top-k", "40", "--json"]) == 0
+    ranked = json.loads(capsys.readouterr().out)["self_influences"]
+    assert {found["train_index"] for found in ranked} == set(range(2, 40))
+
+    append = ["append", "--index", str(root), "--train", str(folder / "train.txt"), "--skip", str(wrong), "--json"]
+    assert main(append) == 1
+    assert "are indexed already" in capsys.readouterr().err
+    (folder / "train.txt").write_text("".join([*lines, "human\tisa\thuman\n"]))
+    assert main(append) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["triples"], report["left_out"]) == (39, 4)
+
+    wrong.write_text("human\tisa\talga\n")
+    assert build(folder, root, "--skip", str(wrong)) == 1
+    assert "names 'human' 'isa' 'alga', which is no training triple" in capsys.readouterr().err
+    assert build(folder, root, "--skip", str(wrong), "--skip-unknown", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["left_out"] == 0
+    assert f"1 of 1 lines of {wrong} name no training triple" in printed.err
+
+
 def test_missing_inverse_relations(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both directions cannot be asked of a model trained forward only."""
     model = read_model(folder / "model")

@@ -14,10 +14,12 @@ import torch
 from fastapi import FastAPI
 
 from kgtrace_indexer.answers import Aggregation, Answer, Attribution, Completions, Restriction, Seconds
+from kgtrace_indexer.index.neighbours import Neighbours, graph_of
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.names import Direction, Group, Order, Outcome, Score
 from kgtrace_indexer.query.aggregate import GroupSums
 from kgtrace_indexer.query.completions import complete
+from kgtrace_indexer.query.reasons import Reasons
 from kgtrace_server.http.app import create_app
 from kgtrace_server.schema import answer
 from kgtrace_server.service import Service
@@ -56,6 +58,7 @@ class FakeAttributor:
         self.training = TrainingSet(
             self.triples, grid + 100, {"tracin": norms}, {"tracin": own, "preconditioned": own[::-1]}, self.triples
         )
+        self.reasons = Reasons(self.training, lambda: Neighbours(self.triples, graph_of(self.triples)))
         self.wanted: Callable[[], bool] = lambda: True
         self.before_query: Callable[[], None] = lambda: None
         self.calls: list[dict[str, Any]] = []

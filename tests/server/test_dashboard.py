@@ -26,6 +26,7 @@ def test_the_page_may_load_from_its_own_server_alone(client: Client) -> None:
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
     assert policy.pop("default-src") == policy.pop("frame-ancestors") == policy.pop("form-action") == "'none'"
     assert policy.pop("require-trusted-types-for") == "'script'"
+    assert policy.pop("img-src") == "'self' blob:"
     assert set(policy.values()) == {"'self'", "'none'"}
     assert headers["Content-Type"] == "text/html; charset=utf-8"
     assert headers["X-Content-Type-Options"] == "nosniff"

@@ -29,6 +29,7 @@ def test_rankings_are_answered_as_documented(client: Client) -> None:
     body = client.post(PATH, {"top_k": 5}).json()
     assert_documented(SelfInfluences, body)
     assert (body["generation"], body["score"], body["loss"]) == (GENERATION, "tracin", "ce-1vsall")
+    assert body["count"] == 20
     assert [found["self_influence"] for found in body["self_influences"]] == [3.0, 3.0, 2.5, 2.5, 2.5]
     assert rows(body) == [106, 113, 105, 112, 119]
     assert body["self_influences"][0]["triple"]["head"]["label"] == "ibuprofen"

@@ -29,6 +29,8 @@ EXAMPLES = {
     "admin_key": "s3cret",
     "admin_key_file": "FILE",
     "cors_origins": "https://a.example, https://b.example/",
+    "frame_ancestors": "https://wiki.example, https://*.example:8443",
+    "entity_url": "https://www.wikidata.org/wiki/{label}",
     "log_level": "DEBUG",
     "log_format": "TEXT",
 }
@@ -49,6 +51,8 @@ PARSED = {
     "admin_key": "s3cret",
     "admin_key_file": Path("FILE"),
     "cors_origins": ("https://a.example", "https://b.example"),
+    "frame_ancestors": ("https://wiki.example", "https://*.example:8443"),
+    "entity_url": "https://www.wikidata.org/wiki/{label}",
     "log_level": "debug",
     "log_format": "text",
 }
@@ -97,6 +101,9 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("LOG_LEVEL", "loud"),
         ("BODY_LIMIT", "-1"),
         ("SEARCH", "elastic"),
+        ("FRAME_ANCESTORS", "*; script-src *"),
+        ("ENTITY_URL", "javascript:alert('{label}')"),
+        ("ENTITY_URL", "https://www.wikidata.org/wiki/"),
     ],
 )
 def test_an_unusable_variable_is_named(name: str, text: str) -> None:

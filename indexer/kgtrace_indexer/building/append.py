@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kgtrace_indexer.building.build import BuildReport, Contents, check_input, counts, finish, provenance
+from kgtrace_indexer.building.build import BuildReport, Contents, check_input, finish
+from kgtrace_indexer.building.facts import counts, provenance
 from kgtrace_indexer.building.files import Layout
 from kgtrace_indexer.building.parts import Progress, part_name, parts_of, require_space, stored, write_parts
 from kgtrace_indexer.building.stages import Stages
@@ -25,6 +26,7 @@ from kgtrace_indexer.index.files import Files, shards_of
 from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_reader import read_model
 from kgtrace_indexer.inputs.sampling import sample_table
+from kgtrace_indexer.inputs.skipping import without
 from kgtrace_indexer.inputs.triples import TripleTable, read_triples
 from kgtrace_indexer.models.featurizer import featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
@@ -40,6 +42,7 @@ def append(
     root: Path,
     train: Path,
     *,
+    skip: Path | None = None,
     skip_unknown: bool = False,
     ids: bool = False,
     only_iris: bool = False,
@@ -55,8 +58,8 @@ def append(
 
     The file continues the one that was read before: its first line has the ``train_index`` after that one's last.
     Lines whose triple is indexed already, or stands further up in the file, are skipped and counted, so that a
-    training file that has grown may be given whole. `skip_unknown`, `ids` and `only_iris` are as in `read_triples`,
-    `committed` as in `build`.
+    training file that has grown may be given whole; so are triples that the file `skip` names. `skip_unknown`, `ids`
+    and `only_iris` are as in `read_triples`, `committed` as in `build`.
 
     Raises
     ------
@@ -83,6 +86,10 @@ def append(
                 "those indexed change; build it anew"
             )
         table = read_triples(train, vocabulary, skip_unknown=skip_unknown, ids=ids, only_iris=only_iris)
+        warnings = table.warnings(train)
+        if skip is not None:
+            table, passed_over = without(table, skip, vocabulary, skip_unknown=skip_unknown)
+            warnings += passed_over
         new = _added(table, known, old_counts, train)
         check_input(model, vocabulary, new)
         rate, stratify_by = configuration.get("sample_rate", 1.0), configuration.get("stratify_by")
@@ -109,13 +116,20 @@ def append(
             stages.lap("gradients")
             written = [open_arrays(staging.part_path(part_name(part))) for part in parts]
             Layout(staging.path, first, total, shard_size, model).merge(files, written)
+            held = counts(
+                model,
+                total,
+                len(everything),
+                skipped=old_counts["skipped"] + new.skipped,
+                left_out=old_counts.get("left_out", 0) + new.left_out,
+            )
             contents = Contents(
                 model,
                 vocabulary,
                 codec,
                 unsampled,
                 configuration=configuration,
-                counts=counts(model, total, len(everything), old_counts["skipped"] + new.skipped),
+                counts=held,
                 provenance=provenance(model, on) | {"extends": live.id, "model": live.manifest.provenance.get("model")},
             )
             report = finish(
@@ -129,7 +143,7 @@ def append(
                 committed=committed,
                 stages=stages,
             )
-            return replace(report, warnings=(*table.warnings(train), *report.warnings))
+            return replace(report, warnings=(*warnings, *report.warnings))
 
 
 def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source: Path) -> TripleTable:
@@ -145,7 +159,7 @@ def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source
     if not len(keep):
         raise EmptyInput(f"{source}: all of its {len(table.ids)} triples are indexed already: nothing to append")
     skipped = table.skipped + len(table.ids) - len(keep)
-    return TripleTable(table.ids[keep], table.train_index[keep] + lines, skipped)
+    return TripleTable(table.ids[keep], table.train_index[keep] + lines, skipped, left_out=table.left_out)
 
 
 def _fingerprint(live: Generation, added: TripleTable) -> str:

@@ -11,17 +11,16 @@ gradient terms and one part of codes, whatever the number of triples; of the tri
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from kgtrace_indexer.building.facts import counts, provenance
 from kgtrace_indexer.building.files import Layout, add_self_influences, index_files
 from kgtrace_indexer.building.gate import pass_gate
 from kgtrace_indexer.building.parts import Progress, parts_of, require_space, stored, write_parts
@@ -122,7 +121,9 @@ class BuildReport:
     published: bool
     triples: int
     skipped: int
-    """Lines of unknown entities or relations that were passed over."""
+    """Lines that were passed over."""
+    left_out: int
+    """Of these, how many a file of triples to skip names."""
     bytes: int
     """On disk."""
     agreement: float | None
@@ -212,7 +213,7 @@ def build(
             codec,
             known,
             configuration=settings,
-            counts=counts(model, count, len(table.ids), table.skipped),
+            counts=counts(model, count, len(table.ids), skipped=table.skipped, left_out=table.left_out),
             provenance=provenance(model, device),
         )
         return finish(
@@ -285,37 +286,12 @@ def finish(
         published=publish,
         triples=contents.counts["triples"],
         skipped=contents.counts["skipped"],
+        left_out=contents.counts["left_out"],
         bytes=size,
         agreement=None if verdict.agreement is None else verdict.agreement.overlap,
         seconds=stages.seconds,
         warnings=verdict.warnings(),
     )
-
-
-def counts(model: ModelFile, triples: int, training_triples: int, skipped: int) -> dict[str, int]:
-    """Return the manifest's counts, by noun: `triples` are indexed of all `training_triples`."""
-    return {
-        "triples": triples,
-        "training_triples": training_triples,
-        "skipped": skipped,
-        "entities": model.num_entities,
-        "relations": model.num_relations,
-    }
-
-
-def provenance(model: ModelFile, device: torch.device) -> dict[str, Any]:
-    """Return where a generation comes from, for the manifest."""
-    return {
-        "model": model.source,
-        "summed": [{"model": state.source, "weight": weight} for weight, state in model.checkpoints],
-        "interaction": model.interaction,
-        "device": device.type,
-        "versions": {
-            "kgtrace": version("kgtrace"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
 
 
 def check_input(model: ModelFile, vocabulary: Vocabulary, table: TripleTable) -> None:

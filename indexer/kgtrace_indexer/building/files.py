@@ -20,6 +20,7 @@ from kgtrace_indexer.index.files import (
     shards_of,
 )
 from kgtrace_indexer.index.inverted import InvertedFile
+from kgtrace_indexer.index.neighbours import graph_of
 from kgtrace_indexer.index.preconditioner import Moments, has_slopes, moments
 from kgtrace_indexer.index.rows import RowList, RowLists, is_read, list_dtype, list_reads, listed_tables
 from kgtrace_indexer.index.self_influence import preconditioned_self_influences
@@ -148,6 +149,8 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
     if lists.tables:
         common[MEAN_SQUARE] = lists.mean_squares()
     write_part(folder / layout.SCALES, common)
+    triples = common[KNOWN] if KNOWN in common else open_arrays(folder / layout.GRADIENTS)["triples"]
+    write_part(folder / layout.GRAPH, graph_of(triples))
     for number, table in enumerate(lists.tables):
         _write_moments(folder / layout.MOMENTS.format(number), lists, table)
 

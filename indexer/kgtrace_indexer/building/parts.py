@@ -169,7 +169,8 @@ def require_space(
     offsets = 8 * len(shards) * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
     needed = row_bytes * (missing + merged) + (search_bytes + list_bytes) * shards[-1].stop
     unsampled = 0 if known is None else known.nbytes
-    durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled)
+    graph = 16 * (shards[-1].stop if known is None else len(known)) + 8 * len(vocabulary.entities)
+    durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled + graph)
 
 
 def parts_of(count: int, row: Mapping[str, np.ndarray], shard_size: int | None) -> list[range]:

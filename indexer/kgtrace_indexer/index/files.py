@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.index.inverted import InvertedFile
+from kgtrace_indexer.index.neighbours import Neighbours, graph_of
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_rows, has_slopes
 from kgtrace_indexer.index.rows import RowList, RowLists, listed_tables
 from kgtrace_indexer.index.stack import Stack
@@ -166,6 +167,12 @@ class Files:
         if self.preconditioned is not None:
             self_influence["preconditioned"] = self.preconditioned
         return TrainingSet(triples, train_index, squared_norm, self_influence, self.scales.get(KNOWN, triples))
+
+    def neighbours(self) -> Neighbours:
+        """Map the graph of all training triples, or make it where it was not written. Raises `CorruptGeneration`."""
+        known = self.scales.get(KNOWN, self.arrays["triples"])
+        path = self.folder / layout.GRAPH
+        return Neighbours(known, open_arrays(path) if path.exists() else graph_of(known))
 
     def lengths(self) -> dict[str, int]:
         """Return the number of rows of each stored array that should have one for each training triple."""

@@ -50,6 +50,26 @@ class TrainingSet:
         start, end = self._relation(relation)
         return start < end
 
+    def of_relation(self, relation: int) -> np.ndarray:
+        """Return all training triples of a relation, (m, 3) int32, sorted by head and tail."""
+        start, end = self._relation(relation)
+        return self.known[start:end]
+
+    def holds(self, heads: np.ndarray, relation: int, tails: np.ndarray) -> np.ndarray:
+        """Return which (heads (m,), relation, tails (m,)) are training triples, (m,) bool: by bisection, in no scan."""
+        rows = self.of_relation(relation)
+        if not len(rows):
+            return np.zeros(len(heads), bool)
+        low, high = np.zeros(len(heads), np.int64), np.full(len(heads), len(rows))
+        while (low < high).any():
+            middle = (low + high) // 2
+            at = rows[np.minimum(middle, len(rows) - 1)]
+            before = (low < high) & ((at[:, 0] < heads) | ((at[:, 0] == heads) & (at[:, 2] < tails)))
+            low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
+        at = rows[np.minimum(low, len(rows) - 1)]
+        held: np.ndarray = (at[:, 0] == heads) & (at[:, 2] == tails)
+        return held
+
     def tails_of(self, head: int, relation: int) -> np.ndarray:
         """Return the tails of all training triples (head, relation, ·)."""
         start, end = self._relation(relation)
@@ -88,17 +108,22 @@ class TrainingSet:
             reached[ends] = True
         return reached
 
-    def by_self_influence(self, score: Score, top_k: int, order: Ranking, restriction: Restriction) -> np.ndarray:
-        """Return the allowed rows (k,) of largest or smallest self-influence; equal ones by `train_index`."""
+    def by_self_influence(
+        self, score: Score, top_k: int, order: Ranking, restriction: Restriction
+    ) -> tuple[np.ndarray, int]:
+        """Return the allowed rows (k,) of largest or smallest self-influence, equal ones by `train_index`.
+
+        Also return how many rows are allowed.
+        """
         mask = self.allowed(restriction)
         rows = np.arange(len(self.triples)) if mask is None else np.flatnonzero(mask)
-        keys = self.self_influence[score][rows]
+        count, keys = len(rows), self.self_influence[score][rows]
         if order == "descending":
             keys = -keys
         if top_k < len(rows):
             kept = keys <= np.partition(keys, top_k - 1)[top_k - 1]
             rows, keys = rows[kept], keys[kept]
-        return rows[np.lexsort((self.train_index[rows], keys))][:top_k]
+        return rows[np.lexsort((self.train_index[rows], keys))][:top_k], count
 
     def _relation(self, relation: int) -> tuple[int, int]:
         if relation + 1 >= len(self.relations):

@@ -32,13 +32,15 @@ class TripleTable:
     train_index: np.ndarray
     """(n,) int64: row in the file from 0, counting neither header nor blank lines, but counting skipped ones."""
     skipped: int
-    """Lines left out because of an unknown label."""
+    """Lines left out, because of an unknown label or as `left_out` says."""
     labelled: bool = True
     """Whether the file holds labels, not ids."""
     other_terms: int = 0
     """Statements of RDF with a literal or blank node. They are no triples, so rows do not count them."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """IRIs by prefix that an RDF file declares."""
+    left_out: int = 0
+    """Lines left out because a file of triples to skip names them."""
 
     def warnings(self, source: Path) -> list[str]:
         """Return what to tell people about the file that was read."""

@@ -26,6 +26,7 @@ from kgtrace_indexer.query.checks import checked, require_positive
 from kgtrace_indexer.query.clock import Clock
 from kgtrace_indexer.query.completions import complete
 from kgtrace_indexer.query.influences import Influences
+from kgtrace_indexer.query.reasons import Reasons
 from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.scan import SCAN_BLOCK, among, near, scan
 from kgtrace_indexer.threads import one_thread, side_by_side
@@ -63,6 +64,7 @@ class Attributor:
         self._retrievals = retrievals
         self.files = files
         self.training = training
+        self.reasons = Reasons(training, files.neighbours)
 
     @property
     def manifest(self) -> Manifest:

@@ -147,6 +147,12 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     "--output": {"type": Path, "metavar": "FILE"},
     "--relation-to-id": {"type": Path, "metavar": "FILE", "help": "the same for relations"},
     "--seed": {"type": integer(0), "default": 0, "metavar": "N"},
+    "--skip": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "leave out the training triples in these lines of head⇥relation⇥tail; each must be one, or with "
+        "--skip-unknown is counted",
+    },
     "--skip-unknown": {"action": "store_true", "help": "count and skip lines with unknown labels"},
     "--stratify-by": {"choices": STRATA, "help": "draw that share from the triples of each, and at least one"},
     "--test": {"type": Path, "metavar": "FILE", "help": "test triples: lines of head⇥relation⇥tail, or RDF"},

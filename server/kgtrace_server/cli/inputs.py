@@ -114,6 +114,19 @@ def training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
     return vocabulary.with_prefixes({**table.prefixes, **dict(args.prefixes)}), table
 
 
+def indexed_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
+    """Read the training data, and leave out the triples that ``--skip`` names."""
+    from kgtrace_indexer.inputs.skipping import without
+
+    vocabulary, table = training_data(args)
+    if args.skip is None:
+        return vocabulary, table
+    table, warnings = without(table, args.skip, vocabulary, skip_unknown=args.skip_unknown)
+    for warning in warnings:
+        warn(warning)
+    return vocabulary, table
+
+
 def _training_data(args: argparse.Namespace) -> "tuple[Vocabulary, TripleTable]":
     from kgtrace_indexer.inputs.frameworks import carried_data
     from kgtrace_indexer.inputs.id_maps import read_vocabulary

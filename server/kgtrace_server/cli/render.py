@@ -167,10 +167,12 @@ def _explanation(result: Explanation, score: Score) -> str:
     if not result.influences:
         return lines + "  no training triple may be named\n"
     scores = _scores(score, result.influences)
-    rows = [("", *scores, "cosine", "row", "head", "relation", "tail")]
+    rows = [("", *scores, "cosine", "row", "head", "relation", "tail", "reason")]
     for position, member in enumerate(result.influences, 1):
         values = (_number(getattr(member, name)) for name in (*scores, "cosine"))
-        rows.append((str(position), *values, str(member.train_index), *_shown(member.triple)))
+        rows.append(
+            (str(position), *values, str(member.train_index), *_shown(member.triple), member.reason or "unknown")
+        )
     return lines + table(rows, right=range(3 + len(scores)))
 
 

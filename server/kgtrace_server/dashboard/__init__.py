@@ -7,9 +7,10 @@ another by relative addresses, so that the page works behind a proxy that puts a
 
 import gzip
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -19,11 +20,14 @@ from starlette.exceptions import HTTPException
 from kgtrace_store.errors import KgtraceError
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors {parents}; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Nothing inline, nothing from elsewhere, and no text, such as a label, that becomes markup."""
+"""Nothing inline, nothing from elsewhere, and no text, such as a label, that becomes markup.
+
+A blob is a picture that the page itself has drawn, on its way to a PNG. `parents` may show the page in a frame.
+"""
 
 D3 = "vendor/d3.v7.min.def.js"
 """The chart library, which the build puts there: see ``hatch_build.py``."""
@@ -58,23 +62,25 @@ class _File:
 @dataclass(frozen=True, slots=True)
 class _Dashboard:
     version: str
-    page: _File
+    page: str
+    """With the version in its addresses, and a place for the entities' address."""
     files: dict[str, _File]
     """By path below the version's folder."""
 
 
-def dashboard() -> APIRouter:
-    """Return the routes of the page and of the files that it loads."""
+def dashboard(frame_ancestors: Collection[str] = (), entity_url: str | None = None) -> APIRouter:
+    """Return the routes of the page and of the files that it loads; see the settings of these names."""
     router = APIRouter(include_in_schema=False)
+    policy = POLICY.format(parents=" ".join(frame_ancestors) or "'none'")
 
     @router.get("/")
     def page(request: Request) -> Response:
-        built = _built()
-        tag = f'W/"{built.version}"'
-        headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "ETag": tag}
+        shown = _page(_built().page, entity_url or "")
+        tag = f'W/"{hashlib.sha256(shown.content).hexdigest()[:12]}"'
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "ETag": tag}
         if tag in request.headers.get("If-None-Match", ""):
             return Response(status_code=304, headers=headers)
-        return _sent(built.page, request, headers)
+        return _sent(shown, request, headers)
 
     @router.get("/dashboard/{version}/{path:path}")
     def file(version: str, path: str, request: Request) -> Response:
@@ -106,7 +112,12 @@ def _built() -> _Dashboard:
     version = digest.hexdigest()[:12]
     modules = "\n".join(f'<link rel="modulepreload" href="dashboard/VERSION/{path}">' for path in _modules(content))
     page = content.pop(f"static/{_PAGE}").decode().replace("<!-- modules -->", modules).replace("VERSION", version)
-    return _Dashboard(version, _file(_PAGE, page.encode()), {path: _file(path, data) for path, data in content.items()})
+    return _Dashboard(version, page, {path: _file(path, data) for path, data in content.items()})
+
+
+@cache
+def _page(page: str, entity_url: str) -> _File:
+    return _file(_PAGE, page.replace("ENTITY_URL", escape(entity_url)).encode())
 
 
 def _modules(paths: Iterable[str]) -> list[str]:

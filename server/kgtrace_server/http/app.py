@@ -77,7 +77,8 @@ def create_app(
         yield
         await asyncio.to_thread(backend.close)
 
-    pages, page, probes, v1, admin = documentation(), dashboard(), routes.probes(), routes.questions(), routes.admin()
+    pages, page = documentation(), dashboard(settings.frame_ancestors, settings.entity_url)
+    probes, v1, admin = routes.probes(), routes.questions(), routes.admin()
     app = Documented(
         title="kgtrace",
         summary="Which training triples made a knowledge-graph embedding model say this?",

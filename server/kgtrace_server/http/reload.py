@@ -229,4 +229,5 @@ def open_warm(root: Path, generation: str, *, device: str = "auto", milvus: "Mil
             attributor.query(triple[None])
         else:  # it would compute every influence
             attributor.exact_influences(triple[None], rows)
+    attributor.reasons.prepare()
     return attributor

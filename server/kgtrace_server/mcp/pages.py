@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from kgtrace_server.printable import printable
 from kgtrace_server.schema.answers import (
     Explanation,
+    Influence,
     Influences,
     Named,
     NamedTriple,
@@ -46,7 +47,7 @@ def influences(answer: Influences) -> str:
     if not result.influences:
         return _page([*head, "no training triple may be named"], [])
     lines = [
-        f"{position}. {_number(each.influence)}: {_triple(each.triple)} (row {each.train_index})"
+        f"{position}. {_number(each.influence)}: {_triple(each.triple)} ({_place(each)})"
         for position, each in enumerate(result.influences, 1)
     ]
     return _page([*head, f"influence ({answer.score}) of training triples:"], lines)
@@ -117,6 +118,11 @@ def _facts(scored: Explanation | Prediction) -> str:
 
 def _triple(triple: NamedTriple) -> str:
     return " | ".join(map(_named, (triple.head, triple.relation, triple.tail)))
+
+
+def _place(influence: Influence) -> str:
+    row = f"row {influence.train_index}"
+    return row if influence.reason is None else f"{row}, {influence.reason}"
 
 
 def _named(entry: Named) -> str:

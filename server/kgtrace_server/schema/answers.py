@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from kgtrace_indexer.names import Direction, Group, Score
+from kgtrace_indexer.names import Direction, Group, ReasonName, Score
 from kgtrace_server.schema.answer import Answer, Table
 from kgtrace_server.tables import Columns, named_columns, triple_columns
 
@@ -64,6 +64,13 @@ class Influence(Answer):
     """Plain influence over all indexed parameters, whatever the score; null from older services."""
     preconditioned: float | None = None
     """Preconditioned influence, likewise; null of an index without it."""
+    reason: ReasonName | None = None
+    """How the triple is related to the test triple in the training graph: the first of these that holds. Null from
+    older services."""
+    because: str | None = None
+    """The same in words."""
+    path: tuple[NamedTriple, ...] = ()
+    """Of ``path``: the two or three training triples from the test triple's head to its tail, in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +121,7 @@ class Influences(Table):
         "train_index": "integer",
         **triple_columns("train_"),
         **dict.fromkeys(("influence", "cosine", "tracin", "preconditioned"), "number"),
+        **dict.fromkeys(("reason", "because"), "text"),
     }
     """Of tabular output, one row per influence: ids, ``_label`` and ``_name``; ``position`` counts from 1."""
 
@@ -142,7 +150,7 @@ class Influences(Table):
                     "position": position,
                     "train_index": influence.train_index,
                     **influence.triple.columns("train_"),
-                    **influence.fields("influence", "cosine", "tracin", "preconditioned"),
+                    **influence.fields("influence", "cosine", "tracin", "preconditioned", "reason", "because"),
                 }
 
 
@@ -180,6 +188,8 @@ class SelfInfluences(Table):
     """Which of the two it is."""
     loss: str | None = None
     """Whose gradient. Null from older services, which do not say it."""
+    count: int | None = None
+    """How many indexed training triples the filter allows, named or not. Null from older services."""
     self_influences: tuple[SelfInfluence, ...]
 
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,18 @@ INFLUENCES = Influences(
             bound_gap=0.0,
             candidates=241,
             exact_terms=12,
-            influences=(Influence(1234, _TRAINING, 11.9, 0.28, 0.0021, 11.9),),
+            influences=(
+                Influence(
+                    1234,
+                    _TRAINING,
+                    11.9,
+                    0.28,
+                    0.0021,
+                    11.9,
+                    reason="same-relation-tail",
+                    because="has the same relation and tail, and the head ibuprofen",
+                ),
+            ),
         ),
     ),
     seconds=Seconds(0.004, 0.002, 0.006),
@@ -70,6 +81,7 @@ SELF_INFLUENCES = SelfInfluences(
     generation=_GENERATION,
     score="preconditioned",
     loss="bce",
+    count=32888,
     self_influences=(SelfInfluence(1234, _TRAINING, 41.7, 96.3, 41.7),),
 )
 

@@ -105,7 +105,7 @@ def test_self_influences_are_ranked_as_by_sorting_all(
     values = np.array([v for v, _ in stored], np.float32)
     training = TrainingSet(triples, np.array(rows, np.int64), np.ones_like(values), {"tracin": values}, triples)
     restriction = Restriction() if relation is None else Restriction(must={"relation": [relation]})
-    found = training.by_self_influence("tracin", top_k, order, restriction)
+    found, count = training.by_self_influence("tracin", top_k, order, restriction)
     sign = -1 if order == "descending" else 1
     expected = sorted(
         (sign * v, row, at)
@@ -113,6 +113,7 @@ def test_self_influences_are_ranked_as_by_sorting_all(
         if relation is None or r == relation
     )
     assert found.tolist() == [at for _, _, at in expected[:top_k]]
+    assert count == len(expected)
 
 
 def test_stored_self_influences_are_the_norms_of_gradients(
@@ -120,7 +121,7 @@ def test_stored_self_influences_are_the_norms_of_gradients(
 ) -> None:
     """What is ranked is the squared norm of each training triple's gradient under bce, TracIn's loss."""
     found = attributor.training.self_influence["tracin"]
-    rows = attributor.training.by_self_influence("tracin", 5, "descending", Restriction())
+    rows = attributor.training.by_self_influence("tracin", 5, "descending", Restriction())[0]
     assert found[rows[0]] == found.max()
     assert (np.diff(found[rows]) <= 0).all()
     model = pykeen_model(umls_folder)

@@ -128,6 +128,8 @@ def test_tabular_files_hold_a_row_for_each_influence(answer: Influences, ending:
         "cosine": "1.0",
         "tracin": "1.0",
         "preconditioned": "0.1",
+        "reason": "same-head-relation",
+        "because": "has the same head and relation, and the tail Aspirin®",
     }
 
 

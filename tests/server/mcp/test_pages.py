@@ -23,7 +23,7 @@ def explained(*influences: Influence, **facts: object) -> Influences:
 @given(TRIPLES, TRIPLES, st.integers(1, 50))
 def test_no_answer_is_longer_than_the_limit(test: NamedTriple, training: NamedTriple, count: int) -> None:
     """Whatever the labels; the first training triple is always there, and those left out are counted."""
-    influence = Influence(1234, training, 1.0, 0.5)
+    influence = Influence(1234, training, 1.0, 0.5, reason="same-relation-tail")
     texts = [
         pages.influences(explained(*[influence] * count, triple=test, certified=False, bound_gap=None)),
         pages.self_influences(
@@ -43,7 +43,7 @@ def test_no_answer_is_longer_than_the_limit(test: NamedTriple, training: NamedTr
         assert "\x1b" not in text
     lines = texts[0].splitlines()
     assert lines[3].startswith("1. 1: ")
-    shown = sum(line.endswith("(row 1234)") for line in lines)
+    shown = sum(line.endswith("(row 1234, same-relation-tail)") for line in lines)
     assert shown == count or lines[-1] == f"and {count - shown} more, for which an answer has no room"
 
 

@@ -32,6 +32,7 @@ def register(verb: Verb) -> None:
 def _build_arguments(to: argparse.ArgumentParser) -> None:
     arguments.trained(to, ids_in="--train")
     contents = to.add_argument_group("what is indexed")
+    add(contents, "--skip")
     arguments.gradients(contents, None)
     contents.add_argument(
         "--layers",
@@ -110,7 +111,7 @@ def _append_arguments(to: argparse.ArgumentParser) -> None:
         required=True,
         help="lines of head⇥relation⇥tail, or RDF; triples that are indexed already are skipped",
     )
-    add(to, "--skip-unknown", "--only-iris")
+    add(to, "--skip", "--skip-unknown", "--only-iris")
     arguments.ids(to, "--train")
     arguments.generation(to)
 
@@ -142,7 +143,7 @@ def build(args: argparse.Namespace) -> int:
 
     precondition = next((old for old, score in PRECONDITIONS.items() if score == args.score), None)
     config = inputs.configuration(args, layers=tuple(args.layers), precondition=precondition)
-    vocabulary, triples = inputs.training_data(args)
+    vocabulary, triples = inputs.indexed_data(args)
     model = inputs.read_states(args, vocabulary, triples)
     with Progress("triples") as progress:
         report = build_index(
@@ -187,6 +188,7 @@ def append(args: argparse.Namespace) -> int:
         report = append_to_index(
             args.index,
             args.train,
+            skip=args.skip,
             skip_unknown=args.skip_unknown,
             ids=args.ids,
             only_iris=args.only_iris,
@@ -278,6 +280,7 @@ def _say_built(args: argparse.Namespace, report: "BuildReport") -> None:
         "published": report.published,
         "triples": report.triples,
         "skipped": report.skipped,
+        "left_out": report.left_out,
         "bytes": report.bytes,
         "agreement": report.agreement,
         "seconds": report.seconds,
@@ -285,7 +288,8 @@ def _say_built(args: argparse.Namespace, report: "BuildReport") -> None:
     }
     for warning in report.warnings:
         warn(warning)
-    skipped = f" ({report.skipped:,} skipped)" if report.skipped else ""
+    left_out = f", {report.left_out:,} of them as --skip says" if report.left_out else ""
+    skipped = f" ({report.skipped:,} skipped{left_out})" if report.skipped else ""
     state = "is live" if report.published else f"is built; make it live with: kgtrace publish {report.generation}"
     agreed = "" if report.agreement is None else f", {report.agreement:.0%} of top training triples as before"
     say(

@@ -1,10 +1,15 @@
 // The public API: addresses, answers, problems, the key, and which generation answers.
 
+import { session } from "./storage.js";
+
 /**
  * @typedef {{id: number, label: string, name: string | null}} Named
  * @typedef {{head: Named, relation: Named, tail: Named}} Triple
  * @typedef {Record<string, string | number | boolean | null | undefined>} Parameters
  */
+
+/** The media type of explanations as graphs. */
+export const GRAPHML = "application/graphml+xml";
 
 const KEY = "kgtrace-key";
 
@@ -37,12 +42,12 @@ export function forgetGeneration() {
 
 /** @param {string} key Kept for as long as the tab is open, and sent in a header alone. */
 export function setKey(key) {
-  sessionStorage.setItem(KEY, key);
+  session.setItem(KEY, key);
 }
 
 /** Whether requests carry a key, so that a plain link to one would be refused. */
 export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
+  return session.getItem(KEY) !== null;
 }
 
 /**
@@ -69,10 +74,18 @@ export async function get(path, signal) {
   throw new Problem(document);
 }
 
-async function fetched(path, signal) {
-  const key = sessionStorage.getItem(KEY);
+/** The answer in another format, as text. @param {string} path From `address`. @param {string} accept Its media type. */
+export async function getFile(path, accept) {
+  const response = await fetched(path, undefined, accept);
+  if (response.ok) return response.text();
+  throw new Problem(await read(response));
+}
+
+async function fetched(path, signal, accept = "application/json") {
+  const key = session.getItem(KEY);
+  const headers = { Accept: accept, ...(key !== null && { Authorization: `Bearer ${key}` }) };
   try {
-    return await fetch(path, { headers: key === null ? {} : { Authorization: `Bearer ${key}` }, signal });
+    return await fetch(path, { headers, signal });
   } catch (error) {
     signal?.throwIfAborted();
     const detail = "The service does not answer. Is it running, and is this machine still connected to it?";

@@ -13,7 +13,7 @@ function tripleColumns(prefix, triple) {
 /** Rows of an answer to `influences`. */
 export function influenceRows({ results }) {
   return results.flatMap((result, test_index) =>
-    result.influences.map(({ train_index, triple, ...values }, i) => ({
+    result.influences.map(({ train_index, triple, path, ...values }, i) => ({
       test_index,
       ...tripleColumns("test_", result.triple),
       certified: result.certified,
@@ -80,11 +80,12 @@ export function generationRows({ generations }) {
 export function csv(rows) {
   const columns = Object.keys(rows[0] ?? {});
   return [columns, ...rows.map((row) => columns.map((column) => row[column]))]
-    .map((line) => line.map(cell).join(",") + "\n")
+    .map((line) => line.map((value) => csvCell(value)).join(",") + "\n")
     .join("");
 }
 
-function cell(value) {
+/** A value as a cell, in quotes where it would break the line. @param {any} value @param {string} [separator] */
+export function csvCell(value, separator = ",") {
   const text = value === null || value === undefined ? "" : String(value);
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  return text.includes(separator) || /["\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

@@ -48,12 +48,15 @@ export function named(thing) {
   return el("span", { class: "named" }, el("span", {}, breakable(nameOf(thing))), label && [" ", label]);
 }
 
-/** A triple in a line of text, with labels. @param {import("./api.js").Triple} triple */
-export function tripleText({ head, relation, tail }) {
+/**
+ * A triple in a line of text, with labels.
+ * @param {import("./api.js").Triple} triple @param {(entity: import("./api.js").Named) => Node} shown
+ */
+export function tripleText({ head, relation, tail }, shown) {
   return inLine(
-    el("span", {}, named(head)),
+    el("span", {}, shown(head)),
     el("span", { class: "relation" }, named(relation)),
-    el("span", {}, named(tail)),
+    el("span", {}, shown(tail)),
   );
 }
 

@@ -19,10 +19,11 @@ export function most(width) {
 }
 
 /**
+ * @typedef {import("./api.js").Triple} Triple
  * Draw the graph. It can be dragged, zoomed with the buttons, or with Ctrl and the wheel.
  * @param {import("./api.js").Triple} prediction
- * @param {{triple: import("./api.js").Triple, influence: number, rank: string}[]} influences
- *   `rank` is written on the edge.
+ * @param {{triple: Triple, influence: number, rank: string, path: Triple[]}[]} influences
+ *   `rank` is written on the edge; other training triples of the `path` from head to tail are drawn as thin lines.
  * @param {number} width In pixels.
  */
 export function graph(prediction, influences, width) {
@@ -31,14 +32,14 @@ export function graph(prediction, influences, width) {
   const thickness = d3.scaleSqrt([0, d3.max(influences, ({ influence }) => Math.abs(influence)) || 1], [1, 7]);
   const scene = svg(
     "g",
-    {},
+    { class: "scene" },
     edges.toReversed().map((edge) => drawnEdge(edge, thickness)), // the prediction above all
     nodes.map(drawnNode),
   );
   const picture = svg(
     "svg",
     { class: "graph", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary(prediction, edges) },
-    svg("defs", {}, ["positive", "negative", "prediction"].map(arrow)),
+    svg("defs", {}, ["positive", "negative", "prediction", "step"].map(arrow)),
     scene,
   );
   const zoom = d3
@@ -77,13 +78,13 @@ export function legend() {
     el("li", {}, sample("prediction"), "the prediction"),
     el("li", {}, sample("positive"), "speaks for it"),
     el("li", {}, sample("negative"), "speaks against it"),
+    el("li", {}, sample("step"), "completes a path from head to tail"),
     el("li", {}, "numbers as in the tables; thicker: more influence"),
   );
 }
 
 function summary(prediction, edges) {
-  const signs = edges.filter(({ influence }) => influence !== null).map(({ influence }) => side(influence));
-  const counted = (sign) => signs.filter((other) => other === sign).length;
+  const counted = (sign) => edges.filter(({ kind }) => kind === sign).length;
   const sides = `${counted("positive")} training triples that speak for it and ${counted("negative")} against it`;
   return `Graph of ${tripleString(prediction)}, with ${sides}; listed below.`;
 }
@@ -107,11 +108,15 @@ function laidOut(prediction, influences, width, height) {
     }
     return nodes.get(thing.id);
   };
-  const edge = ({ triple, influence, rank }) => {
-    const middle = { half: 14, above: 9, below: 9 };
-    return { triple, influence, rank, source: node(triple.head), target: node(triple.tail), middle };
+  const edge = ({ triple, kind, influence = null, rank = "" }) => {
+    const middle = rank ? { half: 14, above: 9, below: 9 } : { half: 2, above: 2, below: 2 };
+    return { triple, kind, influence, rank, source: node(triple.head), target: node(triple.tail), middle };
   };
-  const edges = [{ triple: prediction, influence: null, rank: "" }, ...influences].map(edge);
+  const named = [
+    { triple: prediction, kind: "prediction" },
+    ...influences.map((influence) => ({ ...influence, kind: side(influence.influence) })),
+  ];
+  const edges = [...named, ...steps(named)].map(edge);
   const [{ source: head, target: tail, middle }] = edges;
   const pin = (place, share) => {
     const [x, y] = width < NARROW ? [0.5, share] : [share, 0.5];
@@ -146,6 +151,14 @@ function laidOut(prediction, influences, width, height) {
     .stop()
     .tick(TICKS);
   return { nodes: [...nodes.values()], edges };
+}
+
+/** The triples of paths that are neither the prediction nor an influence, each once. */
+function steps(named) {
+  const key = ({ head, relation, tail }) => [head.id, relation.id, tail.id].join();
+  const known = new Set(named.map(({ triple }) => key(triple)));
+  const others = new Map(named.flatMap(({ path = [] }) => path).map((triple) => [key(triple), triple]));
+  return [...others].filter(([key]) => !known.has(key)).map(([, triple]) => ({ triple, kind: "step" }));
 }
 
 /** Where places are before any force moves them: around the middle. */
@@ -221,8 +234,10 @@ function arrow(kind) {
 }
 
 function drawnEdge(edge, thickness) {
-  const kind = edge.influence === null ? "prediction" : side(edge.influence);
-  const title = edge.influence === null ? "the prediction" : `influence ${signed(edge.influence)}`;
+  const { kind } = edge;
+  const widths = { prediction: 3, step: 1.5 };
+  const titles = { prediction: "the prediction", step: "completes a path" };
+  const title = titles[kind] ?? `influence ${signed(edge.influence)}`;
   return svg(
     "g",
     {},
@@ -230,7 +245,7 @@ function drawnEdge(edge, thickness) {
     svg("path", {
       class: `edge ${kind}`,
       d: edge.source === edge.target ? loop(edge) : arc(edge),
-      "stroke-width": edge.influence === null ? 3 : thickness(Math.abs(edge.influence)),
+      "stroke-width": widths[kind] ?? thickness(Math.abs(edge.influence)),
       "marker-end": `url(#arrow-${kind})`,
     }),
     svg("text", { class: `rank ${kind}`, x: edge.middle.x, y: edge.middle.y + 4 }, edge.rank),

@@ -3,6 +3,8 @@
 import { address, events, forgetGeneration, get, Problem, setKey } from "./api.js";
 import { el } from "./dom.js";
 import { ago, count } from "./format.js";
+import { local } from "./storage.js";
+import { entityView } from "./views/entity.js";
 import { explainView } from "./views/explain.js";
 import { indexView } from "./views/index.js";
 import { rankingView } from "./views/ranking.js";
@@ -14,25 +16,30 @@ import { rankingView } from "./views/ranking.js";
  * @property {(question: Record<string, string>) => void} go Show another view.
  * @property {(question: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} link
  *   To another view.
+ * @property {(changes: Record<string, string>, ...children: import("./dom.js").Child[]) => HTMLElement} change
+ *   To this view with other options: what else is chosen stays, also what is chosen later.
+ * @property {(changes: Record<string, string>) => void} keep Change the address of the view that is shown.
  * @property {() => void} refresh Ask everything anew.
  */
 
-const VIEWS = { explain: explainView, "self-influence": rankingView, index: indexView };
+const VIEWS = { explain: explainView, entity: entityView, "self-influence": rankingView, index: indexView };
 const LOOK = 60_000; // milliseconds between looks at which generation answers
+
+const EMBEDDED = document.documentElement.classList.contains("embedded");
 
 const main = document.getElementById("main");
 const notice = document.getElementById("notice");
 const served = document.getElementById("served");
 
 /** @type {Page} */
-const page = { epoch: 0, go, link, refresh };
+const page = { epoch: 0, go, link, change, keep, refresh };
 const views = {};
 let drawnSearch = null;
 
 /** @param {Record<string, string>} question */
-function search(question) {
-  const query = new URLSearchParams(Object.entries(question).filter(([, value]) => value));
-  return `?${query}`;
+function search(question, embedded = EMBEDDED) {
+  const kept = { ...question, embed: embedded ? "1" : "" };
+  return `?${new URLSearchParams(Object.entries(kept).filter(([, value]) => value))}`;
 }
 
 function link(question, ...children) {
@@ -43,6 +50,28 @@ function go(question) {
   const target = search(question);
   if (target !== location.search) history.pushState(null, "", target);
   draw(true);
+}
+
+function current() {
+  return Object.fromEntries(new URLSearchParams(location.search));
+}
+
+function change(changes, ...children) {
+  const anchor = link({ ...current(), ...changes }, children);
+  anchor.dataset.changes = JSON.stringify(changes);
+  return anchor;
+}
+
+function keep(changes) {
+  history.replaceState(null, "", search({ ...current(), ...changes }));
+  drawnSearch = location.search;
+  follow();
+}
+
+/** Let links that change the view start from what is shown now. */
+function follow() {
+  for (const anchor of main.querySelectorAll("a[data-changes]"))
+    anchor.href = search({ ...current(), ...JSON.parse(anchor.dataset.changes) });
 }
 
 function refresh() {
@@ -56,7 +85,7 @@ function refresh() {
 /** Draw the view that the address names. @param {boolean} moved Whether the reader came from another view. */
 async function draw(moved) {
   drawnSearch = location.search;
-  const question = Object.fromEntries(new URLSearchParams(location.search));
+  const question = current();
   const name = Object.hasOwn(VIEWS, question.view ?? "") ? question.view : "explain";
   const view = (views[name] ??= VIEWS[name](page));
   for (const tab of document.querySelectorAll("nav a")) {
@@ -66,6 +95,8 @@ async function draw(moved) {
   const changed = !main.contains(view.element);
   if (changed) main.replaceChildren(view.element);
   const { title, focus } = view.update(question);
+  follow();
+  whole.href = search(question, false);
   document.title = title ? `${title} – kgtrace` : "kgtrace";
   if (!moved || !focus) return;
   if (changed) scrollTo(0, 0);
@@ -101,6 +132,10 @@ events.addEventListener("generation", ({ detail: { shown, generation } }) => {
     el("button", { type: "button", click: refresh }, "Reload the view"),
   );
 });
+
+/** In a frame: the answer alone, and a link to the page that holds it. */
+const whole = el("a", { target: "_blank", rel: "noopener" }, "Open in kgtrace");
+if (EMBEDDED) document.querySelector("footer").replaceChildren(whole);
 
 const keyField = el("input", { id: "key", type: "password", required: true, autocomplete: "off", spellcheck: "false" });
 const keyDialog = el(
@@ -152,7 +187,7 @@ function labelTheme() {
 themeButton.addEventListener("click", () => {
   const other = currentTheme() === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = other;
-  localStorage.setItem("kgtrace-theme", other);
+  local.setItem("kgtrace-theme", other);
   labelTheme();
 });
 dark.addEventListener("change", labelTheme);

@@ -1,8 +1,9 @@
 // A part of the page that shows the answer of a call, that it is loading, or why there is nothing to show.
 
-import { Problem, address, get, hasKey } from "./api.js";
+import { GRAPHML, Problem, address, get, getFile, hasKey } from "./api.js";
 import { csv } from "./csv.js";
 import { announce, el } from "./dom.js";
+import { png, standalone } from "./pictures.js";
 
 export class Panel {
   /**
@@ -69,10 +70,12 @@ function problemBox(problem, advice, again) {
 }
 
 /**
- * A section with a heading and links to the call behind it.
+ * A section with a heading, and what it shows as files.
  * @param {number} level @param {string} title
- * @typedef {{route: string, parameters: import("./api.js").Parameters, rows: object[], file: string}} Source
- * @param {Source | null} source What the section shows, and the call that it comes from.
+ * @typedef {{route: string, parameters: import("./api.js").Parameters, rows: object[], graph?: boolean}} Call
+ *   The call that the content comes from, and its rows; whether it answers as GraphML, too.
+ * @typedef {{file: string, picture?: () => SVGElement} & Partial<Call>} Source
+ * @param {Source | null} source
  * @param {...import("./dom.js").Child} children
  */
 export function section(level, title, source, ...children) {
@@ -85,26 +88,52 @@ export function section(level, title, source, ...children) {
   );
 }
 
-function downloads(title, { route, parameters, rows, file }) {
-  const path = address(route, parameters);
+function downloads(title, { route, parameters, rows, graph, picture, file }) {
+  const path = route && address(route, parameters);
   const keyed = async (event) => {
     if (!hasKey()) return;
     event.preventDefault(); // the browser would ask without the key
     save(`${file}.json`, "application/json", JSON.stringify(await get(path), null, 1));
   };
+  const button = (name, write) =>
+    el("button", { type: "button", click: () => told(write), "aria-label": `${name} of ${title}` }, name);
   return el(
     "span",
     { class: "downloads" },
-    el("a", { href: path, click: keyed, "aria-label": `JSON of ${title}` }, "JSON"),
-    el(
-      "button",
-      { type: "button", click: () => save(`${file}.csv`, "text/csv", csv(rows)), "aria-label": `CSV of ${title}` },
-      "CSV",
-    ),
+    route && [
+      el("a", { href: path, click: keyed, "aria-label": `JSON of ${title}` }, "JSON"),
+      button("CSV", () => save(`${file}.csv`, "text/csv", csv(rows))),
+    ],
+    graph && button("GraphML", async () => save(`${file}.graphml`, GRAPHML, await getFile(path, GRAPHML))),
+    picture && [
+      button("SVG", () => save(`${file}.svg`, "image/svg+xml", styled(picture(), standalone))),
+      button("PNG", async () => save(`${file}.png`, "image/png", await styled(picture(), png))),
+    ],
   );
 }
 
-function save(name, type, content) {
+/** Write a file; if the service refuses, say so. */
+async function told(write) {
+  try {
+    await write();
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    announce(`${error.title}: ${error.detail}`);
+  }
+}
+
+/** What becomes of a picture while it is part of the page, and so has its styles. */
+function styled(picture, use) {
+  if (picture.isConnected) return use(picture);
+  const place = el("div", { hidden: true }, picture);
+  document.body.append(place);
+  const result = use(picture);
+  place.remove();
+  return result;
+}
+
+/** Hand a file to the reader. @param {string} name @param {string} type @param {BlobPart} content */
+export function save(name, type, content) {
   const href = URL.createObjectURL(new Blob([content], { type }));
   el("a", { href, download: name }).click();
   URL.revokeObjectURL(href);

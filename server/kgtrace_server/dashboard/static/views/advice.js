@@ -8,7 +8,7 @@ import { el, named } from "../dom.js";
  * @param {import("../api.js").Problem} problem
  */
 export function advice(page, question, { unknown, nearest }) {
-  const field = ["head", "relation", "tail"].find((name) => unknown && question[name] === unknown);
+  const field = ["head", "relation", "tail", "entity"].find((name) => unknown && question[name] === unknown);
   if (!field || !nearest.length) return [];
   const links = nearest.map((thing) => el("li", {}, page.link({ ...question, [field]: thing.label }, named(thing))));
   return [el("p", {}, "Did you mean:"), el("ul", { class: "choices" }, links)];

@@ -4,6 +4,7 @@ import { Combobox } from "../combobox.js";
 import { el } from "../dom.js";
 import { Panel } from "../panel.js";
 import { advice } from "./advice.js";
+import { comparison } from "./comparison.js";
 import { explanation } from "./explanation.js";
 import { examples, predictions } from "./predictions.js";
 import { sums } from "./sums.js";
@@ -17,6 +18,7 @@ export function explainView(page) {
   };
   const tails = new Panel("Asking the model…", page.refresh);
   const why = new Panel("Searching the training triples…", page.refresh);
+  const compared = new Panel("Searching by both scores…", page.refresh);
   const summed = new Panel("Summing over all training triples…", page.refresh);
 
   async function submit(event) {
@@ -41,7 +43,14 @@ export function explainView(page) {
     const others = tails.show(JSON.stringify([...key, tail, question.tails]), loadTails, suggest);
     const another = why.show(JSON.stringify([...key, tail, top_k, exact, score]), loadWhy, suggest);
     const resummed = summed.show(JSON.stringify([...key, tail, exact, question.by, score]), loadSums);
-    const focus = (tail && another && why) || (others && tails) || (another && why) || (resummed && summed) || null;
+    const again = compared.show(JSON.stringify([...key, tail, exact, question.compare]), loadComparison);
+    const focus =
+      (tail && another && why) ||
+      (others && tails) ||
+      (another && why) ||
+      (question.compare && again && compared) ||
+      (resummed && summed) ||
+      null;
     return { title: [head, relation, tail].filter(Boolean).join(" "), focus };
 
     async function loadTails(signal) {
@@ -59,6 +68,10 @@ export function explainView(page) {
       return content;
     }
 
+    async function loadComparison(signal) {
+      return question.compare && tail && (await why.done) ? comparison(page, question, signal) : [];
+    }
+
     async function loadSums(signal) {
       return tail && (await tails.done) && (await why.done) ? sums(page, question, signal) : [];
     }
@@ -74,7 +87,7 @@ export function explainView(page) {
     "div",
     { class: "columns" },
     tails.element,
-    el("div", { class: "stack" }, why.element, summed.element),
+    el("div", { class: "stack" }, why.element, compared.element, summed.element),
   );
   const element = el("div", {}, el("h1", { tabindex: "-1" }, "Why does the model say this?"), form, columns);
   return { element, update };

@@ -7,6 +7,9 @@ import { announce, el, tripleNames, tripleString, tripleText } from "../dom.js";
 import { byOtherScore, count, number, signed } from "../format.js";
 import { graph, legend, most } from "../graph.js";
 import { drawn, section } from "../panel.js";
+import { barPicture } from "../pictures.js";
+import { entityLink } from "./entity.js";
+import { because, bodies, chosen, reasonFields } from "./reasons.js";
 
 const FEW = 10;
 const MANY = 50;
@@ -22,20 +25,57 @@ export async function explanation(page, question, signal) {
     return {
       answer,
       result: answer.results[0],
-      source: { route: "influences", parameters: given, rows: influenceRows(answer), file: order },
+      source: { route: "influences", parameters: given, rows: influenceRows(answer), graph: true, file: order },
     };
   };
   const [proponents, opponents] = await Promise.all([side("proponents"), side("opponents")]);
   const { triple, rank, score, loss, in_training, notes } = proponents.result;
-  const scale = barScale(
-    [proponents, opponents].flatMap(({ result }) => result.influences.map(({ influence }) => influence)),
-  );
-  const [speaking, opposing] = [proponents, opponents].map(({ result }) => result.influences.length);
-  announce(`${tripleString(triple)}: ${speaking} training triples for it and ${opposing} against it`);
+  const all = [proponents, opponents].flatMap(({ result }) => result.influences);
+  const [forIt, againstIt] = [proponents, opponents].map(({ result }) => result.influences.length);
+  announce(`${tripleString(triple)}: ${forIt} training triples for it and ${againstIt} against it`);
+  const scale = barScale(all.map(({ influence }) => influence));
+  const lists = el("div", { class: "stack" });
+  const fields = reasonFields(all, question, (choice) => {
+    question = { ...question, ...choice };
+    page.keep(choice);
+    show();
+    announce(`${lists.querySelectorAll("tbody a").length} training triples`);
+  });
+
+  function show() {
+    const [speaking, opposing] = [proponents, opponents].map(({ result }) =>
+      result.influences
+        .map((influence, i) => ({ ...influence, position: i + 1 }))
+        .filter((influence) => chosen(influence, question)),
+    );
+    lists.replaceChildren(
+      el(
+        "div",
+        { class: "sides" },
+        list(page, question, "Speaks for it", "proponents", proponents, speaking, scale),
+        list(page, question, "Speaks against it", "opponents", opponents, opposing, scale),
+      ),
+      el(
+        "p",
+        { class: "note" },
+        "Entities and relations that the prediction has, too, are bold. ",
+        page.change({ top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
+        ". ",
+        otherScore(page, proponents.answer.score),
+        all.some(({ tracin, preconditioned }) => tracin !== null && preconditioned !== null) && [
+          ". ",
+          page.change({ compare: "proponents" }, "Compare both scores"),
+        ],
+      ),
+      neighbourhood(triple, speaking, opposing),
+    );
+  }
+
+  show();
   const content = [
     section(
       2,
-      tripleText(triple),
+      tripleText(triple, (thing) => entityLink(page, thing)),
       null,
       el(
         "dl",
@@ -46,22 +86,9 @@ export async function explanation(page, question, signal) {
         fact("In the training data", in_training ? "yes, a known fact" : "no, a prediction"),
       ),
       notes.map((note) => el("p", { class: "note" }, `Note: ${note}.`)),
+      fields,
     ),
-    el(
-      "div",
-      { class: "sides" },
-      list(page, question, "Speaks for it", "proponents", proponents, scale),
-      list(page, question, "Speaks against it", "opponents", opponents, scale),
-    ),
-    el(
-      "p",
-      { class: "note" },
-      "Entities and relations that the prediction has, too, are bold. ",
-      page.link({ ...question, top_k: many ? "" : String(MANY) }, many ? `Show ${FEW} each` : `Show ${MANY} each`),
-      ". ",
-      otherScore(page, question, proponents.answer.score),
-    ),
-    neighbourhood(triple, proponents.result.influences, opponents.result.influences),
+    lists,
   ];
   return { content, triple };
 }
@@ -71,20 +98,20 @@ function fact(term, ...description) {
 }
 
 /** A way to the same explanation by the other score. */
-function otherScore(page, question, score) {
+function otherScore(page, score) {
   const [other, text] =
     score === "tracin" ? ["preconditioned", "Preconditioned score"] : ["tracin", "Plain influence (TracIn)"];
-  return page.link({ ...question, score: other }, text);
+  return page.change({ score: other }, text);
 }
 
-/** One side of the explanation as a table. */
-function list(page, question, title, order, { answer, result, source }, scale) {
+/** One side of the explanation as a table of the influences that are `shown`. */
+function list(page, question, title, order, { answer, result, source }, shown, scale) {
   const heading = answer.score === "tracin" ? "Influence" : "Preconditioned";
-  const row = ({ triple, influence, cosine, train_index, ...values }, i) =>
+  const row = ({ triple, influence, cosine, train_index, position, ...values }) =>
     el(
       "tr",
       {},
-      el("td", { class: "number" }, i + 1),
+      el("td", { class: "number" }, position),
       el(
         "th",
         { scope: "row" },
@@ -95,6 +122,7 @@ function list(page, question, title, order, { answer, result, source }, scale) {
           `row ${count(train_index)}, cosine ${number(cosine)}`,
           byOtherScore(answer.score, values, signed),
         ),
+        because(values),
       ),
       el(
         "td",
@@ -104,17 +132,27 @@ function list(page, question, title, order, { answer, result, source }, scale) {
       ),
     );
   const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
+  const picture = () =>
+    barPicture(
+      `${tripleString(result.triple)}: ${title.toLowerCase()}`,
+      shown.map(({ triple, influence, position }) => ({
+        text: `${position}  ${tripleString(triple)}`,
+        number: signed(influence),
+        bar: influence !== null && bar(influence, scale),
+      })),
+    );
   return section(
     3,
     title,
-    source,
+    { ...source, rows: source.rows.filter((row) => chosen(row, question)), picture },
     certificate(page, question, result, order),
     el(
       "table",
       { class: "influences" },
       el("thead", {}, el("tr", {}, column("#", "number"), column("Training triple"), column(heading, "influence"))),
-      el("tbody", {}, result.influences.map(row)),
+      bodies(shown, shown.map(row), question),
     ),
+    shown.length === 0 && el("p", { class: "empty" }, "None of this reason."),
   );
 }
 
@@ -144,23 +182,24 @@ function certificate(page, question, { certified, bound_gap, influences }, order
     { class: "certificate" },
     el("span", { class: "badge uncertified" }, "≈ not certified"),
     ` ${gap} `,
-    !question.exact && page.link({ ...question, exact: "true" }, "Compute exactly"),
+    !question.exact && page.change({ exact: "true" }, "Compute exactly"),
   );
 }
 
 function neighbourhood(triple, proponents, opponents) {
   const ranked = (influences, sign) =>
     influences
-      .map((member, i) => ({ ...member, rank: `${sign}${i + 1}` }))
+      .map((member) => ({ ...member, rank: `${sign}${member.position}` }))
       .filter(({ influence }) => influence !== null);
   const [best, worst] = [ranked(proponents, "+"), ranked(opponents, "−")];
   const strongest = (width) => [...best.slice(0, most(width)), ...worst.slice(0, most(width))];
   const picture = drawn((width) => graph(triple, strongest(width), width));
-  const line = (member) => el("li", {}, tripleNames(member.triple), `: ${signed(member.influence)}`);
+  const line = ({ triple, influence, because }) =>
+    el("li", {}, tripleNames(triple), `: ${signed(influence)}; ${because}`);
   return section(
     3,
     "The neighbourhood",
-    null,
+    { file: "neighbourhood", picture: () => picture.querySelector(".graph") },
     legend(),
     picture,
     el(

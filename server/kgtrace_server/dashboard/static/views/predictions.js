@@ -19,7 +19,7 @@ export async function predictions(page, question, signal) {
   const { triple } = answer.predictions[0];
   const row = ({ entity, score, in_training }, i) => {
     const chosen = entity.label === tail;
-    const link = page.link({ ...question, tail: entity.label }, named(entity));
+    const link = page.change({ tail: entity.label }, named(entity));
     if (chosen) link.setAttribute("aria-current", "true");
     return el(
       "tr",
@@ -30,7 +30,7 @@ export async function predictions(page, question, signal) {
     );
   };
   const source = { route: "predictions", parameters, rows: predictionRows(answer), file: "predictions" };
-  const other = { ...question, tails: many ? "" : String(MANY) };
+  const other = { tails: many ? "" : String(MANY) };
   const card = section(
     2,
     "Best tails",
@@ -65,7 +65,7 @@ export async function predictions(page, question, signal) {
       { class: "note" },
       el("span", { class: "badge known" }, "known"),
       " is in the training data. ",
-      page.link(other, many ? `Show ${FEW}` : `Show ${MANY}`),
+      page.change(other, many ? `Show ${FEW}` : `Show ${MANY}`),
     ),
   );
   return { content: [card], triple };

@@ -8,6 +8,7 @@ import { announce, el, tripleNames } from "../dom.js";
 import { byOtherScore, count, number } from "../format.js";
 import { Panel, section } from "../panel.js";
 import { advice } from "./advice.js";
+import { workList } from "./worklist.js";
 
 const ROWS = 25;
 const MORE = 100;
@@ -36,6 +37,11 @@ export function rankingView(page) {
     if (question.relation && selfInfluences.length) relation.set(selfInfluences[0].triple.relation);
     const scale = barScale(selfInfluences.map(({ self_influence }) => self_influence));
     announce(`${selfInfluences.length} training triples`);
+    const work = workList(
+      page,
+      question,
+      selfInfluences.map(({ triple }) => triple),
+    );
     const row = ({ train_index, triple, self_influence, ...values }, i) =>
       el(
         "tr",
@@ -55,6 +61,7 @@ export function rankingView(page) {
             byOtherScore(answer.score, values, number),
           ),
         ),
+        el("td", { class: "mark" }, work.fields[i]),
         el(
           "td",
           { class: "influence" },
@@ -62,11 +69,14 @@ export function rankingView(page) {
           self_influence !== null && bar(self_influence, scale),
         ),
       );
+    const rows = selfInfluences.map(row);
+    work.show(rows);
     return [
       section(
         2,
         question.order === "ascending" ? "Smallest self-influence" : "Largest self-influence",
         { route: "self-influence", parameters, rows: selfInfluenceRows(answer), file: "self-influence" },
+        work.bar,
         selfInfluences.length
           ? el(
               "table",
@@ -77,18 +87,18 @@ export function rankingView(page) {
                 el(
                   "tr",
                   {},
-                  ...["#", "Training triple", "Self-influence"].map((text, i) =>
-                    el("th", { scope: "col", class: ["number", null, "influence"][i] }, text),
+                  ...["#", "Training triple", "Mark", "Self-influence"].map((text, i) =>
+                    el("th", { scope: "col", class: ["number", null, null, "influence"][i] }, text),
                   ),
                 ),
               ),
-              el("tbody", {}, selfInfluences.map(row)),
+              el("tbody", {}, rows),
             )
           : el("p", { class: "empty" }, "No training triple has this relation."),
         el(
           "p",
           { class: "note" },
-          page.link({ ...question, top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`),
+          page.change({ top_k: many ? "" : String(MORE) }, many ? `Show ${ROWS}` : `Show ${MORE}`),
         ),
       ),
     ];
@@ -101,7 +111,10 @@ export function rankingView(page) {
     el(
       "p",
       { class: "lead" },
-      "The model strains most to hold these: their gradients are the longest. Rare facts, and wrong ones, come first.",
+      "The model strains most to hold these: their gradients are the longest. Rare facts, and wrong ones, come first. ",
+      "Marks stay in this browser; ",
+      el("code", {}, "kgtrace build --skip wrong.tsv"),
+      " leaves out the triples marked wrong.",
     ),
     el(
       "form",

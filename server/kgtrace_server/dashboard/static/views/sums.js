@@ -3,9 +3,10 @@
 import { address, get } from "../api.js";
 import { sumBar, sumScale } from "../charts.js";
 import { sumRows } from "../csv.js";
-import { el, named } from "../dom.js";
+import { el, nameOf, named, tripleString } from "../dom.js";
 import { count, number, signed } from "../format.js";
 import { section } from "../panel.js";
+import { barPicture } from "../pictures.js";
 
 const GROUPS = 10;
 const BY = ["relation", "head", "tail"];
@@ -19,7 +20,7 @@ export async function sums(page, question, signal) {
   const finite = answer.groups.filter(({ sum, error }) => sum !== null && error !== null);
   const scale = sumScale(finite);
   const choice = (other) => {
-    const link = page.link({ ...question, by: other }, `by ${other}`);
+    const link = page.change({ by: other }, `by ${other}`);
     if (other === by) link.setAttribute("aria-current", "true");
     return el("li", {}, link);
   };
@@ -46,13 +47,23 @@ export async function sums(page, question, signal) {
       ),
     );
   const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
+  const title = `Influence summed by ${by}`;
+  const picture = () =>
+    barPicture(
+      `${tripleString(answer.triple)}: ${title.toLowerCase()}`,
+      answer.groups.map((group) => ({
+        text: nameOf(group.group),
+        number: signed(group.sum),
+        bar: finite.includes(group) && sumBar(group, scale),
+      })),
+    );
   return [
     section(
       3,
-      `Influence summed by ${by}`,
-      { route: "aggregate", parameters, rows: sumRows(answer), file: `sums-by-${by}` },
+      title,
+      { route: "aggregate", parameters, rows: sumRows(answer), picture, file: `sums-by-${by}` },
       el("ul", { class: "tabs", "aria-label": "Sum by" }, BY.map(choice)),
-      certificate(page, question, answer),
+      certificate(page, answer),
       el(
         "table",
         { class: "sums" },
@@ -67,7 +78,7 @@ export async function sums(page, question, signal) {
   ];
 }
 
-function certificate(page, question, { exact, certified, total, groups }) {
+function certificate(page, { exact, certified, total, groups }) {
   const order = certified
     ? el("span", { class: "badge certified" }, "✓ order certified")
     : el("span", { class: "badge uncertified" }, "≈ order not certified");
@@ -77,5 +88,5 @@ function certificate(page, question, { exact, certified, total, groups }) {
   const text =
     ` Estimates over all ${all}: each sum is within its ± error, the thin line in the picture; ` +
     `${doubt} which ${groups.length} come first. `;
-  return el("p", { class: "certificate" }, order, text, page.link({ ...question, exact: "true" }, "Compute exactly"));
+  return el("p", { class: "certificate" }, order, text, page.change({ exact: "true" }, "Compute exactly"));
 }
