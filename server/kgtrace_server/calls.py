@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Answer)
 
+AT_LEAST = "X-Kgtrace-Generation-At-Least"
+"""Header of a request that no generation older than the one it names may answer."""
+
 _LONGEST = 500
 """Characters that an error repeats of an answer that is no problem document."""
 

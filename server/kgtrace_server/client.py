@@ -24,7 +24,7 @@ import httpx
 
 from kgtrace_indexer.names import Group
 from kgtrace_server import calls, catalogue
-from kgtrace_server.calls import Call, Retries as Retries, ServiceError as ServiceError
+from kgtrace_server.calls import AT_LEAST, Call, Retries as Retries, ServiceError as ServiceError
 from kgtrace_server.problems import cannot_switch
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import Aggregate, Influences, Named, Predictions, SelfInfluences
@@ -56,13 +56,19 @@ class Client:
         url: str,
         *,
         key: str | None = None,
+        generation_at_least: str | None = None,
         timeout: float = 60.0,
         retries: Retries = _RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Store; nothing is sent. ``timeout`` is in seconds, for each request; ``transport`` is for tests."""
+        """Store; nothing is sent.
+
+        No generation older than ``generation_at_least`` answers: the id of one that was published, or has answered
+        before. ``timeout`` is in seconds, for each request; ``transport`` is for tests.
+        """
         self._retries = retries
-        self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout, transport=transport)
+        headers = _headers(key, generation_at_least)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
 
     def influences(self, triples: Triples, **options: Unpack[InfluenceOptions]) -> Influences:
         """Return the training triples that influenced each test triple, as `Attributor.query` does."""
@@ -138,13 +144,15 @@ class AsyncClient:
         url: str,
         *,
         key: str | None = None,
+        generation_at_least: str | None = None,
         timeout: float = 60.0,
         retries: Retries = _RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Store; nothing is sent."""
         self._retries = retries
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout, transport=transport)
+        headers = _headers(key, generation_at_least)
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
 
     async def influences(self, triples: Triples, **options: Unpack[InfluenceOptions]) -> Influences:
         """As `Client.influences`."""
@@ -303,5 +311,6 @@ class LocalClient:
         return Service(open_index(self._root, device=self._device))
 
 
-def _headers(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Authorization": f"Bearer {key}"}
+def _headers(key: str | None, at_least: str | None) -> dict[str, str]:
+    sent = {"Authorization": None if key is None else f"Bearer {key}", AT_LEAST: at_least}
+    return {name: value for name, value in sent.items() if value is not None}

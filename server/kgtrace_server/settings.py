@@ -144,8 +144,14 @@ class Settings:
         "N",
         unset="all that may be used",
     )
+    workers: int = _setting(
+        1,
+        "Processes that answer on the port. They share the mapped files of the index, and divide the threads.",
+        _number(int, 1, 256),
+        "N",
+    )
     queue_length: int = _setting(
-        64, "Requests that may wait for the computing thread; more get 429.", _number(int, 0, 100_000), "N"
+        64, "Requests that may wait for the computing thread of a process; more get 429.", _number(int, 0, 100_000), "N"
     )
     deadline: float = _setting(
         30.0, "Seconds after which a request is answered 504.", _number(float, 0.001, 86_400), "SECONDS"

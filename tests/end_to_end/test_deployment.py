@@ -1,6 +1,7 @@
 """The files that schedulers and orchestrators read: whether they would be understood, and what they ask for exists."""
 
 import dataclasses
+import re
 import shlex
 import shutil
 import subprocess
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from kgtrace_server.cli import parser as cli
+from kgtrace_server.http.metrics import Metrics
 from kgtrace_server.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "docker"
@@ -24,7 +28,7 @@ KUBERNETES = "1.30"
 HARDENED = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 SERVICE_KEYS = {
     *("build", "restart", "read_only", "tmpfs", "cap_drop", "security_opt", "stop_grace_period", "environment"),
-    *("ports", "volumes", "profiles", "entrypoint", "command", "image"),
+    *("ports", "volumes", "profiles", "entrypoint", "command", "image", "depends_on"),
 }
 """Those of the Compose specification that are used; any other is a slip of the pen."""
 
@@ -33,7 +37,7 @@ SERVICE_KEYS = {
 def manifests() -> dict[str, Any]:
     """The documents of ``kubernetes.yaml``, by kind."""
     found = {document["kind"]: document for document in yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())}
-    assert sorted(found) == ["ConfigMap", "CronJob", "Deployment", "Service"]
+    assert sorted(found) == ["ConfigMap", "CronJob", "Deployment", "HorizontalPodAutoscaler", "Service"]
     return found
 
 
@@ -80,6 +84,25 @@ def test_probes_and_selectors_lead_somewhere(manifests: dict[str, Any]) -> None:
     labels = deployment["template"]["metadata"]["labels"]
     assert service["selector"] == deployment["selector"]["matchLabels"] == labels
     assert set(ports.values()) == {8080}
+    assert container["lifecycle"]["preStop"]["exec"]["command"][0] == "sleep"
+
+
+def test_the_autoscaler_watches_a_metric_that_there_is(manifests: dict[str, Any]) -> None:
+    """It scales the deployment by the metric that the adapter makes of two that the service has."""
+    scaler, deployment = manifests["HorizontalPodAutoscaler"]["spec"], manifests["Deployment"]
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]  # it would be set anew whenever the file is applied
+    (rule,) = yaml.safe_load((FOLDER / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    (watched,) = scaler["metrics"]
+    assert watched["pods"]["metric"]["name"] == rule["name"]["as"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'namespace="default"')
+    promql_parser.parse(query)
+    promql_parser.parse(rule["seriesQuery"])
+    families = text_string_to_metric_families(Metrics().text().decode())
+    samples = {sample.name for family in families for sample in family.samples}
+    named = set(re.findall(r"kgtrace_\w+", query + rule["seriesQuery"]))
+    assert named == {"kgtrace_queue_seconds_sum", "kgtrace_queue_seconds_count"}
+    assert named <= samples
     assert "KGTRACE_PORT=8080" in (FOLDER / "Dockerfile").read_text()
 
 
@@ -132,9 +155,9 @@ def test_compose_asks_for_what_there_is(compose: dict[str, Any]) -> None:
 def test_monitoring_watches_the_service(compose: dict[str, Any]) -> None:
     """Prometheus asks the port that the service publishes, Grafana asks Prometheus, and finds the dashboard."""
     services = compose["services"]
-    scraped = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]
-    (published,) = services["server"]["ports"]
-    assert scraped["targets"] == [f"server:{published.rpartition(':')[2]}"]
+    (scraped,) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"]
+    assert (scraped["names"], scraped["type"]) == (["server"], "A")
+    assert f"KGTRACE_PORT={scraped['port']}" in (FOLDER / "Dockerfile").read_text()
     provisioning = FOLDER / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
@@ -144,6 +167,29 @@ def test_monitoring_watches_the_service(compose: dict[str, Any]) -> None:
         "prometheus",
         "grafana",
     }
+
+
+def test_the_proxy_asks_the_service(compose: dict[str, Any]) -> None:
+    """It mounts the settings, publishes the port that these bind, and finds replicas by the name of the service."""
+    proxy = compose["services"]["proxy"]
+    settings = (FOLDER / "haproxy.cfg").read_text()
+    (volume,) = proxy["volumes"]
+    assert volume.startswith("./haproxy.cfg:")
+    (published,) = proxy["ports"]
+    assert f"bind :{published.rpartition(':')[2]}\n" in settings
+    assert " server:8080 " in settings
+    assert "server" in compose["services"]
+    assert "ports" not in compose["services"]["server"]  # one port cannot be several replicas'
+    assert float(settings.partition("timeout server ")[2].partition("s")[0]) > Settings().deadline
+
+
+def test_haproxy_understands_every_line() -> None:
+    """It says so itself."""
+    if shutil.which("haproxy") is None:
+        pytest.skip("haproxy is not installed")
+    command = ["haproxy", "-c", "-f", str(FOLDER / "haproxy.cfg")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "Configuration file is valid\n")
 
 
 def test_systemd_understands_every_line(tmp_path: Path) -> None:

@@ -4,27 +4,18 @@ import http.client
 import json
 import random
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from kgtrace_indexer import BuildConfig, TripleTable, build
 from kgtrace_store import IndexRoot
 from tests.end_to_end.conftest import Umls, wait_until
+from tests.end_to_end.service import KEY, PATIENCE, TRIPLES, Server, serving, two_generations
 
-KEY = "admin-key-for-this-test-alone"
-TRIPLES = 500
 CLIENTS = 16
 """Each asks again as soon as it has its answer: as much as the service can take."""
 ANSWERS = 10
@@ -33,66 +24,19 @@ RELOADS, SAMPLED = 50, 4
 NOTICED = 4
 """One reload of so many is not asked for: the service notices that ``CURRENT`` has changed."""
 IN_FLIGHT = 100
-PATIENCE = 600.0
-"""Seconds that are never needed, not even on a machine that does a hundred other things."""
 
 
 @pytest.fixture(scope="module")
 def root(umls: Umls, tmp_path_factory: pytest.TempPathFactory) -> IndexRoot:
-    """Two generations whose answers tell them apart: the rows of one are even, those of the other odd."""
-    model, vocabulary, table = umls
-    folder = tmp_path_factory.mktemp("index")
-    for odd in (0, 1):
-        numbered = TripleTable(table.ids[:TRIPLES], 2 * np.arange(TRIPLES) + odd, 0)
-        build(folder, model, vocabulary, numbered, BuildConfig(dim=8, landmarks=128, device="cpu"))
-    return IndexRoot(folder)
-
-
-@dataclass
-class Server:
-    """A running ``kgtrace serve``."""
-
-    process: subprocess.Popen[str]
-    port: int
-
-    def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, bytes]:
-        """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    def waiting(self) -> float:
-        """Return how many requests are queued."""
-        return self._metric("kgtrace_queue_depth")
-
-    def taken(self) -> float:
-        """Return how many requests were queued and have been taken from the queue."""
-        return self._metric("kgtrace_queue_seconds_count")
-
-    def _metric(self, name: str) -> float:
-        families = text_string_to_metric_families(self.ask("GET", "/metrics")[1].decode())
-        return next(sample.value for family in families for sample in family.samples if sample.name == name)
+    """Two generations."""
+    return two_generations(umls, tmp_path_factory.mktemp("index"))
 
 
 @pytest.fixture
 def server(root: IndexRoot) -> Iterator[Server]:
-    """The command, serving the two generations on a free port."""
-    command = [str(Path(sys.executable).with_name("kgtrace")), "serve", "--index", str(root.path), "--port", "0"]
-    command += ["--threads", "1", "--device", "cpu", "--deadline", str(PATIENCE)]
-    command += ["--queue-length", str(2 * IN_FLIGHT), "--admin-key", KEY, "--log-level", "warning"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            server = Server(process, int(process.stdout.readline().split(":")[2].split()[0]))
-            wait_until(lambda: server.ask("GET", "/readyz")[0] == 200)
-            yield server
-        finally:
-            process.terminate()
+    """The command, serving the two generations."""
+    with serving(root, "--threads", "1", "--queue-length", str(2 * IN_FLIGHT)) as server:
+        yield server
 
 
 class Load:
@@ -170,7 +114,7 @@ def test_reloads_under_load(umls: Umls, root: IndexRoot, server: Server, reloads
         for i in range(reloads):
             wanted = ids[i % 2]
             if (i + 1) % NOTICED:
-                status, answer = server.ask("POST", "/v1/admin/publish", {"generation": wanted}, KEY)
+                status, answer = server.ask("POST", "/v1/admin/publish", {"generation": wanted}, {"X-API-Key": KEY})
                 assert status == 200, answer
                 assert json.loads(answer)["serving"] == wanted
             else:

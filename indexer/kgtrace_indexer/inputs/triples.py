@@ -1,4 +1,4 @@
-"""Triples from tab-separated files and from RDF, read as streams.
+"""Triples from tab-separated files, from columns and from RDF, read as streams.
 
 Labels are taken as they are, but for the quotes of CSV, with which PyKEEN reads files. Of RDF, IRIs are the labels.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kgtrace_indexer.inputs import rdf
+from kgtrace_indexer.inputs import columnar, rdf
 from kgtrace_indexer.inputs.text_files import INTEGER, counted, csv_fields, line_ends, quote, read_lines
 from kgtrace_store.errors import BadRequest, EmptyInput, IdOutOfRange, MalformedTriple, UnknownLabel
 from kgtrace_store.vocabulary import Vocabulary
@@ -73,6 +73,8 @@ def read_triples(
     those that follow is OpenKE's: lines of the ids of head, *tail*, relation. A line with a label that is not known, or
     without three fields, is read once more with the quotes of CSV undone, as PyKEEN reads files.
 
+    Parquet and Arrow files, told by their names, have three columns; see `columnar`.
+
     N-Triples, N-Quads, Turtle and TriG are told by the file's name, such as ``dump.nt.gz``; their IRIs are the labels.
     Statements with a literal or blank node are counted and left out, or with `only_iris` an error.
 
@@ -89,10 +91,12 @@ def read_triples(
     EmptyInput
         There is no triple, or none with known labels.
     BadRequest
-        `ids` is on for RDF.
+        `ids` is on for RDF, or for columns of labels.
     MissingExtra
-        RDF cannot be read without pyoxigraph.
+        RDF cannot be read without pyoxigraph, Parquet and Arrow not without pyarrow.
     """
+    if columnar.is_columnar(path):
+        return _read_columns(path, vocabulary, skip_unknown=skip_unknown, ids=ids)
     if rdf.syntax(path) is not None:
         if ids:
             raise BadRequest(f"{path} is RDF, whose terms are labels, not ids: leave --ids out")
@@ -166,6 +170,28 @@ def _read_rdf(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool, only_ir
                 raise _unknown_label(place, statement, vocabulary) from None
     _require_some(path, rows, row + 1, f"; {other_terms:,} statements have a literal or blank node")
     return _table(triples, rows, skipped=row + 1 - len(rows), other_terms=other_terms, prefixes=file.prefixes)
+
+
+def _read_columns(path: Path, vocabulary: Vocabulary, *, skip_unknown: bool, ids: bool) -> TripleTable:
+    """Columns of labels or ids."""
+    triples = array("i")
+    rows = array("q")
+    count, labelled = 0, False
+    file = columnar.ColumnFile(path, vocabulary, ids)
+    for chunk in file.chunks():
+        known = (chunk.ids != columnar.UNKNOWN).all(1)
+        for i in np.flatnonzero(~known).tolist():
+            fields = file.fields(chunk, i)
+            if (triple := vocabulary.find(*fields)) is not None:
+                chunk.ids[i], known[i] = triple, True
+            elif not skip_unknown:
+                raise _unknown_label(f"{path} row {chunk.start + i}, counted from 0", fields, vocabulary)
+        triples.frombytes(chunk.ids[known].tobytes())
+        rows.frombytes((chunk.start + np.flatnonzero(known)).tobytes())
+        count += len(chunk.ids)
+        labelled = chunk.labelled
+    _require_some(path, rows, count, "")
+    return _table(triples, rows, skipped=count - len(rows), labelled=labelled)
 
 
 def _require_some(path: Path, rows: Sequence[int], count: int, hint: str) -> None:

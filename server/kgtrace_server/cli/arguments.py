@@ -155,7 +155,7 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     },
     "--skip-unknown": {"action": "store_true", "help": "count and skip lines with unknown labels"},
     "--stratify-by": {"choices": STRATA, "help": "draw that share from the triples of each, and at least one"},
-    "--test": {"type": Path, "metavar": "FILE", "help": "test triples: lines of head⇥relation⇥tail, or RDF"},
+    "--test": {"type": Path, "metavar": "FILE", "help": "test triples: lines of head⇥relation⇥tail, RDF or columns"},
     "--test-indices": {"type": integer(0), "nargs": "+", "metavar": "I", "help": "rows of --test, from 0"},
     "--top-k": {
         "type": integer(1),
@@ -163,7 +163,11 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         "metavar": "K",
         "help": "training triples to name (default: %(default)s)",
     },
-    "--train": {"type": Path, "metavar": "FILE", "help": "lines of head⇥relation⇥tail, or RDF (.nt, .nq, .ttl, .trig)"},
+    "--train": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "lines of head⇥relation⇥tail, RDF (.nt, .nq, .ttl, .trig), or columns (.parquet, .arrow, .feather)",
+    },
 }
 """Arguments of several verbs, as `argparse` takes them."""
 

@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 
+from kgtrace_server.calls import AT_LEAST
 from kgtrace_server.dashboard import dashboard
 from kgtrace_server.http import routes
 from kgtrace_server.http.backend import Backend
@@ -46,6 +47,9 @@ from kgtrace_store.errors import KgtraceError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+_FIRST_LOAD = 60.0
+"""Seconds that one process of several has for loading before it takes requests all the same, and answers 503."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +78,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         backend.start()
+        if settings.workers > 1:  # other processes answer meanwhile
+            await backend.look(_FIRST_LOAD)
         yield
         await asyncio.to_thread(backend.close)
 
@@ -118,7 +124,7 @@ def _middleware(backend: Backend, metrics: Metrics, settings: Settings, queueing
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-API-Key", REQUEST_ID],
+                allow_headers=["Authorization", "Content-Type", "X-API-Key", REQUEST_ID, AT_LEAST],
                 expose_headers=[REQUEST_ID, GENERATION, "Retry-After"],
             )
         )

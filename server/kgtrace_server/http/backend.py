@@ -1,13 +1,15 @@
 """What the routes stand on: the service of the moment, the thread it computes in, and the index root it came from."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kgtrace_server import catalogue
+from kgtrace_server.calls import AT_LEAST
 from kgtrace_server.http.reload import Reloader
 from kgtrace_server.http.worker import Worker
 from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
@@ -41,7 +43,14 @@ class Backend:
 
             limit_threads(settings.threads)
 
-        self.worker = Worker(settings.queue_length, begin=begin, observe=metrics.batch)
+        self.worker = Worker(
+            settings.queue_length,
+            begin=begin,
+            observe=metrics.batch,
+            queued=metrics.queued,
+            restarted=metrics.restarted,
+        )
+        self._patience = settings.deadline / 2
         self._root = None if settings.index is None else settings.index.absolute()
         self._service: Service | None = None
         self._reloader: Reloader[Service] | None = None
@@ -50,8 +59,15 @@ class Backend:
         elif self._root is None:
             raise BadRequest("generations are loaded from an index root, and the settings name none")
         else:
-            self._reloader = Reloader(self._root, source, self.swap, searches=settings.search == "faiss")
-        metrics.watch(self.worker, self._index, self._reloads)
+            self._reloader = Reloader(
+                self._root,
+                source,
+                self.swap,
+                searches=settings.search == "faiss",
+                processes=settings.workers,
+                ended=metrics.reload,
+            )
+        metrics.watch(self._index)
 
     @property
     def generation(self) -> str | None:
@@ -66,6 +82,27 @@ class Backend:
         if service is None:
             raise NotReady(self._why_not())
         return service
+
+    async def at_least(self, generation: str) -> Service:
+        """Return the service of a generation or of a later one. One that is older loads what is live first.
+
+        Raises `NotReady` where that takes longer than half the deadline, or what is live is older, too.
+        """
+        if (self.generation or "") < generation:
+            await self.look(self._patience)
+        service = self.service
+        if service.generation < generation:
+            raise NotReady(
+                f"generation {service.generation} answers, older than {generation}, which {AT_LEAST} asks for: "
+                "try again shortly, or without it after a rollback"
+            )
+        return service
+
+    async def look(self, seconds: float) -> None:
+        """Load the live generation if it is not the one that answers; return when that has ended, or time is up."""
+        if self._reloader is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._reloader.look())), seconds)
 
     def start(self) -> None:
         """Begin to follow the index root, unless the service came loaded. Logs a warning where nothing is live yet."""
@@ -150,9 +187,6 @@ class Backend:
     def _index(self) -> IndexInfo | None:
         service = self._service
         return None if service is None else service.index_info()
-
-    def _reloads(self) -> tuple[int, int] | None:
-        return None if self._reloader is None else (self._reloader.succeeded, self._reloader.failed)
 
 
 def _without(root: Path, text: str) -> str:

@@ -1,20 +1,28 @@
-"""The metrics of the service, for Prometheus. Each application has a registry of its own."""
+"""The metrics of the service, for Prometheus. Each application has a registry of its own.
 
-from collections.abc import Callable
+Several processes behind one socket count in files of a folder, which `SHARED` names before prometheus_client is
+imported; the process that is scraped adds them up.
+"""
+
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from kgtrace_server.http.logs import Line
-    from kgtrace_server.http.worker import Batch, Worker
+    from kgtrace_server.http.worker import Batch
     from kgtrace_server.schema.answers import Influences
-    from kgtrace_server.schema.operation import IndexInfo
+    from kgtrace_server.schema.operation import IndexInfo, Reload
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable of prometheus_client's: the folder in which processes count together."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -38,7 +46,14 @@ class Metrics:
     """The numbers, and who may add to them. Safe to call from any thread."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+        registry = CollectorRegistry()
+        self._registry = registry  # of what is shown
+        if folder := os.environ.get(SHARED):
+            self._registry = CollectorRegistry()
+            MultiProcessCollector(self._registry, folder)
+            self._registry.register(_Processes(Path(folder)))
+        else:
+            ProcessCollector(registry=registry)
         self._latency = Histogram(
             "kgtrace_request_seconds",
             "From a request's head to the end of its answer.",
@@ -52,7 +67,9 @@ class Metrics:
         for reason in _REASONS.values():
             self._rejections.labels(reason)
         self._wait = Histogram("kgtrace_queue_seconds", "Waiting to be computed.", buckets=_SECONDS, registry=registry)
-        self._depth = Gauge("kgtrace_queue_depth", "Requests waiting to be computed.", registry=registry)
+        self._depth = Gauge(
+            "kgtrace_queue_depth", "Requests waiting to be computed.", registry=registry, multiprocess_mode="livesum"
+        )
         self._batch_requests = Histogram(
             "kgtrace_batch_requests", "Requests computed together.", buckets=_COUNTS, registry=registry
         )
@@ -76,17 +93,18 @@ class Metrics:
         )
         for certified in ("true", "false"):
             self._explained.labels(certified)
-        ProcessCollector(registry=registry)
+        self._restarts = Counter(
+            "kgtrace_worker_restarts",
+            "Times that the computing thread began anew after an internal error.",
+            registry=registry,
+        )
+        self._reloads = Counter("kgtrace_reloads", "Attempts to load a generation.", ["result"], registry=registry)
+        for result in ("ok", "failed"):
+            self._reloads.labels(result)
 
-    def watch(
-        self,
-        worker: "Worker",
-        index: Callable[[], "IndexInfo | None"],
-        reloads: Callable[[], tuple[int, int] | None],
-    ) -> None:
-        """Read the queue, the index and the reloads (good and bad) from these functions at each scrape."""
-        self._depth.set_function(lambda: worker.waiting)
-        self._registry.register(_LiveCollector(worker, index, reloads))
+    def watch(self, index: Callable[[], "IndexInfo | None"]) -> None:
+        """Read the index from this function at each scrape."""
+        self._registry.register(_Index(index))
 
     def request(self, line: "Line") -> None:
         """Count a request."""
@@ -101,6 +119,18 @@ class Metrics:
         self._batch_triples.observe(batch.size)
         for seconds in batch.waited:
             self._wait.observe(seconds)
+
+    def queued(self, length: int) -> None:
+        """Note the length of the queue."""
+        self._depth.set(length)
+
+    def restarted(self) -> None:
+        """Count a fault of the computing thread."""
+        self._restarts.inc()
+
+    def reload(self, reload: "Reload") -> None:
+        """Count an attempt to load a generation."""
+        self._reloads.labels("ok" if reload.ok else "failed").inc()
 
     def answers(self, answers: "list[Influences]") -> None:
         """Count answers that were computed together."""
@@ -118,20 +148,13 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _LiveCollector(Collector):
-    """What changes by itself: computed when somebody looks."""
+class _Index(Collector):
+    """The index that answers; of several processes that of the one scraped, for all follow the same root."""
 
-    def __init__(
-        self,
-        worker: "Worker",
-        index: Callable[[], "IndexInfo | None"],
-        reloads: Callable[[], tuple[int, int] | None],
-    ) -> None:
-        self._worker = worker
+    def __init__(self, index: Callable[[], "IndexInfo | None"]) -> None:
         self._index = index
-        self._reloads = reloads
 
-    def collect(self) -> "Iterable[Metric]":
+    def collect(self) -> Iterable[Metric]:
         """Return the samples of this moment."""
         index = self._index()
         info = InfoMetricFamily("kgtrace_index", "The index that answers.")
@@ -141,17 +164,31 @@ class _LiveCollector(Collector):
             info.add_metric([], _facts(index))
             age.add_metric([], index.age_seconds)
             triples.add_metric([], index.counts.get("triples", 0))
-        restarts = CounterMetricFamily(
-            "kgtrace_worker_restarts", "Times that the computing thread began anew after an internal error."
-        )
-        restarts.add_metric([], self._worker.restarts)
-        yield from (info, age, triples, restarts)
-        reloads = self._reloads()
-        if reloads is not None:
-            family = CounterMetricFamily("kgtrace_reloads", "Attempts to load a generation.", labels=["result"])
-            for result, count in zip(("ok", "failed"), reloads, strict=True):
-                family.add_metric([result], count)
-            yield family
+        yield from (info, age, triples)
+
+
+class _Processes(Collector):
+    """What `ProcessCollector` says of one process, of all that count in a folder: sums, and the earliest start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the samples of this moment."""
+        found: dict[str, Metric] = {}
+        for file in sorted(self._folder.glob("gauge_livesum_*.db")):
+            pid = int(file.stem.rpartition("_")[2])
+            for family in _of_process(pid):
+                known = found.setdefault(family.name, family)
+                if known is not family:
+                    together = min if family.name == "process_start_time_seconds" else sum
+                    value = together((known.samples[0].value, family.samples[0].value))
+                    known.samples = [known.samples[0]._replace(value=value)]
+        return found.values()
+
+
+def _of_process(pid: int) -> Iterable[Metric]:
+    return ProcessCollector(pid=lambda: pid, registry=None).collect()
 
 
 def _facts(index: "IndexInfo") -> dict[str, str]:

@@ -12,10 +12,12 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import TypeAdapter
 
 from kgtrace_server import graphml, jsonld
+from kgtrace_server.calls import AT_LEAST
 from kgtrace_server.http.media import JSON
 from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
 from kgtrace_server.schema import answers, operation
 from kgtrace_server.schema.answer import Answer
+from kgtrace_store.layout import GENERATION_ID
 
 _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
     400: (None, "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"),
@@ -30,6 +32,14 @@ _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
     504: ("Deadline exceeded", "no answer within 30 seconds: ask for fewer triples or set max_candidates"),
 }
 """Title, where the problem has a type of its own, and detail."""
+
+_OLDEST: Mapping[str, Any] = {
+    "name": AT_LEAST,
+    "in": "header",
+    "schema": {"type": "string", "pattern": f"^{GENERATION_ID.pattern.replace('?P<time>', '')}$"},
+    "description": "Id of a generation: this one answers, or a later one. A process that serves an older one loads the "
+    "live one first; where that does not help, or takes too long, the answer is 503.",
+}
 
 _SCHEMA = "#/components/schemas/{model}"
 
@@ -82,6 +92,11 @@ def answered(example: Answer, *statuses: int) -> dict[str, Any]:
             graphml.MEDIA_TYPE: {"schema": {"type": "string"}},
         }
     return {"responses": {200: {"content": content}, **problems(*statuses)}}
+
+
+def answered_by_generation(example: Answer, *statuses: int) -> dict[str, Any]:
+    """Document a route that answers from an index: as `answered`, and the header that names the oldest to be used."""
+    return {**answered(example, *statuses), "openapi_extra": {"parameters": [_OLDEST]}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

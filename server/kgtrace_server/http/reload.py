@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -83,11 +84,17 @@ class Reloader(Generic[S]):
         swap: Callable[[S], None],
         *,
         searches: bool = True,
+        processes: int = 1,
+        ended: Callable[[Reload], None] = lambda _: None,
         interval: float = _INTERVAL,
         memory: Callable[[], int | None] = available_memory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store. ``searches``: whether this process searches, and so holds the searched index in memory."""
+        """Store.
+
+        ``searches``: whether this process searches, and so holds the searched index in memory. ``processes``: how many
+        processes of this machine load each generation, at the same time. ``ended`` is called after each attempt.
+        """
         self._root = IndexRoot(root)
         self._load = load
         self._swap = swap
@@ -95,6 +102,8 @@ class Reloader(Generic[S]):
         self._generation: str | None = None
         self._in_use = 0
         self._searches = searches
+        self._processes = processes
+        self._ended_with = ended
         self._interval = interval
         self._memory = memory
         self._clock = clock
@@ -102,13 +111,11 @@ class Reloader(Generic[S]):
         self._retry_at = 0.0
         self._one_at_a_time = threading.Lock()
         self._closing = threading.Event()
+        self._hurry = threading.Event()
+        self._next_look: Future[None] = Future()
         self._thread = threading.Thread(target=self._follow, name="kgtrace-reload", daemon=True)
         self.last: Reload | None = None
         """The last attempt, None before the first."""
-        self.succeeded = 0
-        """Attempts that ended well."""
-        self.failed = 0
-        """Attempts that did not."""
 
     @property
     def generation(self) -> str | None:
@@ -124,9 +131,16 @@ class Reloader(Generic[S]):
         """Begin to follow ``CURRENT``, in a thread; its first look is at once."""
         self._thread.start()
 
+    def look(self) -> Future[None]:
+        """Let the thread look at ``CURRENT`` now; the future is done when that look, and any load, has ended."""
+        look = self._next_look
+        self._hurry.set()
+        return look
+
     def close(self, timeout: float = 5.0) -> None:
         """Stop following; a load in progress is waited for so many seconds, and never swapped in."""
         self._closing.set()
+        self._hurry.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -154,9 +168,12 @@ class Reloader(Generic[S]):
             return self._ended(live, started, None)
 
     def _follow(self) -> None:
-        self.check(now=False)
-        while not self._closing.wait(self._interval):
+        while not self._closing.is_set():
+            self._hurry.clear()
+            look, self._next_look = self._next_look, Future()
             self.check(now=False)
+            look.set_result(None)
+            self._hurry.wait(self._interval)
 
     def _replace(self, live: str) -> bool:
         """Load and swap; False when closed in the meantime."""
@@ -187,9 +204,13 @@ class Reloader(Generic[S]):
             )
 
     def _memory_by_file(self, manifest: Manifest) -> dict[str, int]:
-        """Return the bytes of memory that a generation needs to serve at full speed, by file."""
+        """Return the bytes of memory that all processes together need to serve a generation at full speed, by file.
+
+        They share all of it but the vocabulary.
+        """
+        of_vocabulary = _BYTES_PER_LABEL_BYTE * self._processes
         return {
-            name: record.bytes * (_BYTES_PER_LABEL_BYTE if name.startswith(_VOCABULARY) else 1)
+            name: record.bytes * (of_vocabulary if name.startswith(_VOCABULARY) else 1)
             for name, record in manifest.files.items()
             if not layout.MAPPED.fullmatch(name) and (self._searches or not name.endswith(layout.SEARCH))
         }
@@ -201,10 +222,8 @@ class Reloader(Generic[S]):
         ended = self._clock()
         reason = None
         if error is None:
-            self.succeeded += 1
             _log.info("serving generation %s, loaded in %.1f s", generation, ended - started)
         else:
-            self.failed += 1
             self._retry_at = ended + _RETRY
             reason = str(error) if isinstance(error, KgtraceError) else f"{type(error).__name__}; see the log"
             kept = "there is none to keep" if self._generation is None else f"{self._generation} goes on serving"
@@ -212,6 +231,7 @@ class Reloader(Generic[S]):
             _log.error("cannot serve generation %s, %s: %s", generation, kept, reason, exc_info=unexpected)
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self.last = Reload(generation, error is None, reason, now, ended - started)
+        self._ended_with(self.last)
         return self.last
 
 

@@ -6,14 +6,16 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
+from kgtrace_server.calls import AT_LEAST
 from kgtrace_server.http import media
 from kgtrace_server.http.backend import Backend
 from kgtrace_server.http.bodies import StrictRoute
 from kgtrace_server.http.metrics import CONTENT_TYPE, Metrics
 from kgtrace_server.http.middleware import CLIENT_GONE
-from kgtrace_server.http.openapi import answered
+from kgtrace_server.http.openapi import answered, answered_by_generation
 from kgtrace_server.http.worker import Task
 from kgtrace_server.schema import examples
 from kgtrace_server.schema.answer import Answer, to_json
@@ -32,6 +34,7 @@ from kgtrace_server.schema.questions import (
     SelfInfluenceRequest,
 )
 from kgtrace_server.service import Computed, Service
+from kgtrace_store.layout import GENERATION_ID
 
 _READ = (401, 422, 503, 504)
 """Problems of a question in the address."""
@@ -44,8 +47,19 @@ _QUEUED = (429,)
 
 
 async def _ready(request: Request) -> Service:  # a coroutine: plain functions are called in a thread of their own
-    """Return the service, and pin its generation to the answer."""
-    service: Service = request.app.state.backend.service
+    """Return the service, and pin its generation to the answer.
+
+    Raises `RequestValidationError` for a header `AT_LEAST` that holds no generation's id.
+    """
+    backend: Backend = request.app.state.backend
+    at_least = request.headers.get(AT_LEAST)
+    if at_least is None:
+        service = backend.service
+    elif GENERATION_ID.fullmatch(at_least):
+        service = await backend.at_least(at_least)
+    else:
+        message = "It should be a generation's id, as X-Kgtrace-Generation has it"
+        raise RequestValidationError([{"loc": ("header", AT_LEAST), "type": "id", "msg": message, "input": at_least}])
     request.state.generation = service.generation
     return service
 
@@ -95,21 +109,35 @@ def questions() -> APIRouter:
     """Return the routes that anybody with the read key may use."""
     router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["questions"])
 
-    @router.post("/influences", summary="Explain test triples", **answered(examples.INFLUENCES, *_POSTED, *_QUEUED))
+    @router.post(
+        "/influences", summary="Explain test triples", **answered_by_generation(examples.INFLUENCES, *_POSTED, *_QUEUED)
+    )
     async def explain_influences(request: Request, body: InfluenceRequest, service: _Ready) -> Response:
         return await _computed(request, service, body, _wanted(request))
 
-    @router.get("/influences", summary="Explain one test triple", **answered(examples.INFLUENCES, *_READ, *_QUEUED))
+    @router.get(
+        "/influences",
+        summary="Explain one test triple",
+        **answered_by_generation(examples.INFLUENCES, *_READ, *_QUEUED),
+    )
     async def get_influences(request: Request, query: Annotated[InfluenceQuery, Query()], service: _Ready) -> Response:
         triple = service.refs_from_text(query.head, query.relation, query.tail)
         question = InfluenceRequest.of(triples=[triple], **query.options(*FIELDS))
         return await _computed(request, service, question, _wanted(request))
 
-    @router.post("/predictions", summary="Predict tails or heads", **answered(examples.PREDICTIONS, *_POSTED, *_QUEUED))
+    @router.post(
+        "/predictions",
+        summary="Predict tails or heads",
+        **answered_by_generation(examples.PREDICTIONS, *_POSTED, *_QUEUED),
+    )
     async def predict(request: Request, body: PredictionRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
 
-    @router.get("/predictions", summary="Predict tails or heads", **answered(examples.PREDICTIONS, *_READ, *_QUEUED))
+    @router.get(
+        "/predictions",
+        summary="Predict tails or heads",
+        **answered_by_generation(examples.PREDICTIONS, *_READ, *_QUEUED),
+    )
     async def get_predictions(
         request: Request, query: Annotated[PredictionQuery, Query()], service: _Ready
     ) -> Response:
@@ -124,7 +152,7 @@ def questions() -> APIRouter:
     @router.post(
         "/aggregate",
         summary="Sum influence by relation, head or tail",
-        **answered(examples.AGGREGATE, *_POSTED, *_QUEUED),
+        **answered_by_generation(examples.AGGREGATE, *_POSTED, *_QUEUED),
     )
     async def aggregate(request: Request, body: AggregateRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
@@ -132,7 +160,7 @@ def questions() -> APIRouter:
     @router.get(
         "/aggregate",
         summary="Sum influence by relation, head or tail",
-        **answered(examples.AGGREGATE, *_READ, *_QUEUED),
+        **answered_by_generation(examples.AGGREGATE, *_READ, *_QUEUED),
     )
     async def get_aggregate(request: Request, query: Annotated[AggregateQuery, Query()], service: _Ready) -> Response:
         triple = service.refs_from_text(query.head, query.relation, query.tail)
@@ -142,7 +170,7 @@ def questions() -> APIRouter:
     @router.post(
         "/self-influence",
         summary="Rank training triples by self-influence",
-        **answered(examples.SELF_INFLUENCES, *_POSTED),
+        **answered_by_generation(examples.SELF_INFLUENCES, *_POSTED),
     )
     def rank_self_influence(body: SelfInfluenceRequest, service: _Ready) -> Response:
         return _json(service.self_influences(body))
@@ -150,7 +178,7 @@ def questions() -> APIRouter:
     @router.get(
         "/self-influence",
         summary="Rank training triples by self-influence",
-        **answered(examples.SELF_INFLUENCES, *_READ),
+        **answered_by_generation(examples.SELF_INFLUENCES, *_READ),
     )
     def get_self_influence(query: Annotated[SelfInfluenceQuery, Query()], service: _Ready) -> Response:
         refs = {
@@ -161,15 +189,23 @@ def questions() -> APIRouter:
         must = {field: named for field, named in refs.items() if named}
         return _json(service.self_influences(SelfInfluenceRequest.of(must=must, **query.options(*FIELDS))))
 
-    @router.get("/index", summary="What is served", **answered(examples.INDEX, 401, 503))
+    @router.get("/index", summary="What is served", **answered_by_generation(examples.INDEX, 401, 422, 503))
     def get_index(service: _Ready) -> Response:
         return _json(service.index_info())
 
-    @router.get("/entities", summary="Find entities by label or name", **answered(examples.ENTITIES, 401, 422, 503))
+    @router.get(
+        "/entities",
+        summary="Find entities by label or name",
+        **answered_by_generation(examples.ENTITIES, 401, 422, 503),
+    )
     def search_entities(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.entities(query))
 
-    @router.get("/relations", summary="Find relations by label or name", **answered(examples.RELATIONS, 401, 422, 503))
+    @router.get(
+        "/relations",
+        summary="Find relations by label or name",
+        **answered_by_generation(examples.RELATIONS, 401, 422, 503),
+    )
     def search_relations(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.relations(query))
 

@@ -86,17 +86,19 @@ class Worker:
         *,
         begin: Callable[[], None] = lambda: None,
         observe: Callable[[Batch], None] = lambda _: None,
+        queued: Callable[[int], None] = lambda _: None,
+        restarted: Callable[[], None] = lambda: None,
     ) -> None:
         """Store; the thread starts with the first task.
 
         ``begin`` is called in the thread before anything is computed, and again after a fault; ``observe`` with each
-        batch taken.
+        batch taken, ``queued`` with the queue's length whenever it has changed, and ``restarted`` after each fault.
         """
-        self.restarts = 0
-        """How often the thread began anew after a fault."""
         self._queue_length = queue_length
         self._begin = begin
         self._observe = observe
+        self._queued = queued
+        self._restarted = restarted
         self._queue: dict[_Job, None] = {}
         self._busy = False
         self._current: list[_Job] = []
@@ -132,6 +134,7 @@ class Worker:
                 raise _shutting_down()
             self.require_room()
             self._queue[job] = None
+            self._queued(len(self._queue))
         job.future.add_done_callback(partial(self._forget, job))
         loop.call_soon(self._wake)  # after all requests that arrived together are queued
         return job.future
@@ -146,12 +149,14 @@ class Worker:
         if future.cancelled():
             with self._changed:
                 self._queue.pop(job, None)
+                self._queued(len(self._queue))
 
     def close(self) -> None:
         """Refuse waiting and new tasks, and give the running computation a moment to end."""
         with self._changed:
             self._closed = True
             dropped, self._queue = self._queue, {}
+            self._queued(0)
             self._changed.notify()
         for job in dropped:
             _settle(job, _shutting_down())
@@ -187,8 +192,9 @@ class Worker:
             failed, self._current = self._current or list(self._queue), []
             for job in failed:
                 self._queue.pop(job, None)
+            self._queued(len(self._queue))
             self._busy = False
-            self.restarts += 1
+        self._restarted()
         error = RuntimeError(f"the computing thread failed: {type(fault).__name__}")
         error.__cause__ = fault
         for job in failed:
@@ -225,6 +231,7 @@ class Worker:
                     size += job.task.size
             for job in jobs:
                 del self._queue[job]
+            self._queued(len(self._queue))
             self._current = jobs
             self._busy = True
             return bool(jobs)

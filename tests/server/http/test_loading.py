@@ -49,6 +49,25 @@ def test_until_the_index_is_loaded_the_service_is_not_ready(
     asyncio.run(test())
 
 
+def test_one_of_several_loads_before_it_takes_requests(service: Service, root: Path) -> None:
+    """Others answer meanwhile; one that cannot load says so, as one alone does."""
+
+    def fail(_: str) -> Service:
+        raise ZeroDivisionError
+
+    async def statuses(load: Callable[[str], Service]) -> int:
+        app = create_app(load, patient(index=root, workers=2))
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://kgtrace.test") as client,
+        ):
+            return (await client.get("/readyz")).status_code
+
+    assert asyncio.run(statuses(lambda _: service)) == 200
+    assert asyncio.run(statuses(fail)) == 503
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

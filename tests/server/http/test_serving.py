@@ -5,8 +5,9 @@ import socket
 
 import pytest
 
-from kgtrace_server.http import serving
+from kgtrace_server.http import serving, workers
 from kgtrace_server.settings import Settings
+from kgtrace_store.cpus import usable_cpus
 
 
 def test_a_free_port_is_taken_and_told() -> None:
@@ -40,3 +41,16 @@ def test_listening_to_strangers_without_a_key_is_warned_of(
     with caplog.at_level(logging.WARNING), serving.listen(settings) as listening:
         assert serving.address(listening).startswith("http://127.0.0.1:")
     assert ("set KGTRACE_READ_KEY" in caplog.text) is warned
+
+
+@pytest.mark.parametrize(
+    ("settings", "threads"),
+    [
+        (Settings(threads=8, workers=3), 2),
+        (Settings(threads=1, workers=4), 1),
+        (Settings(workers=2), max(1, usable_cpus() // 2)),
+    ],
+)
+def test_processes_divide_the_threads(settings: Settings, threads: int) -> None:
+    """Each has at least one."""
+    assert workers.threads_of_each(settings) == threads

@@ -15,12 +15,23 @@ from kgtrace_server.problems import NotReady, QueueFull
 from tests.server.waiting import PATIENCE, Gate, until
 
 
-def run(test: Callable[[Callable[..., Worker]], Coroutine[Any, Any, None]]) -> None:
-    """Run a test that makes workers, and close them."""
-    workers: list[Worker] = []
+class Counted(Worker):
+    """A worker that counts how often its thread began anew."""
 
-    def make(queue_length: int = 1000, **arguments: Any) -> Worker:
-        workers.append(Worker(queue_length, **arguments))
+    def __init__(self, queue_length: int, **arguments: Any) -> None:
+        self.restarts = 0
+        super().__init__(queue_length, restarted=self._count, **arguments)
+
+    def _count(self) -> None:
+        self.restarts += 1
+
+
+def run(test: Callable[[Callable[..., Counted]], Coroutine[Any, Any, None]]) -> None:
+    """Run a test that makes workers, and close them."""
+    workers: list[Counted] = []
+
+    def make(queue_length: int = 1000, **arguments: Any) -> Counted:
+        workers.append(Counted(queue_length, **arguments))
         return workers[-1]
 
     asyncio.run(asyncio.wait_for(test(make), 2 * PATIENCE))
@@ -72,7 +83,7 @@ def test_computations_run_one_after_the_other_in_one_thread() -> None:
     """Each uses all cores by itself: two at a time would be slower."""
     seen: list[str] = []
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make(begin=lambda: seen.append("begin"))
         for _ in range(3):
             await result(worker, Task(lambda _: [seen.append(threading.current_thread().name)], 0, object()))
@@ -88,7 +99,7 @@ def test_what_is_alike_is_computed_together_and_in_order() -> None:
     """Tasks that queue up behind a computation are taken by kind, the oldest first; each gets its own part."""
     batches: list[Batch] = []
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make(observe=batches.append)
         tasks = [task(i, key="even" if i % 2 == 0 else "odd") for i in range(6)]
         results = await behind(worker, tasks)
@@ -103,7 +114,7 @@ def test_what_arrives_together_is_computed_together() -> None:
     """The thread begins when all that the event loop hands over at once are queued, not with the first."""
     batches: list[Batch] = []
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make(observe=batches.append)
         first = worker.submit(task(key="alike"))
         if worker._thread.is_alive():
@@ -117,7 +128,7 @@ def test_what_arrives_together_is_computed_together() -> None:
 def test_the_time_in_the_queue_is_told() -> None:
     """From when a task is queued to when it is taken."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker, gate = make(), Gate()
         first = await held(worker, gate)
         before = time.perf_counter()
@@ -136,7 +147,7 @@ def test_the_time_in_the_queue_is_told() -> None:
 def test_batches_are_bounded() -> None:
     """Sizes add up to no more than `BATCH`, but for a single task that is larger; smaller ones may overtake it."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         sizes = [BATCH - 1, 2, 1, 4 * BATCH, 1]
         tasks = [task(i, key="alike", size=size) for i, size in enumerate(sizes)]
         results = await behind(make(), tasks)
@@ -148,7 +159,7 @@ def test_batches_are_bounded() -> None:
 def test_nothing_waits_for_company() -> None:
     """A lone task is computed at once, alone."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         computed = await result(make(), task(7, key="alike"))
         assert computed.value == (7, (7,))
 
@@ -159,7 +170,7 @@ def test_nothing_waits_for_company() -> None:
 def test_the_queue_is_bounded(length: int) -> None:
     """One computes, so many wait, the next is refused; then there is room again."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker, gate = make(length), Gate()
         first = await held(worker, gate)
         waiting = await queued(worker, [task(i) for i in range(length)])
@@ -177,7 +188,7 @@ def test_the_queue_is_bounded(length: int) -> None:
 def test_a_burst_on_a_free_thread_is_bounded_too() -> None:
     """The one that the thread is about to take does not count as waiting; no more than that are let in."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker, gate = make(2), Gate()
         requests = [asyncio.ensure_future(result(worker, task(gate=gate))) for _ in range(9)]
         await until(lambda: sum(request.done() for request in requests) == 6)
@@ -191,7 +202,7 @@ def test_a_burst_on_a_free_thread_is_bounded_too() -> None:
 def test_what_is_cancelled_before_it_began_never_begins() -> None:
     """A request that gave up costs nothing more, and its place is free at once."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker, gate, begun = make(1), Gate(), []
         first = await held(worker, gate)
         (dropped,) = await queued(worker, [Task(begun.extend, "dropped", object())])
@@ -216,7 +227,7 @@ def test_errors_come_back() -> None:
     def fail_one(arguments: Sequence[int]) -> list[Any]:
         return [KeyError(i) if i == 1 else i for i in arguments]
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make()
         results = await behind(worker, [Task(fail, i, "fail") for i in range(3)])
         assert [type(r) for r in results] == [ZeroDivisionError] * 3
@@ -229,7 +240,7 @@ def test_errors_come_back() -> None:
 def test_closing_refuses_what_waits_and_what_comes() -> None:
     """What is being computed ends, the others are told that the service shuts down."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker, gate = make(), Gate()
         first = await held(worker, gate)
         (second,) = await queued(worker, [task()])
@@ -252,7 +263,7 @@ def test_nothing_is_held_while_idle() -> None:
     class Index:
         pass
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker, index = make(), Index()
         reference = weakref.ref(index)
         await result(worker, Task(lambda arguments, index=index: arguments, 0, (index, 1)))
@@ -320,7 +331,7 @@ def stop(_: Any) -> NoReturn:
 def test_the_thread_outlives_faults(arguments: dict[str, Any], compute: Any) -> None:
     """Who waits for the batch gets an error at once, everybody else an answer; each fault is counted."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make(**arguments)
         first = task(1) if compute is None else Task(compute, 1, object())
         with pytest.raises(RuntimeError, match="the computing thread failed") as caught:
@@ -337,7 +348,7 @@ def test_a_fault_concerns_its_batch_alone() -> None:
     """What is queued behind the batch is computed by the thread that began anew, which is set up again."""
     begun: list[str] = []
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make(begin=lambda: begun.append("begin"))
         tasks = [Task(leave, 0, "odd"), task(1, key="even"), Task(leave, 2, "odd"), task(3, key="even")]
         results = await behind(worker, tasks)
@@ -351,7 +362,7 @@ def test_a_fault_concerns_its_batch_alone() -> None:
 def test_tasks_that_cannot_be_compared_leave_nobody_waiting() -> None:
     """A fault before there is a batch may be any task's: all that wait get it, and the next one is computed."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make()
         results = await behind(worker, [task(0, key=Odd()), task(1, key=Odd()), task(2)])
         assert [type(r).__name__ for r in results] == ["RuntimeError"] * 3
@@ -364,7 +375,7 @@ def test_tasks_that_cannot_be_compared_leave_nobody_waiting() -> None:
 def test_what_no_future_takes_is_an_error_all_the_same() -> None:
     """`StopIteration` escapes from code that asks an iterator for too much."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make()
         with pytest.raises(RuntimeError, match="StopIteration"):
             await result(worker, Task(stop, 0, object()))
@@ -378,7 +389,7 @@ def test_what_no_future_takes_is_an_error_all_the_same() -> None:
 def test_who_cannot_be_told_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault while outcomes are handed out reaches those that have none yet."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make()
         monkeypatch.setattr("kgtrace_server.http.worker._settle", failing(_settle, at=3))
         results = await behind(worker, [task(i, key="alike") for i in range(3)])
@@ -392,7 +403,7 @@ def test_who_cannot_be_told_is_told_again(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_thread_that_failed_can_be_closed() -> None:
     """Closing ends it as it ends any other."""
 
-    async def test(make: Callable[..., Worker]) -> None:
+    async def test(make: Callable[..., Counted]) -> None:
         worker = make()
         with pytest.raises(RuntimeError):
             await result(worker, Task(leave, 0, object()))

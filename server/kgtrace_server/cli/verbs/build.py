@@ -109,7 +109,7 @@ def _append_arguments(to: argparse.ArgumentParser) -> None:
         to,
         "--train",
         required=True,
-        help="lines of head⇥relation⇥tail, or RDF; triples that are indexed already are skipped",
+        help="lines of head⇥relation⇥tail, RDF or columns; triples that are indexed already are skipped",
     )
     add(to, "--skip", "--skip-unknown", "--only-iris")
     arguments.ids(to, "--train")

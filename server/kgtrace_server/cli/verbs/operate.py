@@ -53,16 +53,19 @@ def serve(args: argparse.Namespace) -> int:
         raise WrongCall(str(e)) from e
     if settings.index is None:
         raise WrongCall("no index: give --index ROOT or set KGTRACE_INDEX")
-    from kgtrace_server.http import logs, serving, tracing
+    from kgtrace_server.http import logs, serving, tracing, workers
     from kgtrace_server.http.app import create_app
 
     logs.configure(settings.log_level, settings.log_format)
-    app = create_app(serving.loader(settings), settings, tracing.provider_from(os.environ))
+    tracer = tracing.provider_from(os.environ)
     with serving.listen(settings) as listening:
         at = serving.address(listening)
         sys.stdout.write(f"kgtrace serves {settings.index} at {at}\ndashboard: {at}/\ndocumentation: {at}/docs\n")
         sys.stdout.flush()
-        serving.serve(app, settings, listening)
+        if settings.workers > 1:
+            workers.supervise(settings, listening)
+        else:
+            serving.serve(create_app(serving.loader(settings), settings, tracer), settings, listening)
     return 0
 
 
