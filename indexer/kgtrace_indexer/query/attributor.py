@@ -87,6 +87,11 @@ class Attributor:
         """Where gradients are computed."""
         return self._featurizer.model.device
 
+    @property
+    def featurizer(self) -> Featurizer:
+        """Computes scores, and gradients of the preconditioned score's loss."""
+        return self._featurizer
+
     def __len__(self) -> int:
         """Return the number of indexed training triples."""
         return len(self.training.triples)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from kgtrace_server import graphml, jsonld
 from kgtrace_server.http.media import JSON
 from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
-from kgtrace_server.schema import answers, operation
+from kgtrace_server.schema import answers, operation, sets
 from kgtrace_server.schema.answer import Answer
 
 _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
@@ -58,6 +58,8 @@ def _answer_schemas() -> dict[str, Any]:
         | answers.SelfInfluences
         | answers.Predictions
         | answers.Aggregate
+        | sets.WhatIf
+        | sets.SetExplanation
         | operation.IndexInfo
         | operation.Entities
         | operation.Relations

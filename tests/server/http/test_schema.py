@@ -14,9 +14,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from kgtrace_server.http.app import create_app
-from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
-from tests.server.conftest import FakeAttributor
+from tests.server.conftest import FakeAttributor, fake_service
 
 PROMISES = (
     not_a_server_error,
@@ -26,7 +25,7 @@ PROMISES = (
     response_schema_conformance,
 )
 
-APP = create_app(Service(FakeAttributor()), Settings(admin_key="adm1n"))  # type: ignore[arg-type]
+APP = create_app(fake_service(FakeAttributor()), Settings(admin_key="adm1n"))
 
 
 @asynccontextmanager
