@@ -103,11 +103,11 @@ class Service:
 
     def what_if(self, question: WhatIfRequest) -> WhatIf:
         """Predict what the model says of a triple without a set. Raises the errors of `Sets.what_if`, too."""
-        return self._sets.what_if(question, self._triples(question)[0])
+        return self._sets.what_if(question, self._triples(question)[0], _always)
 
     def explanation(self, question: SetRequest) -> SetExplanation:
         """Explain a triple by a set. Raises the errors of `Sets.explanation`, too."""
-        return self._sets.explanation(question, self._triples(question)[0])
+        return self._sets.explanation(question, self._triples(question)[0], _always)
 
     def together(self, questions: Sequence[Computed], wanted: Wanted = _always) -> list[Answer | Exception]:
         """Answer questions that are `alike` in one computation: each gets the answer, or the error, that it gets alone.
@@ -126,9 +126,9 @@ class Service:
             InfluenceRequest: self._influences,
             PredictionRequest: self._predictions,
             AggregateRequest: self._aggregates,
-            WhatIfRequest: lambda asked, parts, _: [self._sets.what_if(asked[0], parts[0][0])],  # none are alike
-            SetRequest: lambda asked, parts, _: [self._sets.explanation(asked[0], parts[0][0])],
-        }[type(questions[0])]
+            WhatIfRequest: lambda asked, parts, _: [self._sets.what_if(asked[0], parts[0][0], wanted)],
+            SetRequest: lambda asked, parts, _: [self._sets.explanation(asked[0], parts[0][0], wanted)],
+        }[type(questions[0])]  # no two questions about sets are alike
 
         def answer(places: Sequence[int]) -> None:
             try:

@@ -1,6 +1,6 @@
 """Sets of training triples, in labels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,13 +34,17 @@ class Sets:
         self._labels = labels
         self._generation = generation
 
-    def what_if(self, question: WhatIfRequest, triple: np.ndarray) -> WhatIf:
+    def what_if(self, question: WhatIfRequest, triple: np.ndarray, wanted: Callable[[], bool]) -> WhatIf:
         """Predict what the model says of a triple (3,) without a set.
 
         Raises `BadRequest` for members of the set that are no indexed training triples.
         """
         found = self._explainer.what_if(
-            triple, self._train_index(question), direction=question.direction, top_k=question.top_k
+            triple,
+            self._train_index(question),
+            direction=question.direction,
+            top_k=question.top_k,
+            wanted=wanted,
         )
         return WhatIf(
             generation=self._generation,
@@ -49,7 +53,7 @@ class Sets:
             **self._without(found),
         )
 
-    def explanation(self, question: SetRequest, triple: np.ndarray) -> SetExplanation:
+    def explanation(self, question: SetRequest, triple: np.ndarray, wanted: Callable[[], bool]) -> SetExplanation:
         """Find the set that explains a triple (3,)."""
         common: dict[str, Any] = {
             "generation": self._generation,
@@ -65,6 +69,7 @@ class Sets:
                 connected=question.connected,
                 direction=question.direction,
                 top_k=question.top_k,
+                wanted=wanted,
             )
             return SetExplanation(
                 **common,
@@ -84,6 +89,7 @@ class Sets:
             entities=question.entities,
             seed=question.seed,
             direction=question.direction,
+            wanted=wanted,
         )
         return SetExplanation(
             **common,

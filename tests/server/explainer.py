@@ -15,7 +15,7 @@ class FakeExplainer:
     def __init__(self, training: TrainingSet) -> None:
         self._training = training
 
-    def what_if(self, triple: np.ndarray, without: np.ndarray, *, direction: str = "tail", top_k: int = 10) -> WhatIf:
+    def what_if(self, triple: np.ndarray, without: np.ndarray, *, top_k: int = 10, **_: Any) -> WhatIf:
         positions = np.flatnonzero(np.isin(self._training.train_index, without))
         if not len(positions):
             raise BadRequest(f"train_index {without[0]} is of no indexed training triple")

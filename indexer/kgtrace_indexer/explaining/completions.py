@@ -1,6 +1,6 @@
 """Changes of the scores of all completions of a triple, when rows of embedding tables move a little."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.models.factors import Factors
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Direction
+from kgtrace_store.errors import Abandoned
 
 Moves = Mapping[str, RowQueries]
 """By table, how rows move: each of c moves has a vector for every row that it touches."""
@@ -26,11 +27,14 @@ CHANGES = 1 << 23
 class Completions:
     """The completions of one triple: (h, r, e) for every entity e or, with direction ``head``, (e, r, t)."""
 
-    def __init__(self, featurizer: Featurizer, triple: np.ndarray, direction: Direction) -> None:
-        """`triple` is (3,) int64."""
+    def __init__(
+        self, featurizer: Featurizer, triple: np.ndarray, direction: Direction, wanted: Callable[[], bool]
+    ) -> None:
+        """`triple` is (3,) int64; `wanted` says whether anybody waits for an answer."""
         self._featurizer = featurizer
         self.triple = triple
         self.direction = direction
+        self.wanted = wanted
         self._column = 2 if direction == "tail" else 0
         self.target = int(triple[self._column])
         """The triple's own entity in the place that is completed."""
@@ -41,9 +45,15 @@ class Completions:
         return self._featurizer.candidate_scores(self.triple[None], self.direction)[0].cpu().numpy()
 
     def blocks(self, count: int) -> Iterator[np.ndarray]:
-        """Yield all entities, (n,) int64 each, a block for which `count` moves make no more than `CHANGES`."""
+        """Yield all entities, (n,) int64 each, a block for which `count` moves make no more than `CHANGES`.
+
+        Raises `Abandoned` once nobody waits for an answer.
+        """
         entities, size = len(self.scores), min(BLOCK, max(1, CHANGES // max(1, count)))
-        return (np.arange(start, min(start + size, entities)) for start in range(0, entities, size))
+        for start in range(0, entities, size):
+            if not self.wanted():
+                raise Abandoned(f"the explanation of {self.triple.tolist()} was given up")
+            yield np.arange(start, min(start + size, entities))
 
     def changes(self, moves: Moves, count: int, entities: np.ndarray) -> Tensor:
         """Return what c = `count` moves change in the scores of completions (n,), to first order: ⟨∇s, move⟩.

@@ -1,5 +1,7 @@
 """Explanations of a prediction as sets of training triples."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -18,7 +20,8 @@ from kgtrace_store.errors import BadRequest
 class SetExplainer:
     """Predicts what a model would say without sets of training triples, and finds the sets that matter.
 
-    All methods raise `BadRequest` for an index without a preconditioned score, or with one of another loss than
+    Every method calls `wanted` from time to time, true while a caller waits for its answer, and raises `Abandoned` once
+    it is false. All raise `BadRequest` for an index without a preconditioned score, or with one of another loss than
     ``removal`` or of several checkpoints, and `IdOutOfRange` for ids beyond the model's tables.
     """
 
@@ -28,7 +31,13 @@ class SetExplainer:
         self._training = attributor.training
 
     def what_if(
-        self, triple: np.ndarray, without: np.ndarray, *, direction: Direction = "tail", top_k: int = 10
+        self,
+        triple: np.ndarray,
+        without: np.ndarray,
+        *,
+        direction: Direction = "tail",
+        top_k: int = 10,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> WhatIf:
         """Predict the scores of all completions of a triple if training triples had been left out.
 
@@ -47,7 +56,7 @@ class SetExplainer:
         """
         require_positive("top_k", top_k)
         with torch.inference_mode(), one_thread():
-            completions = self.predictor.completions(triple, direction)
+            completions = self.predictor.completions(triple, direction, wanted)
             return what_if(self.predictor, completions, self._positions(without), top_k)
 
     def necessary(
@@ -59,6 +68,7 @@ class SetExplainer:
         connected: bool = False,
         direction: Direction = "tail",
         top_k: int = 10,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> NecessarySet:
         """Find the smallest set of training triples whose removal is predicted to take a triple from the first rank.
 
@@ -85,7 +95,7 @@ class SetExplainer:
         with torch.inference_mode(), one_thread():
             return necessary(
                 self.predictor,
-                self.predictor.completions(triple, direction),
+                self.predictor.completions(triple, direction, wanted),
                 max_facts=max_facts,
                 candidates=candidates,
                 connected=connected,
@@ -100,6 +110,7 @@ class SetExplainer:
         entities: int = 10,
         seed: int = 0,
         direction: Direction = "tail",
+        wanted: Callable[[], bool] = lambda: True,
     ) -> SufficientSet:
         """Find training triples of the head that are predicted to give its tail to other entities, too.
 
@@ -129,7 +140,7 @@ class SetExplainer:
         if seed < 0:
             raise BadRequest(f"seed is {seed}, must be at least 0")
         with torch.inference_mode(), one_thread():
-            completions = self.predictor.completions(triple, direction)
+            completions = self.predictor.completions(triple, direction, wanted)
             return sufficient(self.predictor, completions, max_facts=max_facts, entities=entities, seed=seed)
 
     def _positions(self, train_index: np.ndarray) -> np.ndarray:

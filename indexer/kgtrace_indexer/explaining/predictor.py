@@ -11,7 +11,7 @@ the sum of the influences that `Attributor.query` gives, times a factor f that r
 (`kgtrace_indexer.explaining.calibration`).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
 
@@ -73,10 +73,12 @@ class Predictor:
     def _damping(self) -> Damping:
         return self.attributor.manifest.configuration["damping"] or "auto"
 
-    def completions(self, triple: np.ndarray, direction: Direction) -> Completions:
+    def completions(
+        self, triple: np.ndarray, direction: Direction, wanted: Callable[[], bool] = lambda: True
+    ) -> Completions:
         """Return the completions of a triple (3,). Raises `BadRequest` and `IdOutOfRange`."""
         ids = checked(np.asarray(triple)[None], self.attributor.vocabulary)[0]
-        return Completions(self.attributor.featurizer, ids.astype(np.int64), direction)
+        return Completions(self.attributor.featurizer, ids.astype(np.int64), direction, wanted)
 
     def touching(self, entities: Collection[int]) -> np.ndarray:
         """Return the places of the training triples that have one of some entities, (c,) int64."""

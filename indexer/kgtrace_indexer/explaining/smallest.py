@@ -47,21 +47,15 @@ class SmallestSet:
         gaps, rivals = gaps[reached], rivals[reached]
         if not len(rivals):
             return
-        for size in range(1, min(self._most, values.shape[1]) + 1):
+        top = values.topk(min(self._most, values.shape[1]), dim=1).values
+        sums = torch.cat([torch.zeros(len(top), 1, dtype=top.dtype), top.cumsum(1)], 1)  # of the largest 0, 1, ...
+        for size in range(1, top.shape[1] + 1):
             for forced in [np.empty(0, np.int64)] if self._bridges is None else self._bridges:
                 if len(forced) <= size:
-                    self._keep(values, gaps, rivals, size, forced)
-
-    def _keep(self, values: torch.Tensor, gaps: np.ndarray, rivals: np.ndarray, size: int, forced: np.ndarray) -> None:
-        """Keep the best set of a size with all of some facts, if it is better than the best so far."""
-        free = values.clone()
-        free[:, forced] = torch.inf  # chosen first
-        facts = free.topk(size, dim=1).indices
-        margins = values.gather(1, facts).sum(1).numpy() - gaps
-        at = int(margins.argmax())
-        if size not in self._best or margins[at] > self._best[size].margin:
-            chosen = facts[at][values[at, facts[at]].argsort(descending=True, stable=True)]
-            self._best[size] = Best(chosen.numpy(), int(rivals[at]), float(margins[at]))
+                    margins = _largest(values[:, forced], top, sums, size).numpy() - gaps
+                    at = int(margins.argmax())
+                    if size not in self._best or margins[at] > self._best[size].margin:
+                        self._best[size] = Best(_chosen(values[at], size, forced), int(rivals[at]), float(margins[at]))
 
     def within_reach(self, effects: np.ndarray, gaps: np.ndarray) -> np.ndarray:
         """Return which rivals (R,), given effects or more (c, R), may have a set that counts, (R,) bool.
@@ -82,3 +76,26 @@ class SmallestSet:
         if passing:
             return self._best[min(passing)]
         return max(self._best.values(), key=lambda best: best.margin, default=None)
+
+
+def _largest(forced: torch.Tensor, top: torch.Tensor, sums: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the largest sums of `size` effects with all of some forced ones (R, f), (R,).
+
+    They are the sum of the largest size − m effects and of the m least of the forced ones, where m is the smallest
+    number such that all others of these are among the former. `top` and `sums` are the largest effects, and their sums.
+    """
+    count = forced.shape[1]
+    ordered = forced.sort(dim=1, descending=True).values
+    total = sums[:, size - count] + ordered.sum(1)
+    for m in reversed(range(count)):
+        among = ordered[:, count - m - 1] >= top[:, size - m - 1]
+        total = torch.where(among, sums[:, size - m] + ordered[:, count - m :].sum(1), total)
+    return total
+
+
+def _chosen(values: torch.Tensor, size: int, forced: np.ndarray) -> np.ndarray:
+    """Return the facts of the largest effects (c,) with all of some forced ones, (size,), by descending effect."""
+    free = values.clone()
+    free[forced] = torch.inf  # chosen first
+    facts = free.topk(size).indices
+    return facts[values[facts].argsort(descending=True, stable=True)].numpy()

@@ -68,7 +68,7 @@ def _draw(predictor: Predictor, completions: Completions, given: int, count: int
     for entity in order[: _LOOKED_AT * count]:
         other = triple.copy()
         other[given] = entity
-        drawn = predictor.completions(other, completions.direction)
+        drawn = predictor.completions(other, completions.direction, completions.wanted)
         if predictor.rank(drawn, drawn.scores) > 1:
             yield drawn
 

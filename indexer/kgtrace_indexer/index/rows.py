@@ -334,7 +334,7 @@ class RowLists:
             grads = np.empty((*index.shape, self.width(table)))
             for piece, of, row, read in self.reads(table, triples):
                 here = of[:: index.shape[1]]
-                index[here] = row.reshape(len(here), -1)
+                index[here] = row.reshape(len(here), index.shape[1])
                 grads[here] = piece.gradients(read).reshape(len(here), *grads.shape[1:])
             queries[table] = RowQueries.merged(index, grads)
         return queries

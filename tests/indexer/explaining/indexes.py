@@ -9,8 +9,14 @@ from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, bui
 from kgtrace_indexer.explaining.explainer import SetExplainer
 from kgtrace_indexer.names import Direction
 from kgtrace_store import Vocabulary
+from tests.indexer.models.zoo import Save
 
 Data = tuple[Vocabulary, TripleTable]
+
+
+def alive(save: Save, name: str, inverse: bool) -> ModelFile:
+    """Return a small model whose scores depend on its rows: of an untrained ConvE hardly any does."""
+    return save(name, inverse, trained=name == "ConvE").model
 
 
 def indexed(root: Path, model: ModelFile, data: Data, **config: Any) -> Attributor:

@@ -11,7 +11,7 @@ from kgtrace_indexer.explaining import completions
 from kgtrace_indexer.explaining.explainer import SetExplainer
 from kgtrace_indexer.names import Direction, SetCandidates
 from kgtrace_store.errors import BadRequest
-from tests.indexer.explaining.indexes import Data, changes, indexed
+from tests.indexer.explaining.indexes import Data, alive, changes, indexed
 from tests.indexer.models.zoo import Save, nations as nations, save as save
 
 MOST = 3
@@ -22,7 +22,7 @@ def attributor(
     request: pytest.FixtureRequest, save: Save, nations: Data, tmp_path_factory: pytest.TempPathFactory
 ) -> Attributor:
     """Of models with inverse relations."""
-    return indexed(tmp_path_factory.mktemp("index"), save(request.param, True).model, nations)
+    return indexed(tmp_path_factory.mktemp("index"), alive(save, request.param, True), nations)
 
 
 def first(attributor: Attributor, direction: Direction) -> list[np.ndarray]:

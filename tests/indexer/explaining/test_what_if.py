@@ -13,7 +13,7 @@ from kgtrace_indexer.explaining.explainer import SetExplainer
 from kgtrace_indexer.inputs.model_reader import with_checkpoints
 from kgtrace_indexer.names import Direction
 from kgtrace_store.errors import BadRequest, IdOutOfRange
-from tests.indexer.explaining.indexes import Data, changes, indexed
+from tests.indexer.explaining.indexes import Data, alive, changes, indexed
 from tests.indexer.models.zoo import Save, nations as nations, save as save
 
 POSITIONS = np.array([2, 9, 10, 30, 59])
@@ -33,7 +33,7 @@ def test_changes_are_sums_of_influences(
 ) -> None:
     """Of every completion, in both directions, for a training triple and a loop, and in blocks of a few entities."""
     monkeypatch.setattr(completions, "BLOCK", 5)
-    attributor = indexed(tmp_path, save(name, inverse).model, nations)
+    attributor = indexed(tmp_path, alive(save, name, inverse), nations)
     explainer, training = SetExplainer(attributor), attributor.training
     for triple in (np.asarray(training.triples[9], np.int64), np.array([3, 1, 3])):
         for direction in DIRECTIONS:
