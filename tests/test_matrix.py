@@ -397,7 +397,7 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
 
     if case["layers"] == "last:1":
         return  # which leaves out the head's use of a table, and autograd knows no uses
-    oracle = Oracle(case, states, triples, set(attributor._featurizer.selection.parameters))
+    oracle = Oracle(case, states, triples, set(attributor.featurizer.selection.parameters))
     side = direction if inverse else "tail"
     own = oracle.training(indexed, "tracin")
     dense = (own @ oracle.tests(tests, side, "tracin").T).numpy()

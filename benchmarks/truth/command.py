@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,29 @@ from benchmarks.pages import DOCS, replace
 from benchmarks.truth.graphs import read_graph
 from benchmarks.truth.whole import PROBLEMS
 
-PAGES = {"lds": "truth/halves.md", "share": "truth.md"}
-"""The pages of kinds of tables that have no page of their name."""
-
 Measure = Callable[..., dict[str, Any]]
 """Takes the name of a problem, its graph and the command's numbers."""
 Shown = Callable[[Mapping[str, Mapping[str, Any]]], str]
 """Makes tables of all problems' results."""
 
 
-def run(doc: str | None, kind: str, measure: Measure, shown: Shown, **numbers: int) -> None:
-    """Measure the problems asked for, and write the results, and tables of all that there are.
+def run(
+    doc: str | None,
+    kind: str,
+    measure: Measure,
+    shown: Shown,
+    *,
+    page: str = "truth.md",
+    problems: Sequence[str] = tuple(PROBLEMS),
+    **numbers: int,
+) -> None:
+    """Measure the problems asked for, and write the results, and tables of all that there are to a page of the docs.
 
-    `numbers` are further options with their defaults.
+    `problems` are asked for by default; `numbers` are further options with their defaults.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--problems", nargs="+", choices=PROBLEMS, default=tuple(PROBLEMS), metavar="NAME", help=", ".join(PROBLEMS)
+        "--problems", nargs="+", choices=PROBLEMS, default=tuple(problems), metavar="NAME", help=", ".join(PROBLEMS)
     )
     for option, default in numbers.items():
         parser.add_argument(f"--{option}", type=int, default=default)
@@ -41,7 +47,7 @@ def run(doc: str | None, kind: str, measure: Measure, shown: Shown, **numbers: i
     files = {name: _file(kind, name) for name in PROBLEMS}
     text = shown({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()})
     print(text)
-    replace(DOCS / PAGES.get(kind, f"truth/{kind}.md"), kind, text)
+    replace(DOCS / page, kind, text)
 
 
 def _file(kind: str, name: str) -> Path:

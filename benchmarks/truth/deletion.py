@@ -233,4 +233,4 @@ def table(name: str, found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(__doc__, "deletion", measure, shown, seeds=3, predictions=100)
+    run(__doc__, "deletion", measure, shown, page="truth/deletion.md", seeds=3, predictions=100)

@@ -109,4 +109,4 @@ def summary(runs: list[dict[str, dict[str, float]]], title: str) -> dict[str, di
 
 
 if __name__ == "__main__":
-    run(__doc__, "errors", measure, partial(tables, columns=MEASURES[:2]), seeds=3)
+    run(__doc__, "errors", measure, partial(tables, columns=MEASURES[:2]), page="truth/errors.md", seeds=3)

@@ -104,4 +104,4 @@ def table(name: str, found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(__doc__, "groups", measure, shown, seeds=3, predictions=100)
+    run(__doc__, "groups", measure, shown, page="truth/groups.md", seeds=3, predictions=100)

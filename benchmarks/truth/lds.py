@@ -165,4 +165,4 @@ def draw(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(__doc__, "lds", measure, shown, halves=100, seeds=2, tests=100)
+    run(__doc__, "lds", measure, shown, page="truth/halves.md", halves=100, seeds=2, tests=100)

@@ -51,7 +51,7 @@ def influences(
     count = len(graph.train)
     projection, score = ("none", "tracin") if damping is None else ("pca", "preconditioned")
     config = BuildConfig(loss=loss, layers=tuple(layers), directions=directions, projection=projection, device="cpu")
-    with _indexed(model, graph, config) as attributor:
+    with indexed(model, graph, config) as attributor:
         order = np.asarray(attributor.training.train_index)
         found, norms = np.zeros((count, len(test)), np.float32), np.empty(count, np.float32)
         for start in range(0, len(test), _TESTS):
@@ -71,13 +71,13 @@ def preconditioned_self_influences(model: ModelFile, graph: Graph, loss: str) ->
     """
     found = np.empty(len(graph.train), np.float32)
     config = BuildConfig(loss=None if loss == "removal" else loss, directions="both", device="cpu")
-    with _indexed(model, graph, config) as attributor:
+    with indexed(model, graph, config) as attributor:
         found[attributor.training.train_index] = attributor.training.self_influence["preconditioned"]
     return found
 
 
 @contextmanager
-def _indexed(model: ModelFile, graph: Graph, config: BuildConfig) -> Iterator[Attributor]:
+def indexed(model: ModelFile, graph: Graph, config: BuildConfig) -> Iterator[Attributor]:
     """Index the training triples for as long as the block runs."""
     table = TripleTable(graph.train.astype(np.int32), np.arange(len(graph.train)), 0)
     with TemporaryDirectory() as folder:

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
         Answer as Answer,
         Attribution as Attribution,
         Completions as Completions,
+        NecessarySet as NecessarySet,
         Restriction as Restriction,
         Seconds as Seconds,
+        SufficientSet as SufficientSet,
         Sums as Sums,
+        WhatIf as WhatIf,
     )
     from kgtrace_indexer.building.append import append as append
     from kgtrace_indexer.building.build import BuildConfig as BuildConfig, BuildReport as BuildReport, build as build
+    from kgtrace_indexer.explaining.explainer import SetExplainer as SetExplainer
     from kgtrace_indexer.inputs.id_maps import read_vocabulary as read_vocabulary
     from kgtrace_indexer.inputs.model_file import ModelFile as ModelFile, write_model as write_model
     from kgtrace_indexer.inputs.model_reader import read_model as read_model
@@ -35,12 +39,16 @@ __all__, __getattr__ = door(
             "Answer",
             "Attribution",
             "Completions",
+            "NecessarySet",
             "Restriction",
             "Seconds",
+            "SufficientSet",
             "Sums",
+            "WhatIf",
         ],
         "kgtrace_indexer.building.append": ["append"],
         "kgtrace_indexer.building.build": ["BuildConfig", "BuildReport", "build"],
+        "kgtrace_indexer.explaining.explainer": ["SetExplainer"],
         "kgtrace_indexer.inputs.model_file": ["ModelFile", "write_model"],
         "kgtrace_indexer.inputs.model_reader": ["read_model"],
         "kgtrace_indexer.inputs.id_maps": ["read_vocabulary"],

@@ -140,3 +140,79 @@ class Aggregation:
     """Of all training triples that count, as one group."""
     certified: bool
     """True if these are proved to be the first groups, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """What the model is predicted to say of a test triple if it was trained without a set of m training triples."""
+
+    triple: tuple[int, int, int]
+    """Head, relation, tail."""
+    train_index: np.ndarray
+    """(m,) int64: rows of the training triples as read."""
+    triples: np.ndarray
+    """(m, 3) int32."""
+    changes: np.ndarray
+    """(m,) float64: the predicted change of the test triple's score by each alone, which add up; 0 for a training
+    triple that reads none of the test triple's rows."""
+    score: float
+    """The model's s(h, r, t)."""
+    score_after: float
+    """Predicted, without the set."""
+    interval: tuple[float, float] | None
+    """Holds the score of a model trained again with 90 % probability; None where nothing was measured for the model."""
+    measured_on: str | None
+    """The experiment that the interval comes from."""
+    rank: float
+    """Filtered rank among all tails (or heads), as of an `Attribution`."""
+    rank_after: float
+    """Predicted; training triples of the set do not count as rivals here either."""
+    entities: np.ndarray
+    """(k,) int64: the entities of highest predicted scores, best first, without those that make a training triple other
+    than the test triple."""
+    scores: np.ndarray
+    """(k,) float32: their scores."""
+    scores_after: np.ndarray
+    """(k,) float32: their predicted scores, descending."""
+
+
+@dataclass(frozen=True, slots=True)
+class NecessarySet:
+    """The smallest set of training triples whose removal is predicted to take a test triple from the first rank."""
+
+    what_if: WhatIf
+    """What is predicted without the set."""
+    suffices: bool
+    """Whether the set is predicted to do it. If no set of the candidates is, this is the one that comes nearest."""
+    rival: int | None
+    """The entity that is predicted to rank before the test triple's own then, or to come nearest; None for no set."""
+    margin: float
+    """By how much its predicted score is higher, negative if it is not: the largest margin of sets of that size."""
+    candidates: int
+    """Training triples that the set was chosen from: all of their sets were considered."""
+
+
+@dataclass(frozen=True, slots=True)
+class SufficientSet:
+    """Training triples of a test triple's head which, told of other entities, are predicted to give them its tail."""
+
+    triple: tuple[int, int, int]
+    """Head, relation, tail."""
+    train_index: np.ndarray
+    """(m,) int64: rows of the training triples as read, in the order in which they were chosen."""
+    triples: np.ndarray
+    """(m, 3) int32."""
+    suffices: bool
+    """Whether the tail is predicted to rank first with every one of the other entities."""
+    candidates: int
+    """Training triples that the set was chosen from."""
+    entities: np.ndarray
+    """(n,) int64: the entities that took the place of the head, or of the tail if the head is explained."""
+    scores: np.ndarray
+    """(n,) float32: the scores of the tail with each."""
+    scores_after: np.ndarray
+    """(n,) float32: predicted with the set."""
+    ranks: np.ndarray
+    """(n,) float64: filtered ranks of the tail with each."""
+    ranks_after: np.ndarray
+    """(n,) float64: predicted with the set."""

@@ -47,6 +47,12 @@ Without inverse relations both have the score s(h, r, t), and only the entities 
 Directions = Literal["forward", "both"]
 """The loss terms of a training triple: (h, r) → t alone, or (t, r⁻¹) → h as well."""
 
+SetMode = Literal["necessary", "sufficient"]
+"""The smallest set without which a prediction falls, or which makes other entities have it."""
+
+SetCandidates = Literal["head", "tail", "both"]
+"""The entity of a test triple that the training triples of a set must have: its head, its tail, or either."""
+
 Stratum = Literal["relation", "head", "tail"]
 """The field that all triples of one stratum share."""
 

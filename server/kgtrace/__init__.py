@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kgtrace_indexer.building.append import append as append
     from kgtrace_indexer.building.build import BuildConfig as BuildConfig, build as build
     from kgtrace_indexer.building.pykeen_callback import IndexCallback as IndexCallback
+    from kgtrace_indexer.explaining.explainer import SetExplainer as SetExplainer
     from kgtrace_indexer.inputs.id_maps import read_vocabulary as read_vocabulary
     from kgtrace_indexer.inputs.model_file import write_model as write_model
     from kgtrace_indexer.inputs.model_reader import read_model as read_model
@@ -39,6 +40,7 @@ __all__, _public = door(
         "kgtrace_indexer.building.pykeen_callback": ["IndexCallback"],
         "kgtrace_indexer.inputs.model_file": ["write_model"],
         "kgtrace_indexer.inputs.model_reader": ["read_model"],
+        "kgtrace_indexer.explaining.explainer": ["SetExplainer"],
         "kgtrace_indexer.inputs.id_maps": ["read_vocabulary"],
         "kgtrace_indexer.inputs.rdf": ["read_rdf"],
         "kgtrace_indexer.inputs.training_folder": ["read_training_folder"],

@@ -15,10 +15,11 @@ from kgtrace_server.schema.answer import Answer, from_json
 from kgtrace_server.schema.answers import Aggregate, Influences, Predictions, SelfInfluences
 from kgtrace_server.schema.operation import Entities, Generations, IndexInfo, Relations, Switched
 from kgtrace_server.schema.plain import as_json
+from kgtrace_server.schema.sets import SetExplanation, WhatIf
 from kgtrace_store import errors
 
 if TYPE_CHECKING:
-    from kgtrace_server.schema.questions import Triple, Triples
+    from kgtrace_server.schema.options import Triple, Triples, Without
 
 A = TypeVar("A", bound=Answer)
 
@@ -125,6 +126,16 @@ def one_or_several(triples: Triple | Triples) -> dict[str, Any]:
     if not alone and len(triples):
         alone = isinstance(triples[0], str) or not hasattr(triples[0], "__len__")
     return {"triple" if alone else "triples": triples}
+
+
+def what_if(triple: Triple, without: Without, options: Mapping[str, Any]) -> Call[WhatIf]:
+    """Predict without a set."""
+    return Call("POST", "/v1/what-if", WhatIf, {"triple": triple, "without": without, **options})
+
+
+def explanation(triple: Triple, options: Mapping[str, Any]) -> Call[SetExplanation]:
+    """Explain by a set."""
+    return Call("POST", "/v1/explanations", SetExplanation, {"triple": triple, **options})
 
 
 def self_influence(options: Mapping[str, Any]) -> Call[SelfInfluences]:

@@ -1,14 +1,17 @@
-"""The generations that an index root holds, as the command line and the service list them."""
+"""The generations that an index root holds, as the command line and the service list and describe them."""
 
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kgtrace_server.schema.operation import Agreement, GenerationInfo
+from kgtrace_server.schema.operation import Agreement, GenerationInfo, IndexInfo
 from kgtrace_store import layout
 
 if TYPE_CHECKING:
     from kgtrace_store.generations import GenerationStatus, IndexRoot
+    from kgtrace_store.manifest import Manifest
 
 
 def generations(root: "IndexRoot") -> list[GenerationInfo]:
@@ -50,3 +53,29 @@ def _agreement(gate: Path) -> Agreement | None:
         }:
             return {"generation": other, "overlap": overlap, "top_k": top_k, "triples": triples}
     return None
+
+
+def describe(manifest: "Manifest") -> IndexInfo:
+    """Describe the index of a generation."""
+    built = datetime.fromisoformat(manifest.created_at)
+    configuration = dict(manifest.configuration)
+    return IndexInfo(
+        generation=manifest.generation,
+        built_at=manifest.created_at,
+        age_seconds=max(0.0, (datetime.now(UTC) - built).total_seconds()),
+        fingerprint=manifest.fingerprint,
+        model=manifest.provenance.get("interaction"),
+        summed=manifest.provenance.get("summed", []),
+        loss=configuration.get("loss"),
+        layers=configuration.get("layers"),
+        projection=_projection(configuration),
+        sample_rate=configuration.get("sample_rate", 1.0),
+        counts=dict(manifest.counts),
+        configuration=configuration,
+    )
+
+
+def _projection(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    kind = configuration.get("projection", "pca")
+    fields = {"pca": ("dim", "landmarks", "seed"), "none": ()}.get(kind, ("dim", "seed"))
+    return {"type": kind} | {name: configuration.get(name) for name in fields}

@@ -29,17 +29,21 @@ from kgtrace_server.problems import cannot_switch
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import Aggregate, Influences, Named, Predictions, SelfInfluences
 from kgtrace_server.schema.operation import GenerationInfo, IndexInfo, Switched
+from kgtrace_server.schema.sets import SetExplanation, WhatIf
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
     from kgtrace_server.schema.fields import Ref
-    from kgtrace_server.schema.questions import (
+    from kgtrace_server.schema.options import (
         InfluenceOptions,
         Options,
         PredictionOptions,
         RankingOptions,
+        SetOptions,
         Triple,
         Triples,
+        WhatIfOptions,
+        Without,
     )
     from kgtrace_server.service import Service
 
@@ -81,6 +85,14 @@ class Client:
     def aggregate(self, triple: Triple | Triples, by: Group, **options: Unpack[Options]) -> Aggregate:
         """Return influence on a test triple, or summed over several, as `Attributor.aggregate` does."""
         return self._send(calls.aggregate(triple, by, options))
+
+    def what_if(self, triple: Triple, without: Without, **options: Unpack[WhatIfOptions]) -> WhatIf:
+        """Return what the model is predicted to say without training triples, as `SetExplainer.what_if` does."""
+        return self._send(calls.what_if(triple, without, options))
+
+    def explanation(self, triple: Triple, **options: Unpack[SetOptions]) -> SetExplanation:
+        """Return a set that explains a prediction, as `SetExplainer.necessary` or `SetExplainer.sufficient` does."""
+        return self._send(calls.explanation(triple, options))
 
     def self_influence(self, **options: Unpack[RankingOptions]) -> SelfInfluences:
         """Return the training triples of largest (or smallest) self-influence; `score` None is the index's own."""
@@ -166,6 +178,14 @@ class AsyncClient:
         """As `Client.aggregate`."""
         return await self._send(calls.aggregate(triple, by, options))
 
+    async def what_if(self, triple: Triple, without: Without, **options: Unpack[WhatIfOptions]) -> WhatIf:
+        """As `Client.what_if`."""
+        return await self._send(calls.what_if(triple, without, options))
+
+    async def explanation(self, triple: Triple, **options: Unpack[SetOptions]) -> SetExplanation:
+        """As `Client.explanation`."""
+        return await self._send(calls.explanation(triple, options))
+
     async def self_influence(self, **options: Unpack[RankingOptions]) -> SelfInfluences:
         """As `Client.self_influence`."""
         return await self._send(calls.self_influence(options))
@@ -249,6 +269,18 @@ class LocalClient:
         from kgtrace_server.schema.questions import AggregateRequest
 
         return self._service.aggregate(AggregateRequest.of(**calls.one_or_several(triple), by=by, **options))
+
+    def what_if(self, triple: Triple, without: Without, **options: Unpack[WhatIfOptions]) -> WhatIf:
+        """As `Client.what_if`, for sets of any size."""
+        from kgtrace_server.schema.questions import WhatIfRequest
+
+        return self._service.what_if(WhatIfRequest.of(triple=triple, without=without, **options))
+
+    def explanation(self, triple: Triple, **options: Unpack[SetOptions]) -> SetExplanation:
+        """As `Client.explanation`."""
+        from kgtrace_server.schema.questions import SetRequest
+
+        return self._service.explanation(SetRequest.of(triple=triple, **options))
 
     def self_influence(self, **options: Unpack[RankingOptions]) -> SelfInfluences:
         """As `Client.self_influence`."""

@@ -1,8 +1,7 @@
 """What the service does, without HTTP: resolve labels, attribute, label the answer."""
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,9 @@ import numpy as np
 from kgtrace_indexer.answers import Attribution, Completions, Ids, Restriction, Sums
 from kgtrace_indexer.names import Group, Score
 from kgtrace_server.because import words
+from kgtrace_server.catalogue import describe
+from kgtrace_server.labels import Labels
+from kgtrace_server.numbers import finite, shortest, whole
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import (
     Aggregate,
@@ -19,8 +21,6 @@ from kgtrace_server.schema.answers import (
     Influence,
     Influences,
     InfluenceSum,
-    Named,
-    NamedTriple,
     Prediction,
     Predictions,
     Seconds,
@@ -35,13 +35,18 @@ from kgtrace_server.schema.questions import (
     PredictionRequest,
     SearchQuery,
     SelfInfluenceRequest,
+    SetRequest,
+    WhatIfRequest,
 )
+from kgtrace_server.schema.sets import SetExplanation, WhatIf
+from kgtrace_server.sets import Sets
 from kgtrace_store.errors import BadRequest, KgtraceError
 
 if TYPE_CHECKING:
+    from kgtrace_indexer.explaining.explainer import SetExplainer
     from kgtrace_indexer.query.attributor import Attributor
 
-Computed = InfluenceRequest | PredictionRequest | AggregateRequest
+Computed = InfluenceRequest | PredictionRequest | AggregateRequest | WhatIfRequest | SetRequest
 """Questions that take a computation."""
 
 Wanted = Callable[[], bool]
@@ -60,9 +65,19 @@ class Service:
     Raises `UnknownLabel` and `IdOutOfRange` for entities and relations that the vocabulary lacks.
     """
 
-    def __init__(self, attributor: "Attributor") -> None:
+    def __init__(self, attributor: "Attributor", explainer: "SetExplainer | None" = None) -> None:
+        """`explainer` is for tests."""
         self._attributor = attributor
+        self._explainer = explainer
         self._vocabulary = attributor.vocabulary
+        self._labels = Labels(attributor.vocabulary)
+
+    @cached_property
+    def _sets(self) -> Sets:
+        from kgtrace_indexer.explaining.explainer import SetExplainer
+
+        explainer = self._explainer or SetExplainer(self._attributor)
+        return Sets(explainer, self._attributor.training, self._labels, self.generation)
 
     @property
     def generation(self) -> str:
@@ -87,6 +102,14 @@ class Service:
         """
         return self._aggregates([question], [self._triples(question)])[0]
 
+    def what_if(self, question: WhatIfRequest) -> WhatIf:
+        """Predict what the model says of a triple without a set. Raises the errors of `Sets.what_if`, too."""
+        return self._sets.what_if(question, self._triples(question)[0], _always)
+
+    def explanation(self, question: SetRequest) -> SetExplanation:
+        """Explain a triple by a set. Raises the errors of `Sets.explanation`, too."""
+        return self._sets.explanation(question, self._triples(question)[0], _always)
+
     def together(self, questions: Sequence[Computed], wanted: Wanted = _always) -> list[Answer | Exception]:
         """Answer questions that are `alike` in one computation: each gets the answer, or the error, that it gets alone.
 
@@ -104,7 +127,9 @@ class Service:
             InfluenceRequest: self._influences,
             PredictionRequest: self._predictions,
             AggregateRequest: self._aggregates,
-        }[type(questions[0])]
+            WhatIfRequest: lambda asked, parts, _: [self._sets.what_if(asked[0], parts[0][0], wanted)],
+            SetRequest: lambda asked, parts, _: [self._sets.explanation(asked[0], parts[0][0], wanted)],
+        }[type(questions[0])]  # no two questions about sets are alike
 
         def answer(places: Sequence[int]) -> None:
             try:
@@ -151,19 +176,19 @@ class Service:
             loss=self._attributor.loss("tracin"),
             count=count,
             self_influences=tuple(
-                SelfInfluence(index, self._triple(*triple), *values) for index, triple, *values in members
+                SelfInfluence(index, self._labels.triple(*triple), *values) for index, triple, *values in members
             ),
         )
 
     def entities(self, search: SearchQuery = _ANY) -> Entities:
         """Return entities whose label or name equals, starts with or contains a text."""
         matches = self._vocabulary.search_entities(search.q, search.limit)
-        return Entities(self.generation, tuple(map(self._entity, matches)))
+        return Entities(self.generation, tuple(map(self._labels.entity, matches)))
 
     def relations(self, search: SearchQuery = _ANY) -> Relations:
         """Return relations, as `entities`."""
         matches = self._vocabulary.search_relations(search.q, search.limit)
-        return Relations(self.generation, tuple(map(self._relation, matches)))
+        return Relations(self.generation, tuple(map(self._labels.relation, matches)))
 
     def refs_from_text(self, head: str, relation: str, tail: str) -> tuple[Ref, Ref, Ref]:
         """Tell labels from ids as `entity_ref` does."""
@@ -179,38 +204,22 @@ class Service:
 
     def triple_ids(self, head: Ref, relation: Ref, tail: Ref) -> tuple[int, int, int]:
         """Look a triple up."""
-        vocabulary = self._vocabulary
-        return vocabulary.resolve_entity(head), vocabulary.resolve_relation(relation), vocabulary.resolve_entity(tail)
+        return self._labels.ids(head, relation, tail)
 
     def index_info(self) -> IndexInfo:
         """Describe the index that answers."""
-        manifest = self._attributor.manifest
-        built = datetime.fromisoformat(manifest.created_at)
-        configuration = dict(manifest.configuration)
-        return IndexInfo(
-            generation=self.generation,
-            built_at=manifest.created_at,
-            age_seconds=max(0.0, (datetime.now(UTC) - built).total_seconds()),
-            fingerprint=manifest.fingerprint,
-            model=manifest.provenance.get("interaction"),
-            summed=manifest.provenance.get("summed", []),
-            loss=configuration.get("loss"),
-            layers=configuration.get("layers"),
-            projection=_projection(configuration),
-            sample_rate=configuration.get("sample_rate", 1.0),
-            counts=dict(manifest.counts),
-            configuration=configuration,
-        )
+        return describe(self._attributor.manifest)
 
     def _triples(self, question: Computed) -> np.ndarray:
         """(b, 3) int64; of an incomplete triple, the given entity stands in the place of the missing one, too."""
         if isinstance(question, PredictionRequest):
             _, entity = question.given
             return np.array([self.triple_ids(entity, question.relation, entity)], np.int64)
-        triples = question.triples or []
-        if isinstance(question, AggregateRequest) and question.triple is not None:
+        several = question.triples if isinstance(question, InfluenceRequest | AggregateRequest) else None
+        triples = several or []
+        if not isinstance(question, InfluenceRequest) and question.triple is not None:
             triples = [question.triple]
-        return np.array([self.triple_ids(t.head, t.relation, t.tail) for t in triples], np.int64)
+        return np.array([self._labels.triple_ids(triple) for triple in triples], np.int64)
 
     def _influences(
         self,
@@ -281,7 +290,7 @@ class Service:
         return Aggregate(
             generation=self.generation,
             score=score,
-            triple=self._triple(*triples[0].tolist()) if len(triples) == 1 else None,
+            triple=self._labels.triple(*triples[0].tolist()) if len(triples) == 1 else None,
             test_triples=len(triples),
             by=question.by,
             exact=not aggregation.total.errors.any(),  # also where the index has no bounds: each sum is a scan then
@@ -296,9 +305,12 @@ class Service:
     def _group(self, by: Group, i: int) -> dict[str, Any]:
         """Return the relation, entity or triple that names a group; of a triple, its ``train_index``, too."""
         if by != "triple":
-            return {"group": self._relation(i) if by == "relation" else self._entity(i)}
+            return {"group": self._labels.relation(i) if by == "relation" else self._labels.entity(i)}
         training = self._attributor.training
-        return {"group": self._triple(*training.triples[i].tolist()), "train_index": int(training.train_index[i])}
+        return {
+            "group": self._labels.triple(*training.triples[i].tolist()),
+            "train_index": int(training.train_index[i]),
+        }
 
     def _restriction(self, chosen: Filter | None, within_hops: int | None = None) -> Restriction:
         chosen = chosen or Filter()
@@ -314,21 +326,21 @@ class Service:
         rows = zip(
             attribution.train_index.tolist(),
             attribution.triples.tolist(),
-            _shortest(attribution.influence),
-            _shortest(attribution.cosine),
-            _shortest(attribution.tracin),
+            shortest(attribution.influence),
+            shortest(attribution.cosine),
+            shortest(attribution.tracin),
             _values(attribution.preconditioned, len(attribution.tracin)),
             strict=True,
         )
         return Explanation(
-            triple=self._triple(*attribution.triple),
-            score=_finite(attribution.score),
-            rank=_rank(attribution.rank),
+            triple=self._labels.triple(*attribution.triple),
+            score=finite(attribution.score),
+            rank=whole(attribution.rank),
             in_training=attribution.in_training,
-            loss=_finite(attribution.loss),
-            self_influence=_finite(attribution.self_influence),
+            loss=finite(attribution.loss),
+            self_influence=finite(attribution.self_influence),
             certified=attribution.certified,
-            bound_gap=_finite(attribution.bound_gap),
+            bound_gap=finite(attribution.bound_gap),
             candidates=attribution.candidates,
             exact_terms=attribution.exact_terms,
             notes=tuple(attribution.notes),
@@ -339,9 +351,9 @@ class Service:
 
     def _influence(self, prediction: Ids, index: int, fact: Ids, values: Sequence[Any]) -> Influence:
         reason = self._attributor.reasons.of(prediction, fact)
-        path = tuple(self._triple(*step) for step in reason.path)
-        triple = self._triple(*fact)
-        because = words(reason, self._triple(*prediction), triple, path)
+        path = tuple(self._labels.triple(*step) for step in reason.path)
+        triple = self._labels.triple(*fact)
+        because = words(reason, self._labels.triple(*prediction), triple, path)
         influence, cosine, tracin, preconditioned = values
         return Influence(index, triple, influence, cosine, tracin, preconditioned, reason.name, because, path)
 
@@ -349,21 +361,15 @@ class Service:
         rows = zip(
             completions.entities.tolist(),
             completions.triples.tolist(),
-            _shortest(completions.scores),
-            map(_rank, completions.ranks.tolist()),
+            shortest(completions.scores),
+            map(whole, completions.ranks.tolist()),
             completions.in_training.tolist(),
             strict=True,
         )
-        return (Prediction(self._entity(entity), self._triple(*triple), *rest) for entity, triple, *rest in rows)
-
-    def _triple(self, head: int, relation: int, tail: int) -> NamedTriple:
-        return NamedTriple(self._entity(head), self._relation(relation), self._entity(tail))
-
-    def _entity(self, i: int) -> Named:
-        return Named(i, self._vocabulary.entities[i], self._vocabulary.entity_names.get(i))
-
-    def _relation(self, i: int) -> Named:
-        return Named(i, self._vocabulary.relations[i], self._vocabulary.relation_names.get(i))
+        return (
+            Prediction(self._labels.entity(entity), self._labels.triple(*triple), *rest)
+            for entity, triple, *rest in rows
+        )
 
 
 def _sums(sums: Sums) -> list[dict[str, Any]]:
@@ -371,32 +377,11 @@ def _sums(sums: Sums) -> list[dict[str, Any]]:
     columns = {"sum": sums.sums, "positive": sums.positive, "negative": sums.negative, "error": sums.errors}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [
-        {"count": count, **dict(zip(columns, map(_finite, row), strict=True))}
+        {"count": count, **dict(zip(columns, map(finite, row), strict=True))}
         for count, row in zip(sums.counts.tolist(), rows, strict=True)
     ]
 
 
-def _projection(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    kind = configuration.get("projection", "pca")
-    fields = {"pca": ("dim", "landmarks", "seed"), "none": ()}.get(kind, ("dim", "seed"))
-    return {"type": kind} | {name: configuration.get(name) for name in fields}
-
-
-def _rank(value: float) -> int | float:
-    """Return a whole number where the rank is one: 2, not 2.0."""
-    return value if value % 1 else int(value)
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _shortest(values: np.ndarray) -> Iterable[float | None]:
-    """Return float32 as the shortest decimals that read back the same: 0.83, not 0.8299999833106995."""
-    return [_finite(float(str(value))) for value in values]
-
-
 def _values(values: np.ndarray | None, count: int) -> Iterable[float | None]:
-    """Return the values as `_shortest` does, or as many unknown ones."""
-    return [None] * count if values is None else _shortest(values)
+    """Return the values as `shortest` does, or as many unknown ones."""
+    return [None] * count if values is None else shortest(values)

@@ -28,6 +28,7 @@ from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelatio
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.manifest import Manifest
 from kgtrace_store.vocabulary import Vocabulary
+from tests.server.explainer import FakeExplainer
 from tests.server.waiting import PATIENCE
 
 ENTITIES = ("aspirin", "ibuprofen", "headache", "fever", "7", "Zürich", "a/b?c=d")
@@ -210,6 +211,11 @@ def assert_documented(kind: type[answer.Answer], content: Any) -> None:
     assert json.loads(answer.to_json(answer.from_json(kind, json.dumps(content).encode()))) == content
 
 
+def fake_service(attributor: FakeAttributor) -> Service:
+    """Return a service whose answers come from no model."""
+    return Service(attributor, FakeExplainer(attributor.training))  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def attributor() -> FakeAttributor:
     return FakeAttributor()
@@ -217,13 +223,13 @@ def attributor() -> FakeAttributor:
 
 @pytest.fixture
 def service(attributor: FakeAttributor) -> Service:
-    return Service(attributor)  # type: ignore[arg-type]
+    return fake_service(attributor)
 
 
 @pytest.fixture(scope="session")
 def client() -> Client:
     """A client of an application with default settings, for tests that leave it as it is."""
-    return Client(create_app(Service(FakeAttributor()), patient()))  # type: ignore[arg-type]
+    return Client(create_app(fake_service(FakeAttributor()), patient()))
 
 
 @pytest.fixture

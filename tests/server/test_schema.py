@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kgtrace_server.schema import answers, examples, questions
+from kgtrace_server.schema import answers, examples, options as of_clients, questions
 from kgtrace_server.schema.answer import Answer, from_json, to_json
 from kgtrace_server.schema.fields import Question, TripleRef
 from kgtrace_store.errors import BadRequest
@@ -137,12 +137,14 @@ def test_in_process_there_are_no_limits(of: Callable[..., Any]) -> None:
 def test_the_options_of_clients_are_the_fields_of_questions() -> None:
     """Their signatures repeat the names, and a checker of types knows no others."""
     for options, question in (
-        (questions.InfluenceOptions, questions.InfluenceRequest),
-        (questions.Options, questions.AggregateRequest),
-        (questions.RankingOptions, questions.SelfInfluenceRequest),
-        (questions.PredictionOptions, questions.PredictionRequest),
+        (of_clients.InfluenceOptions, questions.InfluenceRequest),
+        (of_clients.Options, questions.AggregateRequest),
+        (of_clients.RankingOptions, questions.SelfInfluenceRequest),
+        (of_clients.PredictionOptions, questions.PredictionRequest),
+        (of_clients.WhatIfOptions, questions.WhatIfRequest),
+        (of_clients.SetOptions, questions.SetRequest),
     ):
-        given = {"triple", "triples", "by", "relation"}
+        given = {"triple", "triples", "without", "by", "relation"}
         names = {"must", "must_not"} & set(options.__annotations__)
         assert set(options.__annotations__) - names == set(question.model_fields) - given - (
             {"filter"} if names else set()

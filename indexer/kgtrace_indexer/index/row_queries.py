@@ -31,7 +31,7 @@ class RowQueries:
                 torch.stack(part, 1).cpu().numpy() for part in ([u.index for u in uses], [u.grad for u in uses])
             )
             shape = (len(terms), -1)
-            queries[table] = cls._merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
+            queries[table] = cls.merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
         return queries
 
     def of_triple(self, number: int) -> "RowQueries":
@@ -47,9 +47,17 @@ class RowQueries:
         missing = pairs < 0
         return np.where(missing, 0, self.row[pairs]), np.where(missing[:, None], 0, self.grad[pairs])
 
+    def only(self, chosen: np.ndarray) -> "RowQueries":
+        """Return some of the pairs, of a mask (P,); those of each test triple are not listed in `pairs`."""
+        return RowQueries(self.query[chosen], self.row[chosen], self.grad[chosen], self.pairs[:, :0])
+
+    def summed(self) -> "RowQueries":
+        """Return the sum of the gradients, as of one test triple."""
+        return self.merged(self.row[None], self.grad[None])
+
     @classmethod
-    def _merged(cls, index: np.ndarray, grads: np.ndarray) -> "RowQueries":
-        """Sum up gradients (b, reads, d) of the same row (b, reads)."""
+    def merged(cls, index: np.ndarray, grads: np.ndarray) -> "RowQueries":
+        """Sum up gradients (b, reads, d) float64 of the same row (b, reads)."""
         query = np.arange(len(index)).repeat(index.shape[1])
         order = np.lexsort((index.ravel(), query))
         query, row = query[order], index.ravel()[order]

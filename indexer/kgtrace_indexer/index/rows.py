@@ -330,6 +330,19 @@ class RowLists:
             )
         return grads
 
+    def queries(self, triples: np.ndarray) -> dict[str, RowQueries]:
+        """Return the gradients of training triples (m,) in the rows of each table, as those of test triples."""
+        queries = {}
+        for table, pieces in self.tables.items():
+            index = np.empty((len(triples), pieces[0].row.shape[1]), np.int64)
+            grads = np.empty((*index.shape, self.width(table)))
+            for piece, of, row, read in self.reads(table, triples):
+                here = of[:: index.shape[1]]
+                index[here] = row.reshape(len(here), index.shape[1])
+                grads[here] = piece.gradients(read).reshape(len(here), *grads.shape[1:])
+            queries[table] = RowQueries.merged(index, grads)
+        return queries
+
     def against(self, tables: Mapping[str, np.ndarray], triples: np.ndarray) -> np.ndarray:
         """Return the influence of training triples (m,) on gradients of whole tables, (rows + 1, d) each: (m,) float64.
 

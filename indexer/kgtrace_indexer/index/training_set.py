@@ -83,6 +83,14 @@ class TrainingSet:
         heads: np.ndarray = self.known[start:end, 0][self.known[start:end, 2] == tail]
         return heads
 
+    def positions(self, head: int, relation: int, tail: int) -> np.ndarray:
+        """Return the places of a triple among the indexed ones, (k,) int64: several if it was repeated."""
+        low, high = 0, len(self.triples)
+        for column, value in ((1, relation), (0, head), (2, tail)):
+            ids = self.triples[low:high, column]
+            low, high = (low + int(np.searchsorted(ids, value, side)) for side in ("left", "right"))
+        return np.arange(low, high)
+
     def allowed(self, restriction: Restriction) -> np.ndarray | None:
         """Return a mask (n,) of the triples that a restriction allows, or None for all."""
         if not (restriction.must or restriction.must_not):

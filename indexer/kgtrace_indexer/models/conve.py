@@ -5,7 +5,7 @@ the convolution's side: the gradients of its weight and bias and of its batch no
 numbers refer to ``docs/how-it-works.md``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from kgtrace_indexer.gradients.layers import Selection, select_layers
 from kgtrace_indexer.gradients.losses import Loss, OneToAll
 from kgtrace_indexer.gradients.terms import Kron, Rows, Spread, Terms
 from kgtrace_indexer.models.conve_network import BIAS, ENTITY, RELATION, ConvENetwork, Convolved, Hidden, unfold
+from kgtrace_indexer.models.factors import Factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,25 @@ class ConvE(ConvENetwork):
         hidden = self.forward(*pair)
         _, _, rows = self._blocks(hidden, group, head, relation, weights @ self.entities, selection)
         return rows
+
+    def factors(self, head: Tensor, relation: Tensor, selection: Selection) -> Factors:
+        """Return the factors of the scores of (h, r) → e, for one head and relation row (1,); see `FactoredModel`."""
+        hidden = self.forward(head, relation)
+        own = {ENTITY: _output(hidden.x, selection)[0]} if ENTITY in selection or BIAS in selection else {}
+        alive = (hidden.x[0] > 0).nonzero().flatten()  # the others stay 0
+        if not len(alive):
+            return Factors({}, self.entities[:, alive], own)
+        every = torch.zeros_like(alive)
+        delta = torch.diag(self.bn2.scale)[alive]
+        active = hidden.v[:, :-1].sign()
+        pieces = [self._to_image(self._to_maps(active, g, d)) for g, d in _pieces(self.step, every, delta)]
+        at_head, at_relation = (torch.cat(pieces) * self.bn0.scale[:, None, None]).split(self.height, 2)
+        rows: dict[str, list[Rows]] = {}
+        if RELATION in selection:
+            rows[RELATION] = [Rows(relation[every], at_relation.flatten(1))]
+        if ENTITY in selection and selection.head_use:
+            rows[ENTITY] = [Rows(head[every], F.pad(at_head.flatten(1), (0, 1)))]
+        return Factors(rows, self.entities[:, alive], own)
 
     def influences(
         self, head: Tensor, relation: Tensor, tail: Tensor, *, loss: Loss, selection: Selection, test: Terms
@@ -183,8 +203,7 @@ class ConvE(ConvENetwork):
     def _backward(self, hidden: Hidden, group: Tensor, delta: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return the gradients of small tensors, and of the head's and the relation's embedding, (m, d) each."""
         active = hidden.v[:, :-1].sign()  # (g, q)
-        pieces = zip(group.split(self.step), delta.split(self.step), strict=True)
-        chunks = [self._backward_chunk(hidden, active, g, d) for g, d in pieces]
+        chunks = [self._backward_chunk(hidden, active, g, d) for g, d in _pieces(self.step, group, delta)]
         q, image, bn0_weight, bn0_bias = (torch.cat(tensors) for tensors in zip(*chunks, strict=True))
         total = q[:, :, -1]  # (m, O)
         scaled = q * self.bn1.scale[:, None]
@@ -205,13 +224,26 @@ class ConvE(ConvENetwork):
         self, hidden: Hidden, active: Tensor, group: Tensor, delta: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return Q (m, O, C·kh·kw + 1), and the gradients of the image before bn0 and of bn0's weight and bias."""
-        dy1 = (delta @ self.linear).mul_(active.index_select(0, group))  # (m, d) @ (d, q) -> (m, q)
-        dy1 = dy1.view(len(group), self.conv.shape[0], -1)  # (m, O, positions)
+        dy1 = self._to_maps(active, group, delta)
         q = torch.bmm(dy1, hidden.patches.index_select(0, group).transpose(1, 2))  # (m, O, C·kh·kw + 1)
-        columns = torch.matmul((self.conv[:, :-1] * self.bn1.scale[:, None]).T, dy1)  # (m, C·kh·kw, positions)
-        image = F.fold(columns, (2 * self.height, self.width), self.kernel_size)  # (m, C, 2H, W)
+        image = self._to_image(dy1)
         bn0_weight = (image * hidden.image.index_select(0, group)).sum((2, 3))
         return q, image * self.bn0.scale[:, None, None], bn0_weight, image.sum((2, 3))
+
+    def _to_maps(self, active: Tensor, group: Tensor, delta: Tensor) -> Tensor:
+        """Return the gradient of the convolution's output behind bn1, (m, O, positions), from the linear layer's δ."""
+        dy1 = (delta @ self.linear).mul_(active.index_select(0, group))  # (m, d) @ (d, q) -> (m, q)
+        return dy1.view(len(group), self.conv.shape[0], -1)
+
+    def _to_image(self, dy1: Tensor) -> Tensor:
+        """Return the gradient of the image behind bn0, (m, C, 2H, W)."""
+        columns = torch.matmul((self.conv[:, :-1] * self.bn1.scale[:, None]).T, dy1)  # (m, C·kh·kw, positions)
+        return F.fold(columns, (2 * self.height, self.width), self.kernel_size)
+
+
+def _pieces(step: int, group: Tensor, delta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield groups (m,) and gradients (m, d), `step` at a time."""
+    return zip(group.split(step), delta.split(step), strict=True)
 
 
 def _output(x: Tensor, selection: Selection) -> Tensor:

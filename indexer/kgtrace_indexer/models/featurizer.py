@@ -17,14 +17,23 @@ from kgtrace_indexer.gradients.losses import (
     bce_over_removal,
     loss_by_name,
     removal,
+    score_itself,
 )
 from kgtrace_indexer.gradients.norms import squared_norms
 from kgtrace_indexer.gradients.terms import Terms, inner
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import Checkpoints
 from kgtrace_indexer.models.conve import ConvE
+from kgtrace_indexer.models.factors import Factors
 from kgtrace_indexer.models.log_probability import log_probability_terms
-from kgtrace_indexer.models.protocol import ForwardModel, ScoringModel, head_scores, one_to_all, scoring_model
+from kgtrace_indexer.models.protocol import (
+    FactoredModel,
+    ForwardModel,
+    ScoringModel,
+    head_scores,
+    one_to_all,
+    scoring_model,
+)
 from kgtrace_indexer.names import Direction, Directions, Outcome
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
@@ -204,6 +213,17 @@ class Featurizer:
         if direction == "head" and not self.inverse_triples:
             return head_scores(self.model, relation, target)
         return self.model.tail_scores(source, relation)
+
+    def score_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
+        """Return the gradients of the scores of triples (n, 3) themselves, in one direction, without any loss."""
+        return replace(self, loss=score_itself).test_terms(triples, direction)
+
+    def factors(self, triple: np.ndarray, direction: Direction) -> Factors | None:
+        """Return the factors of `candidate_scores` of one triple (3,); None where the model's scores have none."""
+        if not isinstance(self.model, FactoredModel) or (direction == "head" and not self.inverse_triples):
+            return None
+        source, relation, _ = self._columns(self._instances(triple[None], direction))
+        return self.model.factors(source, relation, self.selection)
 
     @property
     def _models(self) -> list[ScoringModel]:

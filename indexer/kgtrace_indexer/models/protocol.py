@@ -13,6 +13,7 @@ from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.inputs.frameworks.described import SCORE
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.conve import ConvE
+from kgtrace_indexer.models.factors import Factors
 from kgtrace_indexer.models.pykeen import pykeen_model
 from kgtrace_indexer.models.pykeen_interactions import INTERACTIONS
 from kgtrace_indexer.models.table_scores import table_score_model
@@ -88,6 +89,14 @@ class ForwardModel(Protocol):
 
         `head`, `relation` and `tail` are (m,) int64, `test` has length 1.
         """
+
+
+@runtime_checkable
+class FactoredModel(Protocol):
+    """A `ScoringModel` whose scores of one (h, r) are cheap once a vector x(h, r) is known, for all tails together."""
+
+    def factors(self, head: Tensor, relation: Tensor, selection: Selection) -> Factors:
+        """Return the gradients of all tails' scores in the selected tables, for one head and relation row (1,)."""
 
 
 @runtime_checkable

@@ -43,7 +43,7 @@ def attribute(
     """
     targets = triples[:, 2 if direction == "tail" else 0]
     query, entity = _known(training, triples, direction, scores.shape[1])
-    ranks = _ranks(scores, targets, query, entity)
+    ranks = filtered_ranks(scores, targets, query, entity)
     in_training = np.bincount(query, entity == targets[query], len(targets)) > 0
     rows = torch.cat([top.rows for top in tops]).numpy()
     sizes = [len(top.rows) for top in tops]
@@ -89,8 +89,8 @@ def _known(
     return np.divmod(np.unique(query * entities + np.concatenate(known)), entities)
 
 
-def _ranks(scores: np.ndarray, targets: np.ndarray, query: np.ndarray, entity: np.ndarray) -> np.ndarray:
-    """Return filtered realistic ranks of targets (b,) among all entities but those that are `_known`, (b,)."""
+def filtered_ranks(scores: np.ndarray, targets: np.ndarray, query: np.ndarray, entity: np.ndarray) -> np.ndarray:
+    """Return filtered realistic ranks of targets (b,) among all entities but known ones, (b,)."""
     own = scores[np.arange(len(targets)), targets]
     others = entity != targets[query]
     query, entity = query[others], entity[others]

@@ -58,7 +58,7 @@ class Attributor:
         """`featurizer` is of the preconditioned score; `retrievals` are empty where there is no index."""
         self._generation = generation
         self.vocabulary = vocabulary
-        self._featurizer = featurizer
+        self.featurizer = featurizer
         self._influences = Influences(featurizer, files, training)
         self._codec = codec
         self._retrievals = retrievals
@@ -74,7 +74,7 @@ class Attributor:
     @property
     def device(self) -> torch.device:
         """Where gradients are computed."""
-        return self._featurizer.model.device
+        return self.featurizer.model.device
 
     def __len__(self) -> int:
         """Return the number of indexed training triples."""
@@ -152,7 +152,7 @@ class Attributor:
                 direction=direction, score=score, damping=damping, outcome=outcome, wanted=wanted,
             )  # fmt: skip
 
-        threads = torch.get_num_threads() if self._featurizer.concurrent else 1
+        threads = torch.get_num_threads() if self.featurizer.concurrent else 1
         parts = 1 if retrieval is None else max(1, min(threads, len(triples) // _LEAST))
         if parts == 1:
             return answer(triples)
@@ -180,11 +180,11 @@ class Attributor:
         """Answer as `query` does, by a search or else by a scan; a search computes on the calling thread alone."""
         with torch.inference_mode(), nullcontext() if retrieval is None else one_thread():
             clock = Clock()
-            own = self._featurizer.test_terms(triples, direction)
-            plain = self._featurizer.plain_terms(own, triples, direction)
+            own = self.featurizer.test_terms(triples, direction)
+            plain = self.featurizer.plain_terms(own, triples, direction)
             explained = own if outcome == "logit" else self._explaining(outcome).test_terms(triples, direction)
             terms = plain if score == "tracin" else explained
-            scores = self._featurizer.candidate_scores(triples, direction)
+            scores = self.featurizer.candidate_scores(triples, direction)
             rows, queries = {}, {}
             if score == "preconditioned" or "preconditioned" in self._retrievals:
                 rows = RowQueries.of(explained)
@@ -280,7 +280,7 @@ class Attributor:
         triples = checked(triples, self.vocabulary)
         column = 2 if direction == "tail" else 0
         with torch.inference_mode(), one_thread():
-            scores = self._featurizer.candidate_scores(triples, direction)
+            scores = self.featurizer.candidate_scores(triples, direction)
             return [
                 complete(
                     triple, column, row, known_ids(self.training, triple, direction), top_k=top_k, filtered=filtered
@@ -294,7 +294,7 @@ class Attributor:
         Raises the errors of `complete`.
         """
         with torch.inference_mode():
-            return self._featurizer.candidate_scores(checked(triples, self.vocabulary), direction).cpu().numpy()
+            return self.featurizer.candidate_scores(checked(triples, self.vocabulary), direction).cpu().numpy()
 
     def exact_influences(
         self,
@@ -312,7 +312,7 @@ class Attributor:
         """
         with torch.inference_mode():
             terms = self._terms(checked(triples, self.vocabulary), direction, score, damping, outcome)
-            blocks = torch.as_tensor(rows).split(self._featurizer.block(SCAN_BLOCK))
+            blocks = torch.as_tensor(rows).split(self.featurizer.block(SCAN_BLOCK))
             return torch.cat([self._influences.every(block, terms, score or self.score) for block in blocks]).numpy()
 
     def bounds(
@@ -356,14 +356,14 @@ class Attributor:
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
         with torch.inference_mode():
-            codes = self._featurizer.codes(self.training.triples[rows], self._codec)
+            codes = self.featurizer.codes(self.training.triples[rows], self._codec)
         checked = (*self._codec.checked, *OF_TWO_LOSSES)
         return {name: array for name, array in codes.items() if name in checked or name.endswith(".grad")}
 
     def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""
         with torch.inference_mode():
-            apart = self._featurizer.plain.training_terms_apart(self.training.triples[rows])
+            apart = self.featurizer.plain.training_terms_apart(self.training.triples[rows])
             self_influences = [inner(terms, self._changed(terms, "preconditioned", None)).diagonal() for terms in apart]
             return torch.stack(self_influences).sum(0).cpu().numpy()
 

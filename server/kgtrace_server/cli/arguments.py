@@ -34,17 +34,17 @@ SCORES = choices(Score)
 STRATA = choices(Stratum)
 LOSSES = choices(LossName)
 
-TRIPLE = "--triple"
+TRIPLE, WITHOUT = "--triple", "--without"
 _GUARD = "\0"
 """Before a label of a triple, so that none looks like an option; no argument of a program can hold it."""
 
 
 def with_guards(argv: Sequence[str]) -> list[str]:
-    """Mark the three arguments after each ``--triple`` as labels, even those that begin with a dash."""
+    """Mark the three arguments after each ``--triple`` and ``--without`` as labels, even if they begin with a dash."""
     guarded = list(argv)
     at = 0
     while at < len(guarded):
-        if guarded[at] == TRIPLE and at + 3 < len(guarded):
+        if guarded[at] in (TRIPLE, WITHOUT) and at + 3 < len(guarded):
             guarded[at + 1 : at + 4] = [_GUARD + label for label in guarded[at + 1 : at + 4]]
             at += 3
         at += 1

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from kgtrace_server.cli import arguments
-from kgtrace_server.cli.verbs import build, evaluate, mcp, operate, push, query, self_influence, tracin
+from kgtrace_server.cli.verbs import build, evaluate, explain, mcp, operate, push, query, self_influence, tracin
 from kgtrace_server.printable import printable
 from kgtrace_store.cpus import calm_threads
 from kgtrace_store.errors import KgtraceError
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
     build.register(verb)
     query.register(verb)
+    explain.register(verb)
     tracin.register(verb)
     self_influence.register(verb)
     evaluate.register(verb)

@@ -62,30 +62,30 @@ def self_influences(answer: SelfInfluences) -> str:
     scores = _scores(answer.score, answer.self_influences)
     rows = [("", *scores, "row", "head", "relation", "tail")]
     for position, member in enumerate(answer.self_influences, 1):
-        values = (_number(getattr(member, score)) for score in scores)
-        rows.append((str(position), *values, str(member.train_index), *_shown(member.triple)))
+        values = (number(getattr(member, score)) for score in scores)
+        rows.append((str(position), *values, str(member.train_index), *shown(member.triple)))
     return table(rows, right=range(2 + len(scores)))
 
 
 def aggregate(answer: Aggregate) -> str:
     """Return an answer as a table below a line on all of it."""
-    tests = f"{answer.test_triples:,} test triples" if answer.triple is None else "  ".join(_shown(answer.triple))
+    tests = f"{answer.test_triples:,} test triples" if answer.triple is None else "  ".join(shown(answer.triple))
     kind = "influence" if answer.score == "tracin" else f"{answer.score} influence"
     precise = "exact" if answer.exact else "each within its error"
     order = "order certified" if answer.certified else "order not certified: errors may change it"
-    total = f"{answer.total.count:,} training triples, sum {_number(answer.total.sum)}"
+    total = f"{answer.total.count:,} training triples, sum {number(answer.total.sum)}"
     text = f"{tests}\n  {kind} of {total}; {precise}; {order}\n"
     if answer.by == "triple":
         ranking = [("", "sum", "row", "head", "relation", "tail")]
         for position, member in enumerate(answer.groups, 1):
             assert isinstance(member.group, NamedTriple)
-            ranking.append((str(position), _number(member.sum), str(member.train_index), *_shown(member.group)))
+            ranking.append((str(position), number(member.sum), str(member.train_index), *shown(member.group)))
         return text + table(ranking, right=(0, 1, 2))
     rows = [["", "sum", "error", "for", "against", "triples", str(answer.by)]]
     for position, member in enumerate(answer.groups, 1):
         assert isinstance(member.group, Named)
-        sums = map(_number, (member.sum, member.error, member.positive, member.negative))
-        rows.append([str(position), *sums, f"{member.count:,}", _show(member.group)])
+        sums = map(number, (member.sum, member.error, member.positive, member.negative))
+        rows.append([str(position), *sums, f"{member.count:,}", show(member.group)])
     return text + table(rows, right=(0, 1, 2, 3, 4, 5))
 
 
@@ -160,32 +160,35 @@ def _explanation(result: Explanation, score: Score) -> str:
     if result.certified:
         proof = f"certified exact ({result.exact_terms} influences computed)"
     else:
-        proof = f"not certified: what was not looked at may have {_number(result.bound_gap)} more influence"
-    facts = f"score {_number(result.score)}, rank {result.rank}, loss {_number(result.loss)}; {trained}; {proof}"
-    lines = f"{'  '.join(_shown(result.triple))}\n  {facts}\n"
+        proof = f"not certified: what was not looked at may have {number(result.bound_gap)} more influence"
+    facts = f"score {number(result.score)}, rank {result.rank}, loss {number(result.loss)}; {trained}; {proof}"
+    lines = f"{'  '.join(shown(result.triple))}\n  {facts}\n"
     lines += "".join(f"  note: {note}\n" for note in result.notes)
     if not result.influences:
         return lines + "  no training triple may be named\n"
     scores = _scores(score, result.influences)
     rows = [("", *scores, "cosine", "row", "head", "relation", "tail", "reason")]
     for position, member in enumerate(result.influences, 1):
-        values = (_number(getattr(member, name)) for name in (*scores, "cosine"))
+        values = (number(getattr(member, name)) for name in (*scores, "cosine"))
         rows.append(
-            (str(position), *values, str(member.train_index), *_shown(member.triple), member.reason or "unknown")
+            (str(position), *values, str(member.train_index), *shown(member.triple), member.reason or "unknown")
         )
     return lines + table(rows, right=range(3 + len(scores)))
 
 
-def _shown(triple: NamedTriple) -> tuple[str, str, str]:
-    return _show(triple.head), _show(triple.relation), _show(triple.tail)
+def shown(triple: NamedTriple) -> tuple[str, str, str]:
+    """Return a triple for a table."""
+    return show(triple.head), show(triple.relation), show(triple.tail)
 
 
-def _show(named: Named) -> str:
+def show(named: Named) -> str:
+    """Return a name for a table."""
     text = printable(str(named))
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a number in four digits."""
     return "-" if value is None else f"{value:.4g}"
 
 

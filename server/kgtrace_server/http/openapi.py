@@ -15,7 +15,7 @@ from kgtrace_server import graphml, jsonld
 from kgtrace_server.calls import AT_LEAST
 from kgtrace_server.http.media import JSON
 from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
-from kgtrace_server.schema import answers, operation
+from kgtrace_server.schema import answers, operation, sets
 from kgtrace_server.schema.answer import Answer
 from kgtrace_store.layout import GENERATION_ID
 
@@ -68,6 +68,8 @@ def _answer_schemas() -> dict[str, Any]:
         | answers.SelfInfluences
         | answers.Predictions
         | answers.Aggregate
+        | sets.WhatIf
+        | sets.SetExplanation
         | operation.IndexInfo
         | operation.Entities
         | operation.Relations

@@ -32,6 +32,8 @@ from kgtrace_server.schema.questions import (
     SearchQuery,
     SelfInfluenceQuery,
     SelfInfluenceRequest,
+    SetRequest,
+    WhatIfRequest,
 )
 from kgtrace_server.service import Computed, Service
 from kgtrace_store.layout import GENERATION_ID
@@ -166,6 +168,14 @@ def questions() -> APIRouter:
         triple = service.refs_from_text(query.head, query.relation, query.tail)
         question = AggregateRequest.of(triple=triple, **query.options(*FIELDS))
         return await _computed(request, service, question)
+
+    @router.post("/what-if", summary="Predict without a set", **answered(examples.WHAT_IF, *_POSTED, *_QUEUED))
+    async def predict_without(request: Request, body: WhatIfRequest, service: _Ready) -> Response:
+        return await _computed(request, service, body)
+
+    @router.post("/explanations", summary="Explain by a set", **answered(examples.EXPLANATION, *_POSTED, *_QUEUED))
+    async def explain_by_set(request: Request, body: SetRequest, service: _Ready) -> Response:
+        return await _computed(request, service, body)
 
     @router.post(
         "/self-influence",

@@ -13,7 +13,7 @@ from kgtrace_indexer.names import Direction, Order, Score
 from kgtrace_server.client import Client, LocalClient
 from kgtrace_server.mcp import pages
 from kgtrace_server.printable import printable
-from kgtrace_server.schema.questions import RefsByField
+from kgtrace_server.schema.options import RefsByField
 from kgtrace_store.errors import KgtraceError, MissingExtra
 
 try:

@@ -27,6 +27,7 @@ from kgtrace_server.schema.operation import (
     Status,
     Switched,
 )
+from kgtrace_server.schema.sets import Completion, Fact, PredictedRank, PredictedScore, SetExplanation, WhatIf
 
 _GENERATION = "20261123T020000Z-1a2b3c"
 _ASPIRIN = Named(3, "Q18216", "aspirin")
@@ -96,6 +97,41 @@ AGGREGATE = Aggregate(
     certified=True,
     total=InfluenceSum(32888, 160.2, 183.9, -23.7, 14.6),
     groups=(GroupInfluence(group=_TREATS, count=312, sum=98.1, positive=101.5, negative=-3.4, error=2.9),),
+)
+
+_FEVER = Named(9, "Q38933", "fever")
+_FACT = Fact(1234, NamedTriple(_ASPIRIN, _TREATS, _FEVER), -2.4)
+_SCORE = PredictedScore(7.31, 4.91, 3.2, 6.6)
+_FALLEN = PredictedRank(1, 2)
+_AFTER = (Completion(_FEVER, PredictedScore(5.6, 5.2)), Completion(_HEADACHE, PredictedScore(7.31, 4.91)))
+
+WHAT_IF = WhatIf(
+    generation=_GENERATION,
+    triple=_TEST,
+    direction="tail",
+    facts=(_FACT,),
+    score=_SCORE,
+    rank=_FALLEN,
+    measured_on="ConvE on UMLS",
+    completions=_AFTER,
+)
+
+EXPLANATION = SetExplanation(
+    generation=_GENERATION,
+    mode="necessary",
+    triple=_TEST,
+    direction="tail",
+    facts=(_FACT,),
+    suffices=True,
+    certified=True,
+    candidates=14,
+    score=_SCORE,
+    rank=_FALLEN,
+    rival=_FEVER,
+    margin=0.29,
+    measured_on="ConvE on UMLS",
+    completions=_AFTER,
+    entities=(),
 )
 
 INDEX = IndexInfo(

@@ -43,6 +43,15 @@ MAX_FIELDS = 16
 """Fields of an object in a request, known or not. Each unknown one is an error to report; a body has room for a
 hundred thousand, and whatever looks at them keeps the event loop."""
 
+MAX_SET = 1000
+"""Training triples that a question leaves out: each reads a few rows, and every row is multiplied with P."""
+
+MAX_FACTS = 64
+"""Training triples of a set that explains."""
+
+MAX_ENTITIES = 100
+"""Entities that a sufficient set is tried with, each with predictions of its own."""
+
 MAX_SEARCH = 1000
 """Characters of a search text, and entities or relations that a search returns."""
 
@@ -189,6 +198,9 @@ class TripleRef(Body):
 
 
 TripleRefs = Annotated[list[TripleRef], Field(min_length=1), AtMost(MAX_TRIPLES)]
+
+TrainingRefs = Annotated[list[TripleRef | Annotated[int, Field(ge=0)]], Field(min_length=1), AtMost(MAX_SET)]
+"""Training triples, each as such or by its ``train_index``."""
 
 Refs = Annotated[list[Ref], Field(min_length=1, fail_fast=True), AtMost(MAX_FILTER)]
 """Alternatives. The first that is wrong is reported alone."""

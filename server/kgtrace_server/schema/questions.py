@@ -1,19 +1,20 @@
 """What can be asked: one model for each kind of question, as a body of JSON, and one as parameters of an address.
 
 The options of a question are the fields of its model. From these follow the checks and the documentation of HTTP, the
-questions of the service, and the options that the command line passes on; the dictionaries at the end repeat their
+questions of the service, and the options that the command line passes on; `kgtrace_server.schema.options` repeats their
 names for the signatures of the clients.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Hashable
+from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
-from kgtrace_indexer.names import Direction, Group, Order, Outcome, Ranking, Score
+from kgtrace_indexer.names import Direction, Group, Order, Outcome, Ranking, Score, SetCandidates, SetMode
 from kgtrace_server.schema.fields import (
+    MAX_ENTITIES,
+    MAX_FACTS,
     MAX_SEARCH,
     AtMost,
     Body,
@@ -24,6 +25,7 @@ from kgtrace_server.schema.fields import (
     Question,
     Ref,
     TopK,
+    TrainingRefs,
     TripleRef,
     TripleRefs,
 )
@@ -239,6 +241,76 @@ class PredictionQuery(_Completed, _IncompleteText):
     """The same in the address."""
 
 
+class WhatIfRequest(Body):
+    """What would the model say of a prediction if it was trained without these training triples?"""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"triple": ["aspirin", "treats", "headache"], "without": [["aspirin", "treats", "fever"], 1234]}
+            ]
+        }
+    )
+
+    triple: TripleRef
+    """The prediction."""
+    without: TrainingRefs
+    """What is left out: training triples, or the ``train_index`` of each. A triple that is there several times is left
+    out altogether."""
+    direction: Direction = "tail"
+    """Predict tails, or heads."""
+    top_k: TopK = 10
+    """How many of the entities with the highest predicted scores to name."""
+
+    @property
+    def alike(self) -> Hashable:
+        """Equal in no two questions: each is a computation of its own."""
+        return object()
+
+
+class SetRequest(Body):
+    """Which set of training triples does a prediction rest on?"""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "triple": ["aspirin", "treats", "headache"],
+                    "mode": "necessary",
+                    "max_facts": 4,
+                    "candidates": "head",
+                },
+                {"triple": ["aspirin", "treats", "headache"], "mode": "sufficient", "entities": 10, "seed": 0},
+            ]
+        }
+    )
+
+    triple: TripleRef
+    """The prediction."""
+    mode: SetMode = "necessary"
+    """``necessary``: the smallest set whose removal is predicted to take the prediction from rank 1; ``sufficient``:
+    facts of the head that are predicted to give its tail to other entities."""
+    max_facts: Annotated[int, Field(ge=1), AtMost(MAX_FACTS)] = 4
+    """The most training triples of a set."""
+    candidates: SetCandidates = "head"
+    """Of a necessary set: training triples that have the head, the tail, or either."""
+    connected: bool = False
+    """Of a necessary set: a path of its own training triples must lead from the head to the tail."""
+    direction: Direction = "tail"
+    """Explain the tail, or the head; a sufficient set is then of the tail's facts."""
+    top_k: TopK = 10
+    """How many of the entities with the highest predicted scores to name, without a necessary set."""
+    entities: Annotated[int, Field(ge=1), AtMost(MAX_ENTITIES)] = 10
+    """How many other entities a sufficient set is tried with."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draw of these."""
+
+    @property
+    def alike(self) -> Hashable:
+        """Equal in no two questions: each is a computation of its own."""
+        return object()
+
+
 class SearchQuery(Question):
     """A look-up by label or name."""
 
@@ -255,57 +327,3 @@ class PublishRequest(Body):
 
     generation: Annotated[str, Field(min_length=1, max_length=100)]
     """Its id."""
-
-
-# Arguments of the clients' methods.
-
-Triple = tuple[Ref, Ref, Ref]
-"""Head, relation and tail."""
-
-Triples = Sequence[Triple]
-
-RefsByField = Mapping[Literal["head", "relation", "tail"], Sequence[Ref]]
-"""Labels or ids by field of the training triple."""
-
-
-class Restriction(TypedDict, total=False):
-    """Which training triples may be named, as in `Filter`."""
-
-    must: RefsByField
-    must_not: RefsByField
-
-
-class Options(Restriction, total=False):
-    """As in `AggregateRequest`."""
-
-    top_k: int
-    order: Order
-    exact: bool
-    within_hops: int | None
-    direction: Direction
-    score: Score | None
-    damping: Damping | None
-    outcome: Outcome
-
-
-class InfluenceOptions(Options, total=False):
-    """As in `InfluenceRequest`."""
-
-    max_candidates: int | None
-
-
-class RankingOptions(Restriction, total=False):
-    """As in `SelfInfluenceRequest`."""
-
-    top_k: int
-    order: Ranking
-    score: Score | None
-
-
-class PredictionOptions(TypedDict, total=False):
-    """As in `PredictionRequest`."""
-
-    head: Ref | None
-    tail: Ref | None
-    top_k: int
-    filtered: bool

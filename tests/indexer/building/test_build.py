@@ -71,7 +71,7 @@ def test_answers_describe_the_test_triple(umls: Umls, umls_index: Path) -> None:
         np.array([[head, relation, tail], [head, relation, missing]]), exact=True, top_k=len(known)
     )
     for found, target in zip(answer.attributions, (tail, missing), strict=True):
-        scores = attributor._featurizer.candidate_scores(np.array([[head, relation, 0]]), "tail")[0].numpy()
+        scores = attributor.featurizer.candidate_scores(np.array([[head, relation, 0]]), "tail")[0].numpy()
         others = [e for e in range(model.num_entities) if (head, relation, e) not in known]
         assert found.rank == 1 + sum(scores[e] > scores[target] for e in others)
         assert found.in_training == (target == tail)
@@ -163,7 +163,7 @@ def test_checks_pass_and_notice_a_wrong_model(umls: Umls, umls_index: Path) -> N
     """A sound index passes; with another model's parameters, stored rows and answers no longer agree."""
     attributor = open_index(umls_index, device="cpu")
     assert [c.name for c in verify(attributor) if not c.ok] == []
-    attributor._featurizer.model.entities.mul_(1.5)
+    attributor.featurizer.model.entities.mul_(1.5)
     assert {"stored rows", "bounds"} <= {c.name for c in verify(attributor) if not c.ok}
 
 

@@ -24,6 +24,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/influences": {"triples": [["aspirin", "treats", "headache"]]},
     "/v1/predictions": {"head": "aspirin", "relation": "treats"},
     "/v1/aggregate": {"triple": ["aspirin", "treats", "headache"], "by": "relation"},
+    "/v1/what-if": {"triple": ["aspirin", "treats", "headache"], "without": [100]},
+    "/v1/explanations": {"triple": ["aspirin", "treats", "headache"]},
 }
 both = pytest.mark.parametrize("path", ["/v1/predictions", "/v1/aggregate"])
 

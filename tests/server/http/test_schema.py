@@ -16,9 +16,8 @@ from schemathesis.specs.openapi.checks import (
 
 from kgtrace_server.calls import AT_LEAST
 from kgtrace_server.http.app import create_app
-from kgtrace_server.service import Service
 from kgtrace_server.settings import Settings
-from tests.server.conftest import FakeAttributor
+from tests.server.conftest import FakeAttributor, fake_service
 
 
 def no_fault_of_ours(context: Any, response: Any, case: schemathesis.Case) -> None:
@@ -35,7 +34,7 @@ PROMISES = (
     response_schema_conformance,
 )
 
-APP = create_app(Service(FakeAttributor()), Settings(admin_key="adm1n"))  # type: ignore[arg-type]
+APP = create_app(fake_service(FakeAttributor()), Settings(admin_key="adm1n"))
 
 
 @asynccontextmanager
