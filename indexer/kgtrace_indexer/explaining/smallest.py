@@ -82,13 +82,15 @@ def _largest(forced: torch.Tensor, top: torch.Tensor, sums: torch.Tensor, size: 
     """Return the largest sums of `size` effects with all of some forced ones (R, f), (R,).
 
     They are the sum of the largest size − m effects and of the m least of the forced ones, where m is the smallest
-    number such that all others of these are among the former. `top` and `sums` are the largest effects, and their sums.
+    number such that all others of these are among the former, each in a place of its own: where effects are equal,
+    the last of them is compared with the last place, the last but one with the last but one. `top` and `sums` are the
+    largest effects, and their sums.
     """
     count = forced.shape[1]
     ordered = forced.sort(dim=1, descending=True).values
     total = sums[:, size - count] + ordered.sum(1)
     for m in reversed(range(count)):
-        among = ordered[:, count - m - 1] >= top[:, size - m - 1]
+        among = (ordered[:, : count - m] >= top[:, size - count : size - m]).all(1)
         total = torch.where(among, sums[:, size - m] + ordered[:, count - m :].sum(1), total)
     return total
 

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import numpy as np
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kgtrace_indexer.explaining.smallest import SmallestSet
@@ -22,6 +22,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, list[np.ndar
 
 
 @given(problems(), st.integers(1, 4))
+@example((np.array([[-2.0], [2.0], [2.0], [0.0], [4.0], [4.0]]), np.array([7.0]), 4, [np.array([1, 2])]), 1)
 def test_no_subset_is_smaller_or_of_larger_margin(
     problem: tuple[np.ndarray, np.ndarray, int, list[np.ndarray] | None], block: int
 ) -> None:
