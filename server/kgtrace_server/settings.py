@@ -28,6 +28,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 LOG_FORMATS = ("json", "text")
 
+_PARENT = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?")
+"""A source of CSP's ``frame-ancestors``."""
+
 
 def _setting(
     default: Any,
@@ -103,10 +106,6 @@ def _url_of_label(text: str) -> str:
     if not re.fullmatch(r"https?://\S*", text) or "{label}" not in text:
         raise BadRequest(f"{text!r} is no address that begins with http:// or https:// and has {{label}} in it")
     return text
-
-
-_PARENT = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?|'self'")
-"""A source of CSP's ``frame-ancestors``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -352,6 +352,7 @@ def test_every_view_is_accessible_and_fits_a_phone(
         {"view": "self-influence"},
         {"view": "index"},
         {"view": "entity", "entity": triple["head"]},
+        {**triple, "embed": "1"},
         {**triple, "head": "algae"},
     ]
     for view in views:

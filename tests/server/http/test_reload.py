@@ -253,6 +253,7 @@ def test_files_that_need_not_fit_are_mapped(umls_index: Path) -> None:
     """What the check leaves out, an open index really maps: the operating system's own list has it."""
     attributor = open_index(umls_index)
     attributor.query(np.zeros((1, 3), np.int64), score="preconditioned")  # which other questions do without
+    attributor.reasons.prepare()
     mapped = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
     folder = umls_index / "generations" / attributor.manifest.generation
     left_out = {name for name in attributor.manifest.files if layout.MAPPED.fullmatch(name)}

@@ -21,7 +21,7 @@ export function most(width) {
 /**
  * @typedef {import("./api.js").Triple} Triple
  * Draw the graph. It can be dragged, zoomed with the buttons, or with Ctrl and the wheel.
- * @param {import("./api.js").Triple} prediction
+ * @param {Triple} prediction
  * @param {{triple: Triple, influence: number, rank: string, path: Triple[]}[]} influences
  *   `rank` is written on the edge; other training triples of the `path` from head to tail are drawn as thin lines.
  * @param {number} width In pixels.
@@ -109,7 +109,7 @@ function laidOut(prediction, influences, width, height) {
     return nodes.get(thing.id);
   };
   const edge = ({ triple, kind, influence = null, rank = "" }) => {
-    const middle = rank ? { half: 14, above: 9, below: 9 } : { half: 2, above: 2, below: 2 };
+    const middle = { half: 14, above: 9, below: 9 };
     return { triple, kind, influence, rank, source: node(triple.head), target: node(triple.tail), middle };
   };
   const named = [
@@ -124,7 +124,8 @@ function laidOut(prediction, influences, width, height) {
   };
   pin(head, head === tail ? 0.5 : 0.3);
   if (head !== tail) [pin(tail, 0.7), pin(middle, 0.5)];
-  const places = [...nodes.values(), ...edges.map(({ middle }) => middle)];
+  const numbered = edges.filter(({ kind }) => kind !== "step");
+  const places = [...nodes.values(), ...numbered.map(({ middle }) => middle)];
   spread(places, width, height);
   bend(edges);
   const room = (width * height) / places.length; // for each
@@ -134,9 +135,9 @@ function laidOut(prediction, influences, width, height) {
       d3
         .forceLink(edges)
         .distance(Math.sqrt(room) * 1.3)
-        .strength(0.3),
+        .strength(({ kind }) => (kind === "step" ? 0.05 : 0.3)),
     )
-    .force("middles", () => edges.forEach(straighten))
+    .force("middles", () => numbered.forEach(straighten))
     .force(
       "charge",
       d3
@@ -150,6 +151,7 @@ function laidOut(prediction, influences, width, height) {
     .force("frame", () => places.forEach((place) => keepWithin(place, width, height)))
     .stop()
     .tick(TICKS);
+  for (const edge of edges) if (edge.kind === "step") Object.assign(edge.middle, straight(edge));
   return { nodes: [...nodes.values()], edges };
 }
 
@@ -183,15 +185,25 @@ function bend(edges) {
 }
 
 /** A force: the middle of an edge is drawn to where the edge is straight; that of a loop is above its node. */
-function straighten({ source, middle, target, aside }) {
-  if (source === target) {
-    Object.assign(middle, { x: source.x + 2 * aside, y: source.y - LOOP, vx: 0, vy: 0 });
-    return;
+function straighten(edge) {
+  const { source, middle, target } = edge;
+  const { x, y } = straight(edge);
+  if (source === target) Object.assign(middle, { x, y, vx: 0, vy: 0 });
+  else {
+    middle.vx += (x - middle.x) * 0.2;
+    middle.vy += (y - middle.y) * 0.2;
   }
+}
+
+/** Where the middle of an edge is that is as straight as others beside it allow. */
+function straight({ source, target, aside }) {
+  if (source === target) return { x: source.x + 2 * aside, y: source.y - LOOP };
   const [dx, dy] = [target.x - source.x, target.y - source.y];
   const length = Math.hypot(dx, dy) || 1;
-  middle.vx += ((source.x + target.x) / 2 - (dy / length) * aside - middle.x) * 0.2;
-  middle.vy += ((source.y + target.y) / 2 + (dx / length) * aside - middle.y) * 0.2;
+  return {
+    x: (source.x + target.x) / 2 - (dy / length) * aside,
+    y: (source.y + target.y) / 2 + (dx / length) * aside,
+  };
 }
 
 /** A force: no place covers another, with the name below it. */
