@@ -123,7 +123,7 @@ class Load:
             async def one(due: float) -> None:
                 try:
                     status, answer = await ask(self._chance.choice(self.requests))
-                    problem = self._problem(status, answer)
+                    problem = self.problem(status, answer)
                 except (OSError, asyncio.IncompleteReadError) as e:
                     problem = repr(e)
                 seconds.append(time.perf_counter() - due)
@@ -151,7 +151,8 @@ class Load:
             "reload_p50_ms": percentile(took, 50) if took else None,
         }
 
-    def _problem(self, status: int, answer: Any) -> str | None:
+    def problem(self, status: int, answer: Any) -> str | None:
+        """Return what is wrong with an answer."""
         if status != 200:
             return f"{status}: {answer}"
         rows = {found["train_index"] % 2 for found in answer["results"][0]["influences"]}
