@@ -124,7 +124,7 @@ class Load:
                 try:
                     status, answer = await ask(self._chance.choice(self.requests))
                     problem = self.problem(status, answer)
-                except (OSError, asyncio.IncompleteReadError) as e:
+                except (OSError, asyncio.IncompleteReadError, ValueError) as e:  # the last: no JSON, of a proxy
                     problem = repr(e)
                 seconds.append(time.perf_counter() - due)
                 if problem is not None:

@@ -1,6 +1,6 @@
 """Three replicas behind HAProxy, on the loopback interface of this machine: requests that fail while replicas come and go.
 
-    python -m benchmarks.replicas                     # about ten minutes; needs haproxy
+    python -m benchmarks.replicas                     # ten to fifteen minutes; needs haproxy
 
 Builds two generations of CoDEx-S from the folder in KGTRACE_SHARED, starts three times ``kgtrace serve`` on one index root,
 and HAProxy before them with the settings of ``docker/haproxy.cfg``. Asks at random moments, at a steady rate, while nothing
@@ -195,7 +195,7 @@ async def problem_of(load: Load, data: bytes) -> str | None:
     try:
         async with connections(load.port) as ask:
             return load.problem(*await ask(data))
-    except (OSError, asyncio.IncompleteReadError) as e:
+    except (OSError, asyncio.IncompleteReadError, ValueError) as e:  # the last: no JSON, of the proxy
         return repr(e)
 
 
@@ -251,7 +251,10 @@ def proportional(pid: int) -> int:
 
 def phases_table(phases: dict[str, dict[str, Any]]) -> str:
     """Return the requests of each phase in Markdown."""
-    lines = ["| while | requests | failed | p50 | p99 | in hand at the end | failed |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| while | requests | failed | p50 | p99 | in hand at the end | of them failed |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, part in phases.items():
         cells = [DISTURBANCES[name].format(part["reloads"]), f"{part['answers']:,}", part["failures"]]
         cells += [f"{part['p50_ms']:.0f} ms", f"{part['p99_ms']:.0f} ms"]
