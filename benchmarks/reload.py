@@ -123,8 +123,8 @@ class Load:
             async def one(due: float) -> None:
                 try:
                     status, answer = await ask(self._chance.choice(self.requests))
-                    problem = self._problem(status, answer)
-                except (OSError, asyncio.IncompleteReadError) as e:
+                    problem = self.problem(status, answer)
+                except (OSError, asyncio.IncompleteReadError, ValueError) as e:  # the last: no JSON, of a proxy
                     problem = repr(e)
                 seconds.append(time.perf_counter() - due)
                 if problem is not None:
@@ -151,7 +151,8 @@ class Load:
             "reload_p50_ms": percentile(took, 50) if took else None,
         }
 
-    def _problem(self, status: int, answer: Any) -> str | None:
+    def problem(self, status: int, answer: Any) -> str | None:
+        """Return what is wrong with an answer."""
         if status != 200:
             return f"{status}: {answer}"
         rows = {found["train_index"] % 2 for found in answer["results"][0]["influences"]}

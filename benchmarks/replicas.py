@@ -1,12 +1,13 @@
 """Three replicas behind HAProxy, on the loopback interface of this machine: requests that fail while replicas come and go.
 
-    python -m benchmarks.replicas                     # about six minutes; needs haproxy
+    python -m benchmarks.replicas                     # ten to fifteen minutes; needs haproxy
 
 Builds two generations of CoDEx-S from the folder in KGTRACE_SHARED, starts three times ``kgtrace serve`` on one index root,
 and HAProxy before them with the settings of ``docker/haproxy.cfg``. Asks at random moments, at a steady rate, while nothing
 else happens, while one replica after the other is killed, while generations are published and rolled back, and while one
-replica after the other is told to end. Then compares the memory of ``kgtrace serve`` with one process and with several.
-Writes ``benchmarks/results/NAME.json`` and the tables of ``docs/scale.md``.
+replica after the other is told to end; before a replica ends, many requests come at once, so that all have some in hand.
+Then compares the memory of ``kgtrace serve`` with one process and with several. Writes ``benchmarks/results/NAME.json`` and
+the tables of ``docs/scale.md``.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from kgtrace_store import IndexRoot
 
 CONFIGURATION = Path(__file__).parents[1] / "docker" / "haproxy.cfg"
 REPLICAS = 3
+BURST = 30
+"""Requests that come at once before a replica ends."""
 PROCESSES = (1, 2, 4)
 DISTURBANCES = {
     "quiet": "nothing else happens",
@@ -42,9 +45,9 @@ DISTURBANCES = {
 def main() -> None:
     """Run the whole benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=10.0, help="requests a second (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=5.0, help="requests a second (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, help="of quiet load (default: %(default)s)")
-    parser.add_argument("--times", type=int, default=6, help="of each disturbance (default: %(default)s)")
+    parser.add_argument("--times", type=int, default=12, help="of each disturbance (default: %(default)s)")
     parser.add_argument("--name", default="replicas-cpu")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -136,12 +139,22 @@ async def measure(
     ids = [status.id for status in root.generations()]
     load = Load(replicas.port, requests, rate, {id_: odd for odd, id_ in enumerate(ids)})
 
+    burst: list[str | None] = []
+
+    async def replaced(number: int, *, kill: bool) -> float:
+        """Replace a replica while all have requests in hand: when the first of many that came at once is answered."""
+        asked = [asyncio.ensure_future(problem_of(load, data)) for data in requests[:BURST]]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        seconds = await timed_replacement(replicas, number, kill=kill)
+        burst.extend(await asyncio.gather(*asked))
+        return seconds
+
     async def quiet() -> list[float]:
         await asyncio.sleep(seconds)
         return []
 
     async def kill() -> list[float]:
-        return [await timed_replacement(replicas, turn % REPLICAS, kill=True) for turn in range(times)]
+        return [await replaced(turn % REPLICAS, kill=True) for turn in range(times)]
 
     async def publish_and_roll_back() -> list[float]:
         took = []
@@ -158,13 +171,32 @@ async def measure(
         return took
 
     async def drain() -> list[float]:
-        return [await timed_replacement(replicas, turn % REPLICAS, kill=False) for turn in range(times)]
+        return [await replaced(turn % REPLICAS, kill=False) for turn in range(times)]
 
     root.publish(ids[0])
     for port in replicas.ports:
         await served(port, ids[0])
     works = {"quiet": quiet, "kill": kill, "publish_and_roll_back": publish_and_roll_back, "drain": drain}
-    return {name: await load.during(work) for name, work in works.items()}
+    phases = {}
+    for name, work in works.items():
+        phases[name] = await load.during(work)
+        failed = [problem for problem in burst if problem is not None]
+        phases[name]["in_hand"] = {
+            "requests": len(burst),
+            "failures": len(failed),
+            "first_failure": next(iter(failed), None),
+        }
+        burst.clear()
+    return phases
+
+
+async def problem_of(load: Load, data: bytes) -> str | None:
+    """Send a request on a connection of its own; return what is wrong with the answer."""
+    try:
+        async with connections(load.port) as ask:
+            return load.problem(*await ask(data))
+    except (OSError, asyncio.IncompleteReadError, ValueError) as e:  # the last: no JSON, of the proxy
+        return repr(e)
 
 
 async def timed_replacement(replicas: Replicas, number: int, *, kill: bool) -> float:
@@ -219,12 +251,15 @@ def proportional(pid: int) -> int:
 
 def phases_table(phases: dict[str, dict[str, Any]]) -> str:
     """Return the requests of each phase in Markdown."""
-    lines = ["| while | requests | failed | p50 | p99 |", "|---|---|---|---|---|"]
+    lines = [
+        "| while | requests | failed | p50 | p99 | in hand at the end | of them failed |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, part in phases.items():
-        while_ = DISTURBANCES[name].format(part["reloads"])
-        lines.append(
-            f"| {while_} | {part['answers']:,} | {part['failures']} | {part['p50_ms']:.0f} ms | {part['p99_ms']:.0f} ms |"
-        )
+        cells = [DISTURBANCES[name].format(part["reloads"]), f"{part['answers']:,}", part["failures"]]
+        cells += [f"{part['p50_ms']:.0f} ms", f"{part['p99_ms']:.0f} ms"]
+        cells += [part["in_hand"]["requests"], part["in_hand"]["failures"]] if part["in_hand"]["requests"] else ["", ""]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

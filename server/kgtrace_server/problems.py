@@ -4,7 +4,7 @@
 
     KgtraceError
     ├── Refused                    a request that the service turns away, whatever it asks
-    │   ├── NotReady               no generation is loaded
+    │   ├── NotReady               no generation is loaded, or only an older one
     │   ├── QueueFull              too many requests wait
     │   └── DeadlineExceeded (TimeoutError)
     └── CannotSwitch               the generation asked for cannot be made live
@@ -55,7 +55,7 @@ class Refused(KgtraceError):
 
 
 class NotReady(Refused):
-    """No generation is loaded, or the service is shutting down."""
+    """No generation is loaded, or only one older than the request allows; or the service is shutting down."""
 
 
 class QueueFull(Refused):

@@ -21,6 +21,7 @@ def test_no_request_fails(umls: Umls, tmp_path: Path) -> None:
     requests = [request(triple) for triple in umls[2].ids[:TRIPLES].tolist()]
     with Replicas(root.path, tmp_path, REPLICAS) as replicas:
         phases = asyncio.run(measure(root, replicas, requests, rate=20, seconds=2, times=REPLICAS))
-    print({name: (phase["answers"], phase["failures"]) for name, phase in phases.items()})
+    print({name: (phase["answers"], phase["failures"], phase["in_hand"]) for name, phase in phases.items()})
     assert {name: phase["first_failure"] for name, phase in phases.items()} == dict.fromkeys(phases)
+    assert {name: phase["in_hand"]["first_failure"] for name, phase in phases.items()} == dict.fromkeys(phases)
     assert all(phase["answers"] > 0 for phase in phases.values())

@@ -107,16 +107,18 @@ def test_a_process_that_is_killed_is_replaced(server: Server) -> None:
     wait_until(lambda: server.metrics()[ANSWERED] == before.get(ANSWERED, 0) + asked + ASKED)
 
 
-def test_sigterm_with_requests_in_flight(root: IndexRoot) -> None:
-    """All are answered, by all processes, before the command ends well; none of them is left."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_with_requests_in_flight(root: IndexRoot, number: int, code: int) -> None:
+    """All are answered, by all processes, before the command ends; none of them is left."""
     with running(root) as server, ThreadPoolExecutor(2 * ASKED) as pool:
         processes = workers(server)
         scans = [pool.submit(influences, server, triples=64, exact=True) for _ in range(2 * ASKED)]
         wait_until(lambda: server.taken() + server.waiting() == 2 * ASKED)
         waiting = server.waiting()
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
         statuses = Counter(scan.result()[0] for scan in scans)
-        assert server.process.wait(PATIENCE) == 0
+        assert server.process.wait(PATIENCE) == code
     print(f"{waiting:.0f} of {2 * ASKED} were waiting when told to stop")
     assert waiting > 0
     assert statuses == {200: 2 * ASKED}

@@ -64,6 +64,7 @@ def create_app(
     source
         A service, or a function that loads the generation of an id. With the latter ``settings.index`` is followed
         once the application has started: whichever generation is live there answers, and until one does it is 503.
+        With several ``settings.workers`` it has started when the live generation is loaded, or could not be.
     tracer
         Middleware that makes a span of each request; see `tracing`.
 

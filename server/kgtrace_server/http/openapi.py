@@ -36,9 +36,12 @@ _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
 _OLDEST: Mapping[str, Any] = {
     "name": AT_LEAST,
     "in": "header",
-    "schema": {"type": "string", "pattern": f"^{GENERATION_ID.pattern.replace('?P<time>', '')}$"},
-    "description": "Id of a generation: this one answers, or a later one. A process that serves an older one loads the "
-    "live one first; where that does not help, or takes too long, the answer is 503.",
+    "schema": {
+        "type": "string",
+        "pattern": f"^{GENERATION_ID.pattern.replace('?P<time>', '')}$",
+        "description": "Header: id of a generation. It answers, or a later one does: a process that serves an older "
+        "one loads the live one first. Where that does not help, or takes too long, the answer is 503.",
+    },
 }
 
 _SCHEMA = "#/components/schemas/{model}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kgtrace_server.calls import AT_LEAST
 from kgtrace_server.schema.answers import Influences
 from kgtrace_server.schema.operation import IndexInfo
 from kgtrace_store.errors import NonFinite
@@ -140,7 +141,8 @@ def test_other_origins_are_refused_by_default(client: Client, make_client: Calla
     assert response.status_code == 401
     assert response.headers["Access-Control-Allow-Origin"] == "https://a.example"
     assert "X-Kgtrace-Generation" in response.headers["Access-Control-Expose-Headers"]
-    preflight = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    sent = f"x-api-key, {AT_LEAST}"
+    preflight = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": sent}
     assert allowed.send("OPTIONS", INFLUENCES, headers=preflight).status_code == 200
 
 
