@@ -54,9 +54,10 @@ class Predictor:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What retraining said of models such as this one; None for a kind that was not tried."""
+        """What retraining said of such models; None for a kind of model, or of index, that was not tried."""
         configuration = self.attributor.manifest.configuration
-        if self._damping != "auto" or list(configuration["layers"]) != ["all"]:
+        whole = list(configuration["layers"]) == ["all"] and configuration.get("sample_rate", 1.0) == 1.0
+        if not whole or self._damping != "auto" or self.attributor.featurizer.directions != "both":
             return None
         return BY_INTERACTION.get(str(self.attributor.manifest.provenance.get("interaction")))
 

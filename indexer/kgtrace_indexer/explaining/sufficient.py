@@ -91,9 +91,8 @@ class _Other:
         gradients = RowQueries.of(predictor.attributor.featurizer.training_terms(told)) if len(told) else {}
         tables = gradients.keys() & completions.entity_tables
         moves = predictor.moves({table: gradients[table].only(gradients[table].row == entity) for table in tables})
-        self._moves = {
-            table: replace(move, grad=-move.grad) for table, move in moves.items()
-        }  # not left out, but added
+        # facts are added, not left out
+        self._moves = {table: replace(move, grad=-move.grad) for table, move in moves.items()}
 
     def ranks_with_one_more(self) -> np.ndarray:
         """Return the ranks of the target if each of the facts was added, (m,) float64."""
