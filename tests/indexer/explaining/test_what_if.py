@@ -115,6 +115,8 @@ def test_wrong_questions_are_refused(attributor: Attributor) -> None:
         explainer.what_if(triple, np.array([unknown]))
     with pytest.raises(IdOutOfRange):
         explainer.what_if(np.array([0, 0, 999]), attributor.training.train_index[:1])
+    with pytest.raises(BadRequest, match="type float64, needs integers"):
+        explainer.what_if(triple, np.array([0.5]))
     with pytest.raises(BadRequest, match="top_k is 0"):
         explainer.what_if(triple, attributor.training.train_index[:1], top_k=0)
 
