@@ -1,16 +1,19 @@
 """The parts of the benchmark of sets that can be wrong without anybody noticing."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.fb15k237 import RESULTS
 from benchmarks.truth import sets, whole
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.scores import indexed
 from benchmarks.truth.training import tail_scores
 
 from kgtrace_indexer import BuildConfig
+from kgtrace_indexer.explaining.calibration import BY_INTERACTION
 from kgtrace_indexer.explaining.predictor import Predictor
 from tests.benchmarks.test_truth import graph as graph, toy as toy
 
@@ -61,3 +64,13 @@ def test_sets_compare_with_models_that_were_trained_on_everything(graph: Graph, 
     text = sets.shown({toy: found | {"seeds": 2}})
     assert all(f"| {title} |" in text for title in found["rows"])
     assert f"| toy | {found['fit']['factor']:.3f} |" in text
+
+
+def test_the_product_has_what_was_measured() -> None:
+    """Its constants are the fits in the repository; nobody edits a figure."""
+    for problem, interaction in (("umls", "ConvE"), ("umls-complex", "ComplEx")):
+        measured = json.loads((RESULTS / f"sets-{problem}-cpu.json").read_text())["fit"]
+        calibration = BY_INTERACTION[interaction]
+        assert {name: round(value, 3) for name, value in measured.items()} == {
+            "factor": calibration.factor, "floor": calibration.floor, "slope": calibration.slope
+        }  # fmt: skip

@@ -136,6 +136,8 @@ def test_the_same_question_has_the_same_answer_everywhere(
         ([[0, 0]], "must be [head, relation, tail], has 2 items"),
         ([-1], "without[0]"),
         ([True], "without[0]"),
+        ([1 << 63], "without[0]"),
+        ([(1 << 63) - 1], "is of no indexed training triple"),
         ([6], "train_index 6 is of no indexed training triple"),
         ([7, [0, 0, 0]], "without[1]: (0, 0, 0) is no indexed training triple"),
         (list(range(MAX_SET + 1)), f"at most {MAX_SET} items"),

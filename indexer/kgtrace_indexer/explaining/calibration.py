@@ -29,7 +29,7 @@ BY_INTERACTION: Mapping[str, Calibration] = {
     "ConvE": Calibration(5.961, 0.713, 0.3, "ConvE on UMLS"),
     "ComplEx": Calibration(4.503, 0.778, 0.95, "ComplEx on UMLS"),
 }
-"""Calibrations of models trained 1-N with binary cross-entropy, by interaction."""
+"""Calibrations of models with inverse relations that were trained 1-N with binary cross-entropy, by interaction."""
 
 UNCALIBRATED = 5.2
 """The factor for other interactions: the mean of these."""

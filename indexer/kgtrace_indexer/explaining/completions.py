@@ -44,16 +44,16 @@ class Completions:
         """The model's scores, (E,) float32."""
         return self._featurizer.candidate_scores(self.triple[None], self.direction)[0].cpu().numpy()
 
-    def blocks(self, count: int) -> Iterator[np.ndarray]:
-        """Yield all entities, (n,) int64 each, a block for which `count` moves make no more than `CHANGES`.
+    def blocks(self, count: int, among: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the entities of a mask (E,), (n,) int64 each, a block for which `count` moves make at most `CHANGES`.
 
         Raises `Abandoned` once nobody waits for an answer.
         """
-        entities, size = len(self.scores), min(BLOCK, max(1, CHANGES // max(1, count)))
-        for start in range(0, entities, size):
+        entities, size = np.flatnonzero(among), min(BLOCK, max(1, CHANGES // max(1, count)))
+        for start in range(0, len(entities), size):
             if not self.wanted():
                 raise Abandoned(f"the explanation of {self.triple.tolist()} was given up")
-            yield np.arange(start, min(start + size, entities))
+            yield entities[start : start + size]
 
     def changes(self, moves: Moves, count: int, entities: np.ndarray) -> Tensor:
         """Return what c = `count` moves change in the scores of completions (n,), to first order: ⟨∇s, move⟩.

@@ -145,9 +145,11 @@ class SetExplainer:
 
     def _positions(self, train_index: np.ndarray) -> np.ndarray:
         """Return the places of training triples among the indexed ones, ascending, each once."""
-        asked = np.unique(np.asarray(train_index, np.int64))
+        asked = np.unique(train_index)
         if not len(asked):
             raise BadRequest("there are no training triples to leave out")
+        if not np.issubdtype(asked.dtype, np.integer):
+            raise BadRequest(f"train_index has type {asked.dtype}, needs integers")
         stored = self._training.train_index
         positions = np.flatnonzero(np.isin(stored, asked))
         if len(positions) < len(asked):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kgtrace_indexer.answers import NecessarySet
-from kgtrace_indexer.explaining.completions import Completions
+from kgtrace_indexer.explaining.completions import Completions, Moves
 from kgtrace_indexer.explaining.predictor import Predictor
 from kgtrace_indexer.explaining.smallest import SmallestSet
 from kgtrace_indexer.explaining.what_if import what_if
@@ -37,7 +37,7 @@ def necessary(
     triples = predictor.training.triples[positions]
     search = SmallestSet(max_facts, _bridges(triples, head, tail) if connected else None)
     if len(positions):
-        _look(search, predictor, completions, positions, triples)
+        _look(search, predictor, completions, positions)
     best = search.answer
     chosen = positions[:0] if best is None else positions[best.facts]
     return NecessarySet(
@@ -49,42 +49,43 @@ def necessary(
     )
 
 
-def _look(
-    search: SmallestSet, predictor: Predictor, completions: Completions, positions: np.ndarray, triples: np.ndarray
-) -> None:
-    """Look at all rivals, given the candidates' places and triples, (c,) and (c, 3).
+def _look(search: SmallestSet, predictor: Predictor, completions: Completions, positions: np.ndarray) -> None:
+    """Look at all rivals, given the places of the candidates (c,).
 
     Candidates move the rows that the target reads, and with these the scores of all completions. They also move the row
     of the entity at their other end, which only the completion with that entity reads: P, which is costly, is applied
     there only if a bound, with the identity in its place, leaves that completion within reach.
     """
-    target, scores, count = completions.target, completions.scores.astype(np.float64), len(positions)
-    gradients = predictor.gradients(positions)
-    near = {table: np.isin(each.row, completions.target_rows[table]) for table, each in gradients.items()}
+    scores, count = completions.scores.astype(np.float64), len(positions)
+    gradients, target_rows = predictor.gradients(positions), completions.target_rows
+    near = {table: np.isin(each.row, target_rows[table]) for table, each in gradients.items()}
     shared = predictor.moves({table: each.only(near[table]) for table, each in gradients.items()})
-    of_target = completions.changes(shared, count, np.array([target])).numpy()
-    rivals = predictor.rivals(completions)
-    linked = np.zeros_like(rivals)
-    linked[triples[:, [0, 2]]] = True
-    for entities in completions.blocks(count):
-        others = entities[rivals[entities] & ~linked[entities]]
-        if len(others):
-            effects = completions.changes(shared, count, others).numpy() - of_target
-            search.look(effects, scores[target] - scores[others], others)
-
-    ends = np.flatnonzero(rivals & linked)
-    if not len(ends):
-        return
-    effects = completions.changes(shared, count, ends).numpy() - of_target
+    of_target = completions.changes(shared, count, np.array([completions.target])).numpy()
     far = {table: gradients[table].only(~near[table]) for table in completions.entity_tables}
-    own = (triples[:, 0, None] == ends) | (triples[:, 2, None] == ends)  # (c, n)
-    most = own * (predictor.largest_moves(far, count)[:, None] * completions.norms(ends))
-    within = search.within_reach(effects + most, scores[target] - scores[ends])
-    ends, effects, of_ends = ends[within], effects[:, within], own[:, within].any(1)
-    if len(ends):
-        moves = predictor.moves({table: each.only(of_ends[each.query]) for table, each in far.items()})
-        effects += completions.changes(moves, count, ends).numpy()
-        search.look(effects, scores[target] - scores[ends], ends)
+    linked = np.isin(np.arange(len(scores)), np.concatenate([each.row for each in far.values()]))
+    rivals = predictor.rivals(completions)
+    for entities in completions.blocks(count, rivals & ~linked):
+        effects = completions.changes(shared, count, entities).numpy() - of_target
+        search.look(effects, scores[completions.target] - scores[entities], entities)
+    for entities in completions.blocks(count, rivals & linked):
+        effects = completions.changes(shared, count, entities).numpy() - of_target
+        most = effects + _most(predictor, completions, far, count, entities)
+        within = search.within_reach(most, scores[completions.target] - scores[entities])
+        if within.any():
+            entities, effects = entities[within], effects[:, within]
+            moves = predictor.moves({table: each.only(np.isin(each.row, entities)) for table, each in far.items()})
+            effects += completions.changes(moves, count, entities).numpy()
+            search.look(effects, scores[completions.target] - scores[entities], entities)
+
+
+def _most(predictor: Predictor, completions: Completions, far: Moves, count: int, entities: np.ndarray) -> np.ndarray:
+    """Return upper bounds of what c = `count` candidates change by the rows of entities (n,) alone, (c, n)."""
+    bounds, norms = np.zeros((count, len(entities)), np.float32), completions.norms(entities)
+    for gradients in far.values():
+        at = np.minimum(np.searchsorted(entities, gradients.row), len(entities) - 1)
+        mine = entities[at] == gradients.row
+        bounds[gradients.query[mine], at[mine]] += predictor.longest(gradients.grad[mine]) * norms[at[mine]]
+    return bounds
 
 
 def _bridges(triples: np.ndarray, head: int, tail: int) -> Sequence[np.ndarray] | None:

@@ -54,9 +54,10 @@ class Predictor:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What retraining said of models such as this one; None for a kind that was not tried."""
+        """What retraining said of such models; None for a kind of model, or of index, that was not tried."""
         configuration = self.attributor.manifest.configuration
-        if self._damping != "auto" or list(configuration["layers"]) != ["all"]:
+        whole = list(configuration["layers"]) == ["all"] and configuration.get("sample_rate", 1.0) == 1.0
+        if not whole or self._damping != "auto" or self.attributor.featurizer.directions != "both":
             return None
         return BY_INTERACTION.get(str(self.attributor.manifest.provenance.get("interaction")))
 
@@ -95,12 +96,10 @@ class Predictor:
         changed = self.preconditioner.changed(gradients, self._damping)
         return {table: replace(queries, grad=self._scale * queries.grad) for table, queries in changed.items()}
 
-    def largest_moves(self, gradients: Moves, count: int) -> np.ndarray:
-        """Return upper bounds of the norms of c = `count` moves of these gradients, (c,) float64: P is at most I."""
-        squares = np.zeros(count)
-        for queries in gradients.values():
-            squares += np.bincount(queries.query, np.square(queries.grad).sum(1), count)
-        return self._scale * np.sqrt(squares)
+    def longest(self, grads: np.ndarray) -> np.ndarray:
+        """Return upper bounds of the norms of the moves of gradients (m, d), (m,) float64: P is at most I."""
+        norms: np.ndarray = np.linalg.norm(grads, axis=1)
+        return self._scale * norms
 
     def own_changes(self, completions: Completions, positions: np.ndarray) -> np.ndarray:
         """Return what each training triple (m,) alone changes in the score of the target, (m,) float64."""

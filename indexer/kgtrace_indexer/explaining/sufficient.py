@@ -38,6 +38,7 @@ def sufficient(
     chosen, best = list[int](), before
     while len(chosen) < min(max_facts, len(facts)) and (best > 1).any():
         tried = np.stack([other.ranks_with_one_more() for other in others])  # (n, facts)
+        tried[:, chosen] = np.inf  # none counts twice
         fact = int((1 / tried).mean(0).argmax())
         if (1 / tried[:, fact]).mean() <= (1 / best).mean():
             break
@@ -62,9 +63,9 @@ def sufficient(
 def _draw(predictor: Predictor, completions: Completions, given: int, count: int, seed: int) -> Iterator[Completions]:
     """Yield the completions of a triple with other entities in a column, 0 or 2, that lack the triple's target."""
     triple, training = completions.triple, predictor.training
-    lacking = training.entities.copy()
-    lacking[[triple[given], *known_ids(training, triple, "head" if given == 0 else "tail")]] = False
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(lacking))
+    having = [triple[given], *known_ids(training, triple, "head" if given == 0 else "tail")]
+    lacking = np.setdiff1d(np.flatnonzero(training.entities), having)
+    order = np.random.default_rng(seed).permutation(lacking)
     for entity in order[: _LOOKED_AT * count]:
         other = triple.copy()
         other[given] = entity
@@ -90,17 +91,15 @@ class _Other:
         gradients = RowQueries.of(predictor.attributor.featurizer.training_terms(told)) if len(told) else {}
         tables = gradients.keys() & completions.entity_tables
         moves = predictor.moves({table: gradients[table].only(gradients[table].row == entity) for table in tables})
-        self._moves = {
-            table: replace(move, grad=-move.grad) for table, move in moves.items()
-        }  # not left out, but added
+        # facts are added, not left out
+        self._moves = {table: replace(move, grad=-move.grad) for table, move in moves.items()}
 
     def ranks_with_one_more(self) -> np.ndarray:
         """Return the ranks of the target if each of the facts was added, (m,) float64."""
         target = np.array([self.completions.target])
         own = self.scores[target] + self.completions.changes(self._moves, self._count, target).numpy()  # (m, 1)
         ranks = np.ones(self._count)
-        for entities in self.completions.blocks(self._count):
-            rivals = entities[self._rivals[entities]]
+        for rivals in self.completions.blocks(self._count, self._rivals):
             scores = self.scores[rivals] + self.completions.changes(self._moves, self._count, rivals).numpy()
             ranks += (scores > own).sum(1) + (scores == own).sum(1) / 2
         return ranks
@@ -109,5 +108,5 @@ class _Other:
         """Add a fact."""
         move = {table: each.only(each.query == fact) for table, each in self._moves.items()}
         alone = {table: replace(each, query=np.zeros_like(each.query)) for table, each in move.items()}
-        for entities in self.completions.blocks(1):
+        for entities in self.completions.blocks(1, np.ones(len(self.scores), bool)):
             self.scores[entities] += self.completions.changes(alone, 1, entities)[0].numpy()

@@ -15,7 +15,7 @@ def what_if(predictor: Predictor, completions: Completions, positions: np.ndarra
     before, after = completions.scores, completions.scores.copy()
     if len(positions):
         moves = predictor.moves({table: each.summed() for table, each in predictor.gradients(positions).items()})
-        for entities in completions.blocks(1):
+        for entities in completions.blocks(1, np.ones(len(before), bool)):
             after[entities] += completions.changes(moves, 1, entities)[0].numpy()
     shown = predictor.rivals(completions)
     shown[target] = True

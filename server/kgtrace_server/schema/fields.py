@@ -199,7 +199,8 @@ class TripleRef(Body):
 
 TripleRefs = Annotated[list[TripleRef], Field(min_length=1), AtMost(MAX_TRIPLES)]
 
-TrainingRefs = Annotated[list[TripleRef | Annotated[int, Field(ge=0)]], Field(min_length=1), AtMost(MAX_SET)]
+_Row = Annotated[int, Field(ge=0, lt=1 << 63)]
+TrainingRefs = Annotated[list[TripleRef | _Row], Field(min_length=1), AtMost(MAX_SET)]
 """Training triples, each as such or by its ``train_index``."""
 
 Refs = Annotated[list[Ref], Field(min_length=1, fail_fast=True), AtMost(MAX_FILTER)]

@@ -118,6 +118,13 @@ class _Completed(Question):
     """Leave out those that make a training triple."""
 
 
+class _Alone(Body):
+    @property
+    def alike(self) -> Hashable:
+        """Equal in no two questions: each is a computation of its own."""
+        return object()
+
+
 # Questions.
 
 
@@ -241,7 +248,7 @@ class PredictionQuery(_Completed, _IncompleteText):
     """The same in the address."""
 
 
-class WhatIfRequest(Body):
+class WhatIfRequest(_Alone):
     """What would the model say of a prediction if it was trained without these training triples?"""
 
     model_config = ConfigDict(
@@ -262,13 +269,8 @@ class WhatIfRequest(Body):
     top_k: TopK = 10
     """How many of the entities with the highest predicted scores to name."""
 
-    @property
-    def alike(self) -> Hashable:
-        """Equal in no two questions: each is a computation of its own."""
-        return object()
 
-
-class SetRequest(Body):
+class SetRequest(_Alone):
     """Which set of training triples does a prediction rest on?"""
 
     model_config = ConfigDict(
@@ -304,11 +306,6 @@ class SetRequest(Body):
     """How many other entities a sufficient set is tried with."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the draw of these."""
-
-    @property
-    def alike(self) -> Hashable:
-        """Equal in no two questions: each is a computation of its own."""
-        return object()
 
 
 class SearchQuery(Question):

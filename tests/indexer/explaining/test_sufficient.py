@@ -1,12 +1,13 @@
 """Facts that give a prediction to other entities, against moved rows and a search by hand."""
 
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kgtrace_indexer import Attributor
+from kgtrace_indexer import Attributor, TripleTable
 from kgtrace_indexer.explaining import completions
 from kgtrace_indexer.explaining.explainer import SetExplainer
 from kgtrace_indexer.index.row_queries import RowQueries
@@ -64,7 +65,7 @@ def test_facts_are_chosen_one_by_one(
     training, explainer = attributor.training, SetExplainer(attributor)
     triple = np.asarray(training.triples[20], np.int64)
     given, column = (0, 2) if direction == "tail" else (2, 0)
-    found = explainer.sufficient(triple, max_facts=2, entities=ENTITIES, seed=3, direction=direction)
+    found = explainer.sufficient(triple, max_facts=3, entities=ENTITIES, seed=3, direction=direction)
     mine = np.asarray(training.triples[(training.triples[:, [0, 2]] == triple[given]).any(1)], np.int64)
     mine = mine[(mine != triple).any(1)]
     assert found.candidates == len(mine)
@@ -89,7 +90,7 @@ def test_facts_are_chosen_one_by_one(
     assert (found.ranks > 1).all()
     chosen: list[int] = []
     for fact in found.triples:
-        quality = [(1 / ranks([*chosen, i])).mean() for i in range(len(mine))]
+        quality = [0 if i in chosen else (1 / ranks([*chosen, i])).mean() for i in range(len(mine))]
         assert max(quality) > (1 / ranks(chosen)).mean()
         chosen.append(next(i for i in range(len(mine)) if (mine[i] == fact).all()))
         assert quality[chosen[-1]] == max(quality)
@@ -105,6 +106,23 @@ def test_a_seed_draws_entities(attributor: Attributor) -> None:
     first, again, other = (explainer.sufficient(triple, entities=3, seed=seed).entities for seed in (0, 0, 5))
     np.testing.assert_array_equal(first, again)
     assert first.tolist() != other.tolist()
+
+
+def test_an_entity_without_facts_convinces_nobody(save: Save, nations: Data, tmp_path: Path) -> None:
+    """Nor does its prediction rest on any: both sets are empty."""
+    vocabulary, table = nations
+    last = len(vocabulary.entities) - 1
+    apart = (table.ids[:, [0, 2]] != last).all(1)
+    few = TripleTable(table.ids[apart], table.train_index[apart], 0)
+    explainer = SetExplainer(attributor := indexed(tmp_path, save("ComplEx", False).model, (vocabulary, few)))
+    asked = np.stack([np.full(9, last), np.arange(9), np.zeros(9, np.int64)], 1)
+    first = next(one.triples[0] for one in attributor.complete(asked, top_k=1, filtered=True) if one.ranks[0] == 1)
+    told, needed = explainer.sufficient(first), explainer.necessary(first)
+    assert (told.candidates, len(told.triples), told.suffices) == (0, 0, False)
+    np.testing.assert_array_equal(told.ranks_after, told.ranks)
+    assert last not in told.entities
+    assert (needed.candidates, len(needed.what_if.triples), needed.suffices, needed.rival) == (0, 0, False, None)
+    assert needed.what_if.score_after == needed.what_if.score
 
 
 def test_wrong_questions_are_refused(attributor: Attributor) -> None:

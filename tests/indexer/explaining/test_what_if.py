@@ -1,6 +1,7 @@
 """Predicted scores, against sums of the influences that an index gives."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,26 +80,28 @@ def test_a_training_triple_of_other_rows_changes_nothing(attributor: Attributor)
     assert by_index[int(training.train_index[places[1]])] == 0 != by_index[int(training.train_index[0])]
 
 
-def test_an_interval_is_of_models_that_were_tried(
-    save: Save, nations: Data, attributor: Attributor, tmp_path: Path
-) -> None:
-    """It grows with the change; a TransE has none, nor has an index of another damping."""
-    training = attributor.training
+def test_an_interval_is_of_models_that_were_tried(save: Save, nations: Data, tmp_path: Path) -> None:
+    """It grows with the change; a TransE has none, nor has a model without inverse relations, nor other indexes."""
+    tried = indexed(tmp_path / "tried", save("ComplEx", True).model, nations)
+    training = tried.training
     triple = np.asarray(training.triples[9], np.int64)
-    wide, narrow = (
-        SetExplainer(attributor).what_if(triple, training.train_index[p]) for p in (POSITIONS, POSITIONS[-1:])
-    )
-    for found in (wide, narrow):
-        assert found.interval is not None
-        half = BY_INTERACTION["ComplEx"].half_width(found.score_after - found.score)
+    wide, narrow = (SetExplainer(tried).what_if(triple, training.train_index[p]) for p in (POSITIONS, POSITIONS[-1:]))
+    calibration = BY_INTERACTION["ComplEx"]
+    halves = [calibration.half_width(found.score_after - found.score) for found in (wide, narrow)]
+    for found, half in zip((wide, narrow), halves, strict=True):
         assert found.interval == pytest.approx((found.score_after - half, found.score_after + half))
-        assert found.measured_on == BY_INTERACTION["ComplEx"].measured_on
-    assert abs(wide.score_after - wide.score) > abs(narrow.score_after - narrow.score)
-    assert half < BY_INTERACTION["ComplEx"].half_width(wide.score_after - wide.score)
-    other = indexed(tmp_path / "transe", save("TransE", False).model, nations)
-    damped = indexed(tmp_path / "damped", save("ComplEx", False).model, nations, damping=1.0)
-    for index in (other, damped):
-        unknown = SetExplainer(index).what_if(triple, training.train_index[POSITIONS])
+        assert found.measured_on == calibration.measured_on
+    assert halves[0] > halves[1] >= calibration.floor
+    others: list[tuple[str, bool, dict[str, Any]]] = [
+        ("TransE", True, {}),
+        ("ComplEx", False, {}),
+        ("ComplEx", True, {"damping": 1.0}),
+        ("ComplEx", True, {"layers": ("last:1",)}),
+        ("ComplEx", True, {"sample_rate": 0.9}),
+    ]
+    for number, (name, inverse, config) in enumerate(others):
+        other = indexed(tmp_path / str(number), save(name, inverse).model, nations, **config)
+        unknown = SetExplainer(other).what_if(triple, other.training.train_index[:3])
         assert (unknown.interval, unknown.measured_on) == (None, None)
 
 
@@ -112,6 +115,8 @@ def test_wrong_questions_are_refused(attributor: Attributor) -> None:
         explainer.what_if(triple, np.array([unknown]))
     with pytest.raises(IdOutOfRange):
         explainer.what_if(np.array([0, 0, 999]), attributor.training.train_index[:1])
+    with pytest.raises(BadRequest, match="type float64, needs integers"):
+        explainer.what_if(triple, np.array([0.5]))
     with pytest.raises(BadRequest, match="top_k is 0"):
         explainer.what_if(triple, attributor.training.train_index[:1], top_k=0)
 
