@@ -64,7 +64,7 @@ def test_damage_is_found_and_the_old_generation_serves_on(night: Night, tmp_path
     night.build(root.path)
     folder = root.path / layout.GENERATIONS / str(root.current())
     names, _ = list_tree(folder)
-    assert len(names) == 16
+    assert len(names) == 17
     tried = 0
     chance = random.Random(0)
     for name in names:

@@ -29,7 +29,7 @@ export async function explanation(page, question, signal) {
     };
   };
   const [proponents, opponents] = await Promise.all([side("proponents"), side("opponents")]);
-  const { triple, rank, score, loss, in_training, notes } = proponents.result;
+  const { triple } = proponents.result;
   const all = [proponents, opponents].flatMap(({ result }) => result.influences);
   const [forIt, againstIt] = [proponents, opponents].map(({ result }) => result.influences.length);
   announce(`${tripleString(triple)}: ${forIt} training triples for it and ${againstIt} against it`);
@@ -72,25 +72,26 @@ export async function explanation(page, question, signal) {
   }
 
   show();
-  const content = [
-    section(
-      2,
-      tripleText(triple, (thing) => entityLink(page, thing)),
-      null,
-      el(
-        "dl",
-        { class: "facts" },
-        fact("Filtered rank", count(rank)),
-        fact("Score", number(score)),
-        fact("Loss", number(loss)),
-        fact("In the training data", in_training ? "yes, a known fact" : "no, a prediction"),
-      ),
-      notes.map((note) => el("p", { class: "note" }, `Note: ${note}.`)),
-      fields,
+  return { content: [about(page, proponents.result, fields), lists], triple };
+}
+
+/** The prediction, the model's numbers of it, and which reasons are shown. */
+function about(page, { triple, rank, score, loss, in_training, notes }, fields) {
+  return section(
+    2,
+    tripleText(triple, (thing) => entityLink(page, thing)),
+    null,
+    el(
+      "dl",
+      { class: "facts" },
+      fact("Filtered rank", count(rank)),
+      fact("Score", number(score)),
+      fact("Loss", number(loss)),
+      fact("In the training data", in_training ? "yes, a known fact" : "no, a prediction"),
     ),
-    lists,
-  ];
-  return { content, triple };
+    notes.map((note) => el("p", { class: "note" }, `Note: ${note}.`)),
+    fields,
+  );
 }
 
 function fact(term, ...description) {
