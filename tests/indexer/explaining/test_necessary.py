@@ -91,6 +91,16 @@ def check(found: NecessarySet, margins: dict[tuple[int, ...], float], close: flo
     assert found.margin == pytest.approx(max(margins.values()), abs=close)
 
 
+def test_no_row_moves_further_than_its_bound(attributor: Attributor) -> None:
+    """Else rivals that were not looked at might have had a smaller set."""
+    predictor = SetExplainer(attributor).predictor
+    gradients = predictor.gradients(np.arange(len(attributor)))
+    for table, moved in predictor.moves(gradients).items():
+        bounds, norms = predictor.longest(gradients[table].grad), np.linalg.norm(moved.grad, axis=1)
+        assert (norms <= bounds * (1 + 1e-9)).all()
+        assert norms.max() > 0.5 * bounds.max()
+
+
 def test_a_prediction_of_another_rank_has_none(attributor: Attributor) -> None:
     """The error says which rank it has."""
     asked = np.asarray(attributor.training.triples[:1], np.int64)
