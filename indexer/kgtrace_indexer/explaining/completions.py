@@ -60,14 +60,12 @@ class Completions:
 
         (c, n) float32.
         """
-        if self._factors is None:
-            change = torch.zeros(count, len(entities))
-        else:
-            x = torch.zeros(count, self._factors.tails.shape[1])
-            for table, uses in self._factors.rows.items():
+        change = torch.zeros(count, len(entities))
+        for factors in self._factors:
+            x, tails = torch.zeros(count, factors.tails.shape[1]), factors.tails.cpu()
+            for table, uses in factors.rows.items():
                 _add(x, uses, moves.get(table))
-            tails = self._factors.tails.cpu()
-            change = x @ (tails if len(entities) == len(tails) else tails[entities]).T  # (c, k) @ (k, n)
+            change += x @ (tails if len(entities) == len(tails) else tails[entities]).T  # (c, k) @ (k, n)
         for table, uses in self._gradients(entities).items():
             _add(change, uses, moves.get(table))
         return change
@@ -94,14 +92,15 @@ class Completions:
         return {table: queries.row for table, queries in RowQueries.of(terms).items()}
 
     @cached_property
-    def _factors(self) -> Factors | None:
+    def _factors(self) -> list[Factors]:
         return self._featurizer.factors(self.triple, self.direction)
 
     def _gradients(self, entities: np.ndarray) -> Mapping[str, Sequence[Rows]]:
         """Return the gradients of the scores of completions (n,); with factors, those in their own rows alone."""
-        if self._factors is not None:
+        if self._factors:
             index = torch.from_numpy(entities)
-            return {table: [Rows(index, g.expand(len(index), -1))] for table, g in self._factors.own.items()}
+            own = {table: grad for factors in self._factors for table, grad in factors.own.items()}
+            return {table: [Rows(index, grad.expand(len(index), -1))] for table, grad in own.items()}
         completed = np.repeat(self.triple[None], len(entities), 0)
         completed[:, self._column] = entities
         return self._featurizer.score_terms(completed, self.direction).rows

@@ -81,10 +81,10 @@ def _look(search: SmallestSet, predictor: Predictor, completions: Completions, p
 def _most(predictor: Predictor, completions: Completions, far: Moves, count: int, entities: np.ndarray) -> np.ndarray:
     """Return upper bounds of what c = `count` candidates change by the rows of entities (n,) alone, (c, n)."""
     bounds, norms = np.zeros((count, len(entities)), np.float32), completions.norms(entities)
-    for gradients in far.values():
+    for table, gradients in far.items():
         at = np.minimum(np.searchsorted(entities, gradients.row), len(entities) - 1)
         mine = entities[at] == gradients.row
-        bounds[gradients.query[mine], at[mine]] += predictor.longest(gradients.grad[mine]) * norms[at[mine]]
+        bounds[gradients.query[mine], at[mine]] += predictor.longest(table, gradients.grad[mine]) * norms[at[mine]]
     return bounds
 
 

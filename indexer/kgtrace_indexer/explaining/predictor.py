@@ -11,9 +11,10 @@ the sum of the influences that `Attributor.query` gives, times a factor f that r
 (`kgtrace_indexer.explaining.calibration`).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import isclose
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from kgtrace_indexer.explaining.calibration import BY_INTERACTION, UNCALIBRATED,
 from kgtrace_indexer.explaining.completions import Completions, Moves
 from kgtrace_indexer.index.preconditioner import Preconditioner
 from kgtrace_indexer.index.row_queries import RowQueries
-from kgtrace_indexer.models.checkpoints import Checkpoints
+from kgtrace_indexer.models.checkpoints import Checkpoints, checkpoint_of
 from kgtrace_indexer.names import Damping, Direction
 from kgtrace_indexer.query.attribution import filtered_ranks, known_ids
 from kgtrace_indexer.query.attributor import Attributor
@@ -45,10 +46,11 @@ class Predictor:
                 f"the preconditioned score of this index is of the loss {loss}, and sets are explained by changes of "
                 "the score itself: build the index without --loss"
             )
-        if isinstance(self.attributor.featurizer.model, Checkpoints):
+        if not isclose(sum(self._weights), 1):
             raise BadRequest(
-                "this index sums influences over checkpoints or models, and sets are explained by changes of one "
-                "model's score: build an index of one model, without checkpoints"
+                f"this index sums influences over checkpoints of weights {', '.join(f'{w:g}' for w in self._weights)}, "
+                "and sets are explained by changes of one model's score, or by the mean of several models: build an "
+                "index without checkpoints"
             )
         return self.attributor.files.preconditioner()
 
@@ -57,7 +59,8 @@ class Predictor:
         """What retraining said of such models; None for a kind of model, or of index, that was not tried."""
         configuration = self.attributor.manifest.configuration
         whole = list(configuration["layers"]) == ["all"] and configuration.get("sample_rate", 1.0) == 1.0
-        if not whole or self._damping != "auto" or self.attributor.featurizer.directions != "both":
+        as_tried = whole and self._damping == "auto" and self.attributor.featurizer.directions == "both"
+        if not as_tried or len(self._weights) > 1:
             return None
         return BY_INTERACTION.get(str(self.attributor.manifest.provenance.get("interaction")))
 
@@ -66,10 +69,16 @@ class Predictor:
         """f."""
         return UNCALIBRATED if self.calibration is None else self.calibration.factor
 
-    @property
-    def _scale(self) -> float:
-        table, *_ = self.preconditioner.moments  # all are of one model
-        return self.factor / self.preconditioner.sigma(table, self._damping)
+    @cached_property
+    def _weights(self) -> Sequence[float]:
+        """Of the models whose predicted changes are added: 1/C of each of C models of other seeds."""
+        model = self.attributor.featurizer.model
+        return [weight for weight, _ in model.weighted] if isinstance(model, Checkpoints) else [1.0]
+
+    def _scale(self, table: str) -> float:
+        """Return f/σ² of a table; σ² holds the weight of its model, as all gradients hold the root of it."""
+        weight = self._weights[checkpoint_of(table)]
+        return self.factor * weight / self.preconditioner.sigma(table, self._damping)
 
     @property
     def _damping(self) -> Damping:
@@ -94,12 +103,12 @@ class Predictor:
     def moves(self, gradients: Moves) -> Moves:
         """Return how rows move if training triples of these gradients of −s are left out: f/σ² P g."""
         changed = self.preconditioner.changed(gradients, self._damping)
-        return {table: replace(queries, grad=self._scale * queries.grad) for table, queries in changed.items()}
+        return {table: replace(queries, grad=self._scale(table) * queries.grad) for table, queries in changed.items()}
 
-    def longest(self, grads: np.ndarray) -> np.ndarray:
+    def longest(self, table: str, grads: np.ndarray) -> np.ndarray:
         """Return upper bounds of the norms of the moves of gradients (m, d), (m,) float64: P is at most I."""
         norms: np.ndarray = np.linalg.norm(grads, axis=1)
-        return self._scale * norms
+        return self._scale(table) * norms
 
     def own_changes(self, completions: Completions, positions: np.ndarray) -> np.ndarray:
         """Return what each training triple (m,) alone changes in the score of the target, (m,) float64."""

@@ -24,6 +24,11 @@ from kgtrace_indexer.models.protocol import ScoringModel, head_scores, one_to_al
 _MARK = "@"
 
 
+def block_of(parameter: str, checkpoint: int) -> str:
+    """Return the name of a checkpoint's copy of a parameter's block."""
+    return f"{parameter}{_MARK}{checkpoint}"
+
+
 def parameter_of(block: str) -> str:
     """Return the parameter name of a block: ``weight@2`` is checkpoint 2's copy of ``weight``."""
     return block.partition(_MARK)[0]
@@ -101,10 +106,10 @@ class Checkpoints:
         trained: Terms | None = None
         for i, (rate, model) in enumerate(self.weighted, self.first):
             terms, scale = terms_of(model, selection), sqrt(rate)
-            kron |= {f"{n}{_MARK}{i}": Kron(scale * b.u, b.v, b.group) for n, b in terms.kron.items()}
-            flat |= {f"{n}{_MARK}{i}": scale * g for n, g in terms.flat.items()}
-            rows |= {f"{t}{_MARK}{i}": [Rows(u.index, scale * u.grad) for u in uses] for t, uses in terms.rows.items()}
-            spread |= {f"{t}{_MARK}{i}": replace(b, x=scale * b.x) for t, b in terms.spread.items()}
+            kron |= {block_of(n, i): Kron(scale * b.u, b.v, b.group) for n, b in terms.kron.items()}
+            flat |= {block_of(n, i): scale * g for n, g in terms.flat.items()}
+            rows |= {block_of(t, i): [Rows(u.index, scale * u.grad) for u in uses] for t, uses in terms.rows.items()}
+            spread |= {block_of(t, i): replace(b, x=scale * b.x) for t, b in terms.spread.items()}
             if model is self.trained:
                 trained = terms
         if trained is None:

@@ -1,6 +1,6 @@
 """Scores of all tails of one (h, r) in factors: a costly vector of (h, r), and a row of each tail."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,3 +21,8 @@ class Factors:
     """(E, k): entries of v_e."""
     own: Mapping[str, Tensor]
     """By table, the gradient of s_e in row e, (d,): the same for every e."""
+
+    def scaled(self, scale: float, name: Callable[[str], str]) -> "Factors":
+        """Return the factors with gradients multiplied by a number, and tables renamed."""
+        rows = {name(table): [Rows(use.index, scale * use.grad) for use in uses] for table, uses in self.rows.items()}
+        return Factors(rows, self.tails, {name(table): scale * grad for table, grad in self.own.items()})

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +24,7 @@ from kgtrace_indexer.gradients.losses import (
 from kgtrace_indexer.gradients.norms import squared_norms
 from kgtrace_indexer.gradients.terms import Terms, inner
 from kgtrace_indexer.inputs.model_file import ModelFile
-from kgtrace_indexer.models.checkpoints import Checkpoints
+from kgtrace_indexer.models.checkpoints import Checkpoints, block_of
 from kgtrace_indexer.models.conve import ConvE
 from kgtrace_indexer.models.factors import Factors
 from kgtrace_indexer.models.log_probability import log_probability_terms
@@ -218,12 +220,22 @@ class Featurizer:
         """Return the gradients of the scores of triples (n, 3) themselves, in one direction, without any loss."""
         return replace(self, loss=score_itself).test_terms(triples, direction)
 
-    def factors(self, triple: np.ndarray, direction: Direction) -> Factors | None:
-        """Return the factors of `candidate_scores` of one triple (3,); None where the model's scores have none."""
-        if not isinstance(self.model, FactoredModel) or (direction == "head" and not self.inverse_triples):
-            return None
+    def factors(self, triple: np.ndarray, direction: Direction) -> list[Factors]:
+        """Return the factors of all scores of one triple's completions (3,), of each checkpoint; none if it lacks them.
+
+        They go with `score_terms`: weighted by √η, and named after their checkpoint.
+        """
+        models = [model for model in self._models if isinstance(model, FactoredModel)]
+        if len(models) < len(self._models) or (direction == "head" and not self.inverse_triples):
+            return []
         source, relation, _ = self._columns(self._instances(triple[None], direction))
-        return self.model.factors(source, relation, self.selection)
+        factors = [model.factors(source, relation, self.selection) for model in models]
+        if not isinstance(self.model, Checkpoints):
+            return factors
+        return [
+            one.scaled(sqrt(rate), partial(block_of, checkpoint=i))
+            for i, (one, (rate, _)) in enumerate(zip(factors, self.model.weighted, strict=True))
+        ]
 
     @property
     def _models(self) -> list[ScoringModel]:

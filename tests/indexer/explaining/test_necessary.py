@@ -96,7 +96,7 @@ def test_no_row_moves_further_than_its_bound(attributor: Attributor) -> None:
     predictor = SetExplainer(attributor).predictor
     gradients = predictor.gradients(np.arange(len(attributor)))
     for table, moved in predictor.moves(gradients).items():
-        bounds, norms = predictor.longest(gradients[table].grad), np.linalg.norm(moved.grad, axis=1)
+        bounds, norms = predictor.longest(table, gradients[table].grad), np.linalg.norm(moved.grad, axis=1)
         assert (norms <= bounds * (1 + 1e-9)).all()
         assert norms.max() > 0.5 * bounds.max()
 

@@ -11,11 +11,11 @@ from kgtrace_indexer import Attributor
 from kgtrace_indexer.explaining import completions
 from kgtrace_indexer.explaining.calibration import BY_INTERACTION
 from kgtrace_indexer.explaining.explainer import SetExplainer
-from kgtrace_indexer.inputs.model_reader import with_checkpoints
+from kgtrace_indexer.inputs.model_reader import with_checkpoints, with_models
 from kgtrace_indexer.names import Direction
 from kgtrace_store.errors import BadRequest, IdOutOfRange
 from tests.indexer.explaining.indexes import Data, alive, changes, indexed
-from tests.indexer.models.zoo import Save, nations as nations, save as save
+from tests.indexer.models.zoo import Save, nations as nations, save as save, seeds
 
 POSITIONS = np.array([2, 9, 10, 30, 59])
 DIRECTIONS: tuple[Direction, Direction] = ("tail", "head")
@@ -131,5 +131,28 @@ def test_indexes_of_other_scores_are_refused(save: Save, nations: Data, umls_ind
     state = tmp_path / "state.pt"
     torch.save(save("ComplEx", False).original.state_dict(), state)
     several = indexed(tmp_path / "checkpoints", with_checkpoints(model, [state, state], [1.0]), nations)
-    with pytest.raises(BadRequest, match="over checkpoints"):
+    with pytest.raises(BadRequest, match="over checkpoints of weights 1, 1, and"):
         SetExplainer(several).what_if(triple, several.training.train_index[:1])
+
+
+@pytest.mark.parametrize(("name", "inverse"), [("ConvE", True), ("ComplEx", True), ("TransE", False)])
+def test_several_models_predict_the_mean_of_their_changes(
+    save: Save, nations: Data, tmp_path: Path, name: str, inverse: bool
+) -> None:
+    """Each with its own unit of damping, with factors of the score and without; scores are the first model's."""
+    models = seeds(alive(save, name, inverse), 3)
+    together = SetExplainer(indexed(tmp_path / "all", with_models(models[0], models[1:]), nations))
+    apart = [indexed(tmp_path / str(i), model, nations) for i, model in enumerate(models)]
+    training, positions = together.predictor.training, POSITIONS
+    triple = np.asarray(training.triples[3], np.int64)
+    factors = [SetExplainer(one).predictor.factor for one in apart]
+    alone = [changes(one, triple, positions, "tail") / f for one, f in zip(apart, factors, strict=True)]
+    wanted = together.predictor.factor * np.mean(alone, 0)
+    found = together.what_if(triple, training.train_index[positions], top_k=200)
+    first = apart[0].candidate_scores(triple[None])[0]
+    scale = np.abs(wanted).max()
+    assert found.score == pytest.approx(float(first[triple[2]]))
+    assert found.score_after - found.score == pytest.approx(wanted[:, triple[2]].sum(), abs=1e-3 * scale)
+    np.testing.assert_allclose(found.changes, wanted[:, triple[2]], rtol=1e-3, atol=1e-3 * scale)
+    np.testing.assert_allclose(found.scores_after, (first + wanted.sum(0))[found.entities], atol=2e-3 * scale)
+    assert (found.interval, found.measured_on) == (None, None)

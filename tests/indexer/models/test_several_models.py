@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from kgtrace_indexer import Attributor, BuildConfig, ModelFile, TripleTable, build, open_index
 from kgtrace_indexer.building.append import append
@@ -15,27 +14,12 @@ from kgtrace_indexer.inputs.model_reader import with_models
 from kgtrace_indexer.names import Score
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest, UnsupportedModel
-from tests.indexer.models.zoo import Save, factory, save
+from tests.indexer.models.zoo import Save, factory, save, seeds
 
 __all__ = ["save"]  # a fixture
 
 SCORES: tuple[Score, ...] = ("tracin", "preconditioned")
 LABELS = Vocabulary([f"e{i}" for i in range(14)], [f"r{i}" for i in range(55)])
-
-
-def seeds(model: ModelFile, count: int) -> list[ModelFile]:
-    """Return so many models of a model's form; their gradients are of different sizes, too."""
-    generator = torch.Generator().manual_seed(1)
-
-    def moved(tensor: torch.Tensor, by: float) -> torch.Tensor:
-        if not tensor.is_floating_point() or tensor.ndim < 2:
-            return tensor
-        return tensor + by * tensor.std() * torch.randn(tensor.shape, generator=generator)
-
-    return [
-        replace(model, tensors={name: moved(tensor, 0.5 * i) for name, tensor in model.tensors.items()}, source=f"m{i}")
-        for i in range(count)
-    ]
 
 
 def opened(root: Path, model: ModelFile, appended: int = 0, **options: Any) -> Attributor:

@@ -3,7 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,21 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
         return made[key]
 
     return save
+
+
+def seeds(model: ModelFile, count: int) -> list[ModelFile]:
+    """Return so many models of a model's form; their gradients are of different sizes, too."""
+    generator = torch.Generator().manual_seed(1)
+
+    def moved(tensor: torch.Tensor, by: float) -> torch.Tensor:
+        if not tensor.is_floating_point() or tensor.ndim < 2:
+            return tensor
+        return tensor + by * tensor.std() * torch.randn(tensor.shape, generator=generator)
+
+    return [
+        replace(model, tensors={name: moved(tensor, 0.5 * i) for name, tensor in model.tensors.items()}, source=f"m{i}")
+        for i in range(count)
+    ]
 
 
 def train(original: Any, triples: Any) -> None:
