@@ -249,6 +249,7 @@ class Service:
             Influences(
                 generation=self.generation,
                 score=score,
+                outcome=question.outcome,
                 results=tuple(islice(explanations, len(part))),
                 seconds=seconds,
             )
@@ -290,6 +291,7 @@ class Service:
         return Aggregate(
             generation=self.generation,
             score=score,
+            outcome=question.outcome,
             triple=self._labels.triple(*triples[0].tolist()) if len(triples) == 1 else None,
             test_triples=len(triples),
             by=question.by,

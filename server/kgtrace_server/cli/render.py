@@ -26,7 +26,7 @@ from kgtrace_store.errors import BadRequest
 if TYPE_CHECKING:
     import numpy as np
 
-    from kgtrace_indexer.names import Score
+    from kgtrace_indexer.names import Outcome, Score
 
 FORMATS = (".json", ".csv", ".parquet")
 """Endings of output files, and so their formats."""
@@ -54,7 +54,7 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 def influences(answer: Influences) -> str:
     """Return an answer as a page of text."""
-    return "\n".join(_explanation(result, answer.score) for result in answer.results)
+    return "\n".join(_explanation(result, answer.score, answer.outcome) for result in answer.results)
 
 
 def self_influences(answer: SelfInfluences) -> str:
@@ -154,7 +154,7 @@ def _scores(first: Score, members: Sequence[Influence] | Sequence[SelfInfluence]
     return [first] if all(getattr(member, other) is None for member in members) else [first, other]
 
 
-def _explanation(result: Explanation, score: Score) -> str:
+def _explanation(result: Explanation, score: Score, outcome: Outcome) -> str:
     """Return one test triple and its training triples, ranked by a score."""
     trained = "a training triple" if result.in_training else "not a training triple"
     if result.certified:
@@ -163,6 +163,7 @@ def _explanation(result: Explanation, score: Score) -> str:
         proof = f"not certified: what was not looked at may have {number(result.bound_gap)} more influence"
     facts = f"score {number(result.score)}, rank {result.rank}, loss {number(result.loss)}; {trained}; {proof}"
     lines = f"{'  '.join(shown(result.triple))}\n  {facts}\n"
+    lines += "  explained: its log-probability among all completions\n" * (outcome == "probability")
     lines += "".join(f"  note: {note}\n" for note in result.notes)
     if not result.influences:
         return lines + "  no training triple may be named\n"
@@ -198,7 +199,7 @@ def _write_json(sink: BinaryIO, answers: Iterable[Influences], skipped: int | No
     count, opening = 0, b""
     for answer in answers:
         if not opening:
-            facts: dict[str, Any] = {"generation": answer.generation, "score": answer.score}
+            facts: dict[str, Any] = {"generation": answer.generation, "score": answer.score, "outcome": answer.outcome}
             if skipped is not None:
                 facts["skipped_test_triples"] = skipped
             opening = json_text(facts).removesuffix("\n}\n").encode() + b',\n  "results": ['

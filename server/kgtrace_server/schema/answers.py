@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from kgtrace_indexer.names import Direction, Group, ReasonName, Score
+from kgtrace_indexer.names import Direction, Group, Outcome, ReasonName, Score
 from kgtrace_server.schema.answer import Answer, Table
 from kgtrace_server.tables import Columns, named_columns, triple_columns
 
@@ -129,14 +129,16 @@ class Influences(Table):
     """The generation of the index that answered."""
     score: Score = "tracin"
     """Of influences: plain, or preconditioned."""
+    outcome: Outcome = "logit"
+    """What the latter explain of the test triples."""
     results: tuple[Explanation, ...]
     """One for each test triple, in the order of the request."""
     seconds: Seconds
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What an explanation says of itself apart from the answer: generation, and the score that ranks."""
-        return {"generation": self.generation, "ranked_by": self.score}
+        """What an explanation says of itself apart from the answer: generation, the score that ranks, the outcome."""
+        return {"generation": self.generation, "ranked_by": self.score, "outcome": self.outcome}
 
     def rows(self, test_indices: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
         """Return the rows; ``test_indices`` tells which test triple each result is about, by default counted from 0."""
@@ -313,6 +315,8 @@ class Aggregate(Table):
     """The generation of the index that answered."""
     score: Score = "tracin"
     """Of influences: plain, or preconditioned."""
+    outcome: Outcome = "logit"
+    """What the latter explain of the test triples."""
     triple: NamedTriple | None
     """The test triple; null where there were several."""
     test_triples: int = 1

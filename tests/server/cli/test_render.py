@@ -139,7 +139,7 @@ def test_lines_hold_one_explanation_each(answer: Influences) -> None:
     assert [json.loads(line)["test_index"] for line in lines] == [4, 9, 11, 12]
     for line, result in zip(lines, answer.results * 2, strict=True):
         content = json.loads(line)
-        assert {name: content[name] for name in ("generation", "ranked_by")} == answer.origin
+        assert {name: content[name] for name in ("generation", "ranked_by", "outcome")} == answer.origin
         assert from_json(Explanation, line) == result
 
 
