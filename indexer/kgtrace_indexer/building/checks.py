@@ -7,6 +7,7 @@ import numpy as np
 
 from kgtrace_indexer.answers import Attribution
 from kgtrace_indexer.building.fit import fit
+from kgtrace_indexer.building.step import Step, step
 from kgtrace_indexer.index.bases import FLOOR
 from kgtrace_indexer.models.featurizer import SLOPE, SQUARED_NORM
 from kgtrace_indexer.names import Score
@@ -58,6 +59,8 @@ def verify(attributor: Attributor, *, seed: int = 0) -> list[Check]:
     if "preconditioned" in attributor.training.self_influence:
         checks.append(_self_influences(attributor, queries))
     checks.append(_ranks(attributor, seed))
+    if (taken := step(attributor, seed=seed)) is not None:
+        checks.append(_step(taken))
     return checks
 
 
@@ -180,3 +183,15 @@ def _ranks(attributor: Attributor, seed: int) -> Check:
         "those it was trained with",
         warning=True,
     )
+
+
+def _step(taken: Step) -> Check:
+    """Scores change as their gradients foretell; a model that bends more is legal, so this never fails."""
+    measured = (
+        f"scores move by {taken.named:.2g} along named training triples, where their gradients foretell "
+        f"{taken.foretold:.2g}, and by {taken.random:.2g} along random ones"
+    )
+    if not taken.wrong:
+        return Check("gradient step", True, measured)
+    reason = "the gradients of this model are not the slopes of its scores"
+    return Check("gradient step", True, f"{reason}: {measured}", warning=True)

@@ -36,7 +36,7 @@ def test_the_verdict_is_kept(umls: Umls, precondition: str, tmp_path: Path) -> N
     assert {check["name"] for check in verdict["checks"]} == {
         *("trial load", "counts", "finite", "stored rows", "bounds", "answers", "self-retrieval"),
         *("preconditioned bounds", "preconditioned answers", "preconditioned self-retrieval"),
-        *("preconditioned self-influences", "ranks of training triples"),
+        *("preconditioned self-influences", "ranks of training triples", "gradient step"),
     }
     assert first.agreement is None
     second = build(tmp_path, *few(umls), replace(small, dim=9), gate_report=tmp_path / "report.json")
