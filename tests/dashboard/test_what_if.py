@@ -175,11 +175,11 @@ def test_a_wrong_address_is_told_in_the_place(browse: Browse, fake: Service, wit
         expect(page.locator(".problem")).to_have_count(0)
 
 
-class SeveralModels(FakeExplainer):
-    """Refuses, as `SetExplainer` does where influences are sums over models."""
+class OfCheckpoints(FakeExplainer):
+    """Refuses, as `SetExplainer` does where influences are sums over checkpoints."""
 
     def what_if(self, *_: object, **__: object) -> WhatIf:
-        raise BadRequest("this index sums influences over checkpoints or models")
+        raise BadRequest("this index sums influences over checkpoints")
 
 
 def test_a_refused_question_can_be_put_again(browse: Browse) -> None:
@@ -192,13 +192,11 @@ def test_a_refused_question_can_be_put_again(browse: Browse) -> None:
         problem = '{"type": "about:blank", "title": "Queue full", "status": 429, "detail": "64 requests wait already"}'
         route.fulfill(status=429, headers={"Retry-After": "1"}, content_type="application/problem+json", body=problem)
 
-    several = Service(attributor, SeveralModels(attributor.training))  # type: ignore[arg-type]
-    with running(several) as site:
+    refusing = Service(attributor, OfCheckpoints(attributor.training))  # type: ignore[arg-type]
+    with running(refusing) as site:
         page = browse(address(site, **PREDICTION), lambda page: page.route("**/v1/what-if", busy))
         settled(page)
-        expect(card(page, "Necessary facts")).to_contain_text(
-            "None: this index sums influences over checkpoints or models."
-        )
+        expect(card(page, "Necessary facts")).to_contain_text("None: this index sums influences over checkpoints.")
         boxes(page, 100).first.check()
         ask = page.get_by_role("button", name=ASK, exact=True)
         for count in (1, 2):
@@ -208,5 +206,5 @@ def test_a_refused_question_can_be_put_again(browse: Browse) -> None:
             assert len(attempts) == count
         page.unroute("**/v1/what-if")
         ask.click()
-        expect(page.locator(".problem")).to_contain_text("this index sums influences over checkpoints or models")
+        expect(page.locator(".problem")).to_contain_text("this index sums influences over checkpoints")
         expect(page.get_by_role("status").filter(has_text="sums influences")).to_have_count(1)

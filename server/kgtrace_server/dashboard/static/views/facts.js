@@ -27,10 +27,10 @@ export function ranked({ before, after }) {
 /** What is predicted of the score, and how far to trust it. */
 export function scored({ before, after, low, high }, measured_on) {
   const change = `The score is predicted to go from ${about(before)} to ${about(after)}. `;
-  if (low === null) return `${change}Not calibrated: nothing was measured for such models, so its size is a guess.`;
+  if (low === null) return `${change}Not calibrated: nothing was measured for such indexes, so its size is a guess.`;
   return (
     `${change}With 90 % probability, that of a model trained again is between ${about(low)} and ${about(high)}, ` +
-    `calibrated on ${measured_on}.`
+    `calibrated on ${measured_on}. The rank is less certain than the score.`
   );
 }
 
