@@ -6,7 +6,7 @@ import { el, tripleNames } from "../dom.js";
 import { about, count, signed } from "../format.js";
 import { because } from "./reasons.js";
 
-const MOST = 1000; // that the service names
+const MOST = 1000; // training triples that the service names
 
 /** @param {import("../api.js").Triple} triple */
 export function labels({ head, relation, tail }) {
@@ -75,10 +75,9 @@ export async function factTable(page, ticks, { triple: prediction, facts }, sign
 async function reasonsOf(prediction, facts, signal) {
   const must = { head: new Set(), relation: new Set(), tail: new Set() };
   for (const { triple } of facts) for (const [field, label] of Object.entries(labels(triple))) must[field].add(label);
-  const combinations = must.head.size * must.relation.size * must.tail.size;
   const question = {
     triples: [labels(prediction)],
-    top_k: Math.min(MOST, combinations),
+    top_k: MOST,
     order: "absolute",
     filter: { must: Object.fromEntries(Object.entries(must).map(([field, among]) => [field, [...among]])) },
   };
