@@ -14,7 +14,7 @@ from kgtrace_server.schema import answers
 from kgtrace_server.schema.answer import from_json
 from kgtrace_server.service import Service
 from kgtrace_store.vocabulary import Vocabulary
-from tests.server.conftest import ENTITIES, RELATIONS, FakeAttributor
+from tests.server.conftest import ENTITIES, RELATIONS, FakeAttributor, fake_service
 
 from .conftest import Site, running
 from .pages import Browse, address, card, downloaded, field, rows, settled
@@ -193,7 +193,7 @@ def test_notes_are_shown(browse: Browse) -> None:
     """Remarks on the answer stand beside the facts of the prediction, as text."""
     fake = FakeAttributor()
     fake.notes = ["entity '<b>x</b>' occurs in no training triple", "second"]
-    with running(Service(fake)) as site:  # type: ignore[arg-type]
+    with running(fake_service(fake)) as site:
         page = browse(address(site, head=ENTITIES[0], relation=RELATIONS[0], tail=ENTITIES[1]))
         for note in fake.notes:
             expect(page.get_by_text(f"Note: {note}.", exact=True)).to_be_visible()
@@ -240,7 +240,7 @@ def test_an_unknown_entity_is_suggested_its_neighbours(browse: Browse, site: Sit
 
 @pytest.fixture
 def small() -> Service:
-    return Service(FakeAttributor())  # type: ignore[arg-type]
+    return fake_service(FakeAttributor())
 
 
 def test_a_service_that_is_gone_and_comes_back(browse: Browse, small: Service) -> None:
@@ -321,7 +321,7 @@ def test_labels_are_text_whatever_they_hold(browse: Browse) -> None:
     names = dict(enumerate(f"{label}<b>name</b>" for label in HOSTILE[:2]))
     fake.vocabulary = Vocabulary(HOSTILE, ("<script>alert(1)</script>", *RELATIONS[1:]), names, {})
     assert len(HOSTILE) == len(ENTITIES)
-    with running(Service(fake)) as site:  # type: ignore[arg-type]
+    with running(fake_service(fake)) as site:
         page = browse(site.url + "/")
         page.on("dialog", lambda dialog: pytest.fail(f"a label opened a dialog: {dialog.message}"))
         field(page, "Head").fill("<IMG")
@@ -353,6 +353,8 @@ def test_every_view_is_accessible_and_fits_a_phone(
         {"view": "index"},
         {"view": "entity", "entity": triple["head"]},
         {**triple, "embed": "1"},
+        {**triple, "necessary": "both", "sufficient": "1", "without": "0,1", "compare": "proponents"},
+        {**triple, "without": "no-number"},
         {**triple, "head": "algae"},
     ]
     for view in views:

@@ -9,8 +9,7 @@ from urllib.parse import quote, unquote, urlencode
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 
-from kgtrace_server.service import Service
-from tests.server.conftest import FakeAttributor
+from tests.server.conftest import FakeAttributor, fake_service
 
 from .conftest import Site, running
 from .pages import Browse, address, settled
@@ -65,7 +64,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 def test_a_page_that_is_named_may_show_it_in_a_frame(page: Page, port: int) -> None:
     """The explanation alone, whose links stay in the frame; pages that are not named show nothing."""
     named = f"http://localhost:{port}"
-    with running(Service(FakeAttributor()), frame_ancestors=(named,)) as site:  # type: ignore[arg-type]
+    with running(fake_service(FakeAttributor()), frame_ancestors=(named,)) as site:
         frame = framed(page, site, named)
         expect(frame.get_by_role("heading", name="Speaks for it")).to_be_visible()
         for hidden in ("header", "form.ask"):
@@ -78,7 +77,7 @@ def test_a_page_that_is_named_may_show_it_in_a_frame(page: Page, port: int) -> N
         assert "embed=1" in page.frames[1].url
 
         refused(page, site, f"http://127.0.0.1:{port}")
-    with running(Service(FakeAttributor())) as site:  # type: ignore[arg-type]
+    with running(fake_service(FakeAttributor())) as site:
         refused(page, site, named)
 
 
@@ -86,7 +85,7 @@ def test_a_browser_that_keeps_nothing_can_read_nevertheless(browse: Browse) -> N
     """As browsers do in frames when they block the storage of others; key, theme and marks last as long as the page."""
     refuse = "{ get() { throw new DOMException('denied', 'SecurityError'); } }"
     script = f"for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(window, name, {refuse});"
-    with running(Service(FakeAttributor()), read_key="r3ad") as site:  # type: ignore[arg-type]
+    with running(fake_service(FakeAttributor()), read_key="r3ad") as site:
         page = browse(address(site, view="self-influence"), lambda page: page.add_init_script(script))
         page.get_by_role("textbox", name="Key").fill("r3ad")
         page.keyboard.press("Enter")

@@ -8,8 +8,7 @@ from pathlib import Path
 import networkx as nx
 from playwright.sync_api import Page, expect
 
-from kgtrace_server.service import Service
-from tests.server.conftest import FakeAttributor
+from tests.server.conftest import FakeAttributor, fake_service
 
 from .conftest import Site, running
 from .pages import Browse, address, card, downloaded, settled
@@ -64,7 +63,7 @@ def test_bars_as_pictures(browse: Browse, site: Site, triple: dict[str, str]) ->
 
 def test_the_answer_as_graphml(browse: Browse) -> None:
     """The service's own, asked for with the key of the tab; what it says to a wrong one is announced."""
-    with running(Service(FakeAttributor()), read_key="r3ad") as site:  # type: ignore[arg-type]
+    with running(fake_service(FakeAttributor()), read_key="r3ad") as site:
         page = browse(address(site, head="aspirin", relation="treats", tail="headache"))
         page.get_by_role("textbox", name="Key").fill("r3ad")
         page.keyboard.press("Enter")

@@ -90,6 +90,13 @@ def test_files_are_compressed_where_that_is_understood(client: Client) -> None:
     assert len(gzip.compress(plain.content)) < len(plain.content)
 
 
+def test_the_page_is_small() -> None:
+    """Phones load it, too: compressed, all of it is at most 200 kB."""
+    built = dashboard._built()
+    sizes = [len(gzip.compress(built.page.encode())), *(len(file.zipped) for file in built.files.values())]
+    assert 100_000 < sum(sizes) <= 200_000
+
+
 def test_an_installation_without_the_chart_library_says_so(
     make_client: Callable[..., Client],
     monkeypatch: pytest.MonkeyPatch,

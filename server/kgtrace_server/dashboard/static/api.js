@@ -65,8 +65,19 @@ export function address(route, parameters = {}) {
  * @param {string} path From `address`. @param {AbortSignal} [signal]
  * @returns {Promise<any>} The answer. Rejects with `Problem`, or with the signal's reason.
  */
-export async function get(path, signal) {
-  const response = await fetched(path, signal);
+export function get(path, signal) {
+  return answered(path, { signal });
+}
+
+/** Call the API with a question in the body. @param {string} route @param {object} question */
+export function post(route, question, signal) {
+  const body = JSON.stringify(question);
+  return answered(address(route), { signal, method: "POST", body }, { "Content-Type": "application/json" });
+}
+
+async function answered(path, request, headers = {}) {
+  const { signal } = request;
+  const response = await fetched(path, request, headers);
   follow(response.headers.get("X-Kgtrace-Generation"));
   const document = await read(response, signal);
   if (response.ok) return document;
@@ -76,18 +87,18 @@ export async function get(path, signal) {
 
 /** The answer in another format, as text. @param {string} path From `address`. @param {string} accept Its media type. */
 export async function getFile(path, accept) {
-  const response = await fetched(path, undefined, accept);
+  const response = await fetched(path, {}, { Accept: accept });
   if (response.ok) return response.text();
   throw new Problem(await read(response));
 }
 
-async function fetched(path, signal, accept = "application/json") {
+async function fetched(path, request, headers) {
   const key = session.getItem(KEY);
-  const headers = { Accept: accept, ...(key !== null && { Authorization: `Bearer ${key}` }) };
+  const all = { Accept: "application/json", ...headers, ...(key !== null && { Authorization: `Bearer ${key}` }) };
   try {
-    return await fetch(path, { headers, signal });
+    return await fetch(path, { ...request, headers: all });
   } catch (error) {
-    signal?.throwIfAborted();
+    request.signal?.throwIfAborted();
     const detail = "The service does not answer. Is it running, and is this machine still connected to it?";
     throw new Problem({ status: 0, title: "No connection", detail });
   }

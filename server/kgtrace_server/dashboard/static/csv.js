@@ -59,6 +59,16 @@ export function selfInfluenceRows({ self_influences }) {
   }));
 }
 
+/** Rows of an answer to `explanations` or `what-if`: the training triples of the set. */
+export function factRows({ facts }) {
+  return facts.map(({ train_index, triple, change }, i) => ({
+    position: i + 1,
+    train_index,
+    ...tripleColumns("", triple),
+    change,
+  }));
+}
+
 /** Rows of an answer to `generations`. */
 export function generationRows({ generations }) {
   return generations.map(({ id, live, built_at, model, counts, bytes, agreement, problem }) => ({

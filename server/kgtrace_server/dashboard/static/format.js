@@ -2,9 +2,14 @@
 
 const MINUS = "−";
 
-/** @param {number | null} value Null where it is not finite. */
-export function number(value) {
-  return value === null ? "not finite" : shorter(value).replace("-", MINUS);
+/** @param {number | null} value Null where it is not finite. @param {number} [digits] That are shown of small ones. */
+export function number(value, digits = 4) {
+  return value === null ? "not finite" : shorter(value, digits).replace("-", MINUS);
+}
+
+/** A number that is predicted: no more digits than mean something. @param {number | null} value */
+export function about(value) {
+  return number(value, 3);
 }
 
 /** A number that shows its sign. @param {number | null} value */
@@ -12,10 +17,10 @@ export function signed(value) {
   return value !== null && value > 0 ? `+${number(value)}` : number(value);
 }
 
-function shorter(value) {
+function shorter(value, digits) {
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
-  return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(4);
+  return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(digits);
 }
 
 /** ", TracIn 0.012": a training triple's influence by the score other than the question's, if it has one. */

@@ -74,7 +74,8 @@ function problemBox(problem, advice, again) {
  * @param {number} level @param {string} title
  * @typedef {{route: string, parameters: import("./api.js").Parameters, rows: object[], graph?: boolean}} Call
  *   The call that the content comes from, and its rows; whether it answers as GraphML, too.
- * @typedef {{file: string, picture?: () => SVGElement} & Partial<Call>} Source
+ * @typedef {{file: string, picture?: () => SVGElement, answer?: object} & Partial<Call>} Source
+ *   The answer, where the call has its question in the body and so no link leads to it.
  * @param {Source | null} source
  * @param {...import("./dom.js").Child} children
  */
@@ -88,22 +89,22 @@ export function section(level, title, source, ...children) {
   );
 }
 
-function downloads(title, { route, parameters, rows, graph, picture, file }) {
+function downloads(title, { route, parameters, answer, rows, graph, picture, file }) {
   const path = route && address(route, parameters);
   const keyed = async (event) => {
     if (!hasKey()) return;
     event.preventDefault(); // the browser would ask without the key
-    save(`${file}.json`, "application/json", JSON.stringify(await get(path), null, 1));
+    saveJson(await get(path));
   };
+  const saveJson = (content) => save(`${file}.json`, "application/json", JSON.stringify(content, null, 1));
   const button = (name, write) =>
     el("button", { type: "button", click: () => told(write), "aria-label": `${name} of ${title}` }, name);
   return el(
     "span",
     { class: "downloads" },
-    route && [
-      el("a", { href: path, click: keyed, "aria-label": `JSON of ${title}` }, "JSON"),
-      button("CSV", () => save(`${file}.csv`, "text/csv", csv(rows))),
-    ],
+    route && el("a", { href: path, click: keyed, "aria-label": `JSON of ${title}` }, "JSON"),
+    answer && button("JSON", () => saveJson(answer)),
+    rows && button("CSV", () => save(`${file}.csv`, "text/csv", csv(rows))),
     graph && button("GraphML", async () => save(`${file}.graphml`, GRAPHML, await getFile(path, GRAPHML))),
     picture && [
       button("SVG", () => save(`${file}.svg`, "image/svg+xml", styled(picture(), standalone))),

@@ -4,6 +4,7 @@ import { address, get } from "../api.js";
 import { el, tripleNames } from "../dom.js";
 import { count, signed } from "../format.js";
 import { section } from "../panel.js";
+import { UNASKED } from "./explaining.js";
 import { because } from "./reasons.js";
 
 const SHOWN = 10;
@@ -11,8 +12,11 @@ const DEEP = 200; // places of the other list that are looked at
 const SCORES = { preconditioned: "By the preconditioned score", tracin: "By TracIn" };
 const ORDERS = { proponents: "for it", opponents: "against it" };
 
-/** @param {import("../main.js").Page} page @param {Record<string, string>} question @param {AbortSignal} signal */
-export async function comparison(page, question, signal) {
+/**
+ * @param {import("../main.js").Page} page @param {import("./ticks.js").Ticks} ticks
+ * @param {Record<string, string>} question @param {AbortSignal} signal
+ */
+export async function comparison(page, ticks, question, signal) {
   const { head, relation, tail, exact } = question;
   const order = Object.hasOwn(ORDERS, question.compare) ? question.compare : "proponents";
   const lists = await Promise.all(
@@ -45,20 +49,20 @@ export async function comparison(page, question, signal) {
     el(
       "div",
       { class: "sides" },
-      Object.keys(SCORES).map((score, i) => list(page, score, lists[i], places[1 - i])),
+      Object.keys(SCORES).map((score, i) => list(page, ticks, score, lists[i], places[1 - i])),
     ),
   ];
 }
 
-function list(page, score, { triple: prediction, influences, certified }, other) {
+function list(page, ticks, score, { triple: prediction, influences, certified }, other) {
   const row = ({ triple, train_index, influence, ...reason }, i) => {
     const place = other.get(train_index);
     const { head, relation, tail } = triple;
-    const asked = { head: head.label, relation: relation.label, tail: tail.label };
+    const asked = { ...UNASKED, head: head.label, relation: relation.label, tail: tail.label };
     return el(
       "tr",
       {},
-      el("td", { class: "number" }, i + 1),
+      el("td", { class: "number" }, i + 1, ticks.box(train_index, triple)),
       el("th", { scope: "row" }, page.change(asked, tripleNames(triple, prediction)), because(reason)),
       el("td", { class: "number" }, signed(influence)),
       el("td", { class: "number" }, place ? count(place) : `> ${count(other.size)}`),

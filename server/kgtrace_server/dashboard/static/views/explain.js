@@ -7,6 +7,7 @@ import { advice } from "./advice.js";
 import { comparison } from "./comparison.js";
 import { explanation } from "./explanation.js";
 import { examples, predictions } from "./predictions.js";
+import { Sets } from "./sets.js";
 import { sums } from "./sums.js";
 
 /** @param {import("../main.js").Page} page */
@@ -18,6 +19,7 @@ export function explainView(page) {
   };
   const tails = new Panel("Asking the model…", page.refresh);
   const why = new Panel("Searching the training triples…", page.refresh);
+  const sets = new Sets(page);
   const compared = new Panel("Searching by both scores…", page.refresh);
   const summed = new Panel("Summing over all training triples…", page.refresh);
 
@@ -42,6 +44,7 @@ export function explainView(page) {
     const suggest = (problem) => advice(page, question, problem);
     const others = tails.show(JSON.stringify([...key, tail, question.tails]), loadTails, suggest);
     const another = why.show(JSON.stringify([...key, tail, top_k, exact, score]), loadWhy, suggest);
+    sets.update(question, async () => Boolean(tail && (await why.done)));
     const resummed = summed.show(JSON.stringify([...key, tail, exact, question.by, score]), loadSums);
     const again = compared.show(JSON.stringify([...key, tail, exact, question.compare]), loadComparison);
     const focus =
@@ -63,13 +66,14 @@ export function explainView(page) {
     async function loadWhy(signal) {
       if (!head || !relation || !(await tails.done)) return [];
       if (!tail) return [el("p", { class: "empty" }, "Choose a tail to read why the model ranks it there.")];
-      const { content, triple } = await explanation(page, question, signal);
+      const { content, triple } = await explanation(page, sets.ticks, question, signal);
       hold(triple, Object.keys(fields));
-      return content;
+      const [about, ...lists] = content;
+      return [about, sets.element, ...lists];
     }
 
     async function loadComparison(signal) {
-      return question.compare && tail && (await why.done) ? comparison(page, question, signal) : [];
+      return question.compare && tail && (await why.done) ? comparison(page, sets.ticks, question, signal) : [];
     }
 
     async function loadSums(signal) {
@@ -87,7 +91,7 @@ export function explainView(page) {
     "div",
     { class: "columns" },
     tails.element,
-    el("div", { class: "stack" }, why.element, compared.element, summed.element),
+    el("div", { class: "stack" }, why.element, compared.element, summed.element, sets.ticks.bar),
   );
   const element = el("div", {}, el("h1", { tabindex: "-1" }, "Why does the model say this?"), form, columns);
   return { element, update };

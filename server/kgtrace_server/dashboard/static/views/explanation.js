@@ -9,13 +9,17 @@ import { graph, legend, most } from "../graph.js";
 import { drawn, section } from "../panel.js";
 import { barPicture } from "../pictures.js";
 import { entityLink } from "./entity.js";
+import { labels } from "./facts.js";
 import { because, bodies, chosen, reasonFields } from "./reasons.js";
 
 const FEW = 10;
 const MANY = 50;
 
-/** @param {import("../main.js").Page} page @param {Record<string, string>} question @param {AbortSignal} signal */
-export async function explanation(page, question, signal) {
+/**
+ * @param {import("../main.js").Page} page @param {import("./ticks.js").Ticks} ticks
+ * @param {Record<string, string>} question @param {AbortSignal} signal
+ */
+export async function explanation(page, ticks, question, signal) {
   const { head, relation, tail, exact, score: requested } = question;
   const many = question.top_k === String(MANY);
   const parameters = { head, relation, tail, top_k: many ? MANY : FEW, exact, score: requested };
@@ -52,8 +56,8 @@ export async function explanation(page, question, signal) {
       el(
         "div",
         { class: "sides" },
-        list(page, question, "Speaks for it", "proponents", proponents, speaking, scale),
-        list(page, question, "Speaks against it", "opponents", opponents, opposing, scale),
+        list(page, ticks, question, "Speaks for it", "proponents", proponents, speaking, scale),
+        list(page, ticks, question, "Speaks against it", "opponents", opponents, opposing, scale),
       ),
       el(
         "p",
@@ -106,13 +110,13 @@ function otherScore(page, score) {
 }
 
 /** One side of the explanation as a table of the influences that are `shown`. */
-function list(page, question, title, order, { answer, result, source }, shown, scale) {
+function list(page, ticks, question, title, order, { answer, result, source }, shown, scale) {
   const heading = answer.score === "tracin" ? "Influence" : "Preconditioned";
   const row = ({ triple, influence, cosine, train_index, position, ...values }) =>
     el(
       "tr",
       {},
-      el("td", { class: "number" }, position),
+      el("td", { class: "number" }, position, ticks.box(train_index, triple)),
       el(
         "th",
         { scope: "row" },
@@ -155,11 +159,6 @@ function list(page, question, title, order, { answer, result, source }, shown, s
     ),
     shown.length === 0 && el("p", { class: "empty" }, "None of this reason."),
   );
-}
-
-/** @param {import("../api.js").Triple} triple */
-function labels({ head, relation, tail }) {
-  return { head: head.label, relation: relation.label, tail: tail.label };
 }
 
 /** The certificate of a list; if there is none, the gap, and a link to the exact answer. */

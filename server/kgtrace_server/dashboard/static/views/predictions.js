@@ -5,6 +5,7 @@ import { predictionRows } from "../csv.js";
 import { el, named } from "../dom.js";
 import { number } from "../format.js";
 import { section } from "../panel.js";
+import { UNASKED } from "./explaining.js";
 
 const FEW = 10;
 const MANY = 50;
@@ -19,7 +20,7 @@ export async function predictions(page, question, signal) {
   const { triple } = answer.predictions[0];
   const row = ({ entity, score, in_training }, i) => {
     const chosen = entity.label === tail;
-    const link = page.change({ tail: entity.label }, named(entity));
+    const link = page.change({ ...UNASKED, tail: entity.label }, named(entity));
     if (chosen) link.setAttribute("aria-current", "true");
     return el(
       "tr",
