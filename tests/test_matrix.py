@@ -357,7 +357,7 @@ def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: V
     direction, inverse = case["explained"], trained.model.inverse_triples
     if direction == "head" and not inverse and (case["loss"] in ONE_TO_ALL or outcome == "probability"):
         with pytest.raises(MissingInverseRelations):
-            attributor.query(tests, direction="head", outcome=outcome)
+            attributor.query(tests, direction="head", score=score, damping=damping, outcome=outcome)
         direction = "tail"
     asked: dict[str, Any] = {"direction": direction, "score": score, "damping": damping, "outcome": outcome}
     options = {**asked, "top_k": TOP_K, "order": order, "restriction": RESTRICTIONS[case["among"]]}
