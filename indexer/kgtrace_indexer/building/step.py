@@ -56,11 +56,12 @@ class Step:
 def step(attributor: Attributor, *, seed: int = 0) -> Step | None:
     """Take steps.
 
-    None for an index without the preconditioned score, or of several checkpoints, and for a large model.
+    None for an index without the preconditioned score, of several checkpoints, or of a single triple, and for a large
+    model.
     """
     size = (attributor.files.folder / layout.MODEL / TENSORS).stat().st_size
     several = isinstance(attributor.featurizer.model, Checkpoints)
-    if "preconditioned" not in attributor.searched_scores or several or size > _BYTES:
+    if "preconditioned" not in attributor.searched_scores or several or len(attributor) == 1 or size > _BYTES:
         return None
     rng = np.random.default_rng(seed)
     model = read_converted(attributor.files.folder / layout.MODEL)
