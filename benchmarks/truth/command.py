@@ -25,11 +25,12 @@ def run(
     *,
     page: str = "truth.md",
     problems: Sequence[str] = tuple(PROBLEMS),
+    files: Sequence[str] = (),
     **numbers: int,
 ) -> None:
     """Measure the problems asked for, and write the results, and tables of all that there are to a page of the docs.
 
-    `problems` are asked for by default; `numbers` are further options with their defaults.
+    `problems` are asked for by default; `files` are further options that name one, `numbers` such with their defaults.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -37,10 +38,12 @@ def run(
     )
     for option, default in numbers.items():
         parser.add_argument(f"--{option}", type=int, default=default)
+    for option in files:
+        parser.add_argument(f"--{option}", metavar="FILE")
     parser.add_argument("--write-only", action="store_true", help="only tables and pictures again")
     args = parser.parse_args()
     for name in args.problems if not args.write_only else ():
-        asked = {option: getattr(args, option) for option in numbers}
+        asked = {option: getattr(args, option) for option in (*files, *numbers)}
         graph, _ = PROBLEMS[name]
         found = {"machine": machine(), **asked, **measure(name, read_graph(graph), **asked)}
         _file(kind, name).write_text(json.dumps(found, indent=2) + "\n")

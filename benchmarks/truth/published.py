@@ -17,7 +17,6 @@ the table in ``docs/truth/deletion.md``.
 """
 
 import csv
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,25 +45,25 @@ Explanations = Mapping[tuple[int, int, int], list[int]]
 """By prediction, rows of the training triples."""
 
 
-def measure(name: str, graph: Graph, *, seeds: int) -> dict[str, Any]:
-    """Delete what each method names, train again, and compare."""
+def measure(name: str, graph: Graph, *, seeds: int, predictions: str | None) -> dict[str, Any]:
+    """Delete what each method names, train again, and compare; `predictions` is a file of another one."""
     whole = Whole(name, graph)
     rows = {tuple(triple): row for row, triple in enumerate(graph.train.tolist())}
     graph_name, model = name.rsplit("-", 1)
     pattern = f"{{}}_necessary_{model.lower()}_{graph_name.lower().replace('-', '')}.csv"
     files = {title: FOLDER / pattern.format(method) for method, title in NAMED.items()}
-    if FILE is not None:
-        files["file"] = FILE
     named = {title: dict(read(file, graph, rows)) for title, file in files.items() if file.exists()}
-    predictions = np.array(sorted(set.intersection(*map(set, named.values()))))
-    explained = Explained(whole, predictions[outcome(whole.module, graph, predictions)[2] == 1])
+    if predictions is not None:
+        named["file"] = dict(read(Path(predictions), graph, rows))
+    common = np.array(sorted(set.intersection(*map(set, named.values()))))
+    explained = Explained(whole, common[outcome(whole.module, graph, common)[2] == 1])
     named |= ours(explained)
     deleted = {title: np.unique([f for p in explained.test for f in each[tuple(p)]]) for title, each in named.items()}
     jobs = [np.empty(0, np.int64), *(facts.astype(np.int64) for facts in deleted.values())]
     found = np.stack(retrain([job for facts in jobs for job in without(explained, facts, seeds)]))
     control, *happened = found.reshape(len(jobs), seeds, *found.shape[1:])
     return {
-        "predictions": len(explained.test), "published": len(predictions), "mrr": whole.mrr(),
+        "predictions": len(explained.test), "published": len(common), "mrr": whole.mrr(),
         "control": measures(control),
         "rows": {
             title: {**effect(outcomes, control), "deleted": len(facts), "lost": 1 - measures(outcomes)["hits@1"]}
@@ -137,12 +136,6 @@ def _table(name: str, found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-FILE: Path | None = None
-"""Somebody's explanations."""
-
 if __name__ == "__main__":
-    if "--predictions" in sys.argv:
-        at = sys.argv.index("--predictions")
-        FILE = Path(sys.argv[at + 1])
-        del sys.argv[at : at + 2]
-    run(__doc__, "published", measure, shown, page="truth/deletion.md", problems=PROBLEMS, seeds=3)
+    page = "truth/deletion.md"
+    run(__doc__, "published", measure, shown, page=page, problems=PROBLEMS, files=("predictions",), seeds=3)
