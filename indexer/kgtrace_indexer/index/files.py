@@ -18,6 +18,7 @@ from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_
 from kgtrace_indexer.index.rows import RowList, RowLists, listed_tables
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import KNOWN, TrainingSet
+from kgtrace_indexer.models.checkpoints import checkpoint_count
 from kgtrace_indexer.models.featurizer import SLOPE, SQUARED_NORM
 from kgtrace_indexer.names import Score
 from kgtrace_store import layout
@@ -155,7 +156,13 @@ class Files:
                 moments[table] = Moments(*(arrays[f"{table}.{name}"] for name in Moments.NAMES))
             except KeyError as e:
                 raise CorruptGeneration(f"{path} lacks {e}") from e
-        return Preconditioner(lists, moments, self.scales[MEAN_SQUARE])
+        units, checkpoints = self.scales[MEAN_SQUARE], checkpoint_count(lists.tables)
+        if len(units) != checkpoints:
+            raise CorruptGeneration(
+                f"{self.folder / layout.SCALES} has {len(units)} units of damping for {checkpoints} checkpoints, as an "
+                "earlier kgtrace wrote it: build the index again"
+            )
+        return Preconditioner(lists, moments, units)
 
     def training_set(self) -> TrainingSet:
         """Return the training triples with their squared norms and self-influences."""

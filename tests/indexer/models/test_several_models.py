@@ -13,7 +13,7 @@ from kgtrace_indexer.building.append import append
 from kgtrace_indexer.inputs.model_reader import with_models
 from kgtrace_indexer.names import Score
 from kgtrace_store import Vocabulary
-from kgtrace_store.errors import BadRequest, UnsupportedModel
+from kgtrace_store.errors import BadRequest, CorruptGeneration, UnsupportedModel
 from tests.indexer.models.zoo import Save, factory, save, seeds
 
 __all__ = ["save"]  # a fixture
@@ -73,6 +73,15 @@ def test_influence_is_the_mean_of_the_models(
             assert (answer.score, answer.rank) == pytest.approx((first.score, first.rank))
         own = np.mean([each.training.self_influence[score] for each in apart], 0)
         np.testing.assert_allclose(together.training.self_influence[score], own, rtol=2e-3, atol=1e-4 * own.max())
+
+
+def test_one_unit_of_damping_for_several_models_is_refused(save: Save, tmp_path: Path) -> None:
+    """As earlier indexes of checkpoints had it."""
+    models = seeds(save("ComplEx", True).model, 2)
+    files = opened(tmp_path, with_models(models[0], models[1:])).files
+    earlier = replace(files, scales={**files.scales, "mean_square": files.scales["mean_square"][:1]})
+    with pytest.raises(CorruptGeneration, match=r"has 1 units of damping for 2 checkpoints, .*build the index again"):
+        earlier.preconditioner()
 
 
 @pytest.mark.parametrize(
