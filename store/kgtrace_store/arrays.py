@@ -117,32 +117,6 @@ def assemble(
     _write(target, shapes, dtypes, (block for part in parts for block in read_blocks(part, wanted)), extra or {})
 
 
-def merge(
-    sources: Sequence[Mapping[str, np.ndarray]],
-    order: np.ndarray,
-    target: Path,
-    *,
-    extra: Mapping[str, np.ndarray] | None = None,
-) -> None:
-    """Write the rows of several sources into one contiguous array per name, in any order, by bounded copies.
-
-    ``sources`` hold the same names, with the same types and the same shapes but for axis 0; :func:`open_arrays` gives
-    such. ``order`` (n,) int64 numbers the rows of all sources one after the other; where it ascends within each
-    source, as when sorted runs are merged, each is read from front to back. ``extra`` as in :func:`assemble`.
-
-    Raises :class:`CorruptGeneration` for sources that do not fit together and :class:`StorageFailed`.
-    """
-    starts = np.cumsum([0, *(len(next(iter(source.values()))) for source in sources)])
-    shapes = {name: (len(order), *array.shape[1:]) for name, array in sources[0].items()}
-    dtypes = {name: array.dtype for name, array in sources[0].items()}
-    for source in sources:
-        rows = {name: (array.shape[1:], array.dtype) for name, array in source.items()}
-        expected = {name: (shapes[name][1:], dtypes[name]) for name in shapes}
-        if rows != expected:
-            raise CorruptGeneration(f"arrays that are to be merged have rows of {rows} and of {expected}")
-    _write(target, shapes, dtypes, _ordered(sources, starts, order), extra or {})
-
-
 def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
     """Every array of an assembled file as a read-only memory map.
 
@@ -238,21 +212,6 @@ def _joined(
                     )
                 shapes[name] = (total + rows, *rest)
     return shapes, dtypes
-
-
-def _ordered(
-    sources: Sequence[Mapping[str, np.ndarray]], starts: np.ndarray, order: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the rows of all sources, which begin at ``starts``, in their order, in bounded blocks by name."""
-    for name, first in sources[0].items():
-        step = max(1, _BLOCK_BYTES // max(1, math.prod(first.shape[1:]) * first.itemsize))
-        for at in range(0, len(order), step):
-            rows = order[at : at + step]
-            block = np.empty((len(rows), *first.shape[1:]), first.dtype)
-            for source, start, end in zip(sources, starts, starts[1:], strict=False):
-                here = (rows >= start) & (rows < end)
-                block[here] = source[name][rows[here] - start]
-            yield name, block
 
 
 def _write(

@@ -19,7 +19,6 @@ from kgtrace_store.arrays import (
     assemble,
     lay_out,
     let_go,
-    merge,
     open_arrays,
     read_part,
     read_rows,
@@ -220,30 +219,3 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
     """The message names the file."""
     with pytest.raises(CorruptGeneration, match="nowhere is missing"):
         open_arrays(tmp_path / "nowhere")
-
-
-def test_sorted_runs_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of several files end up in the order asked for, whatever the size of the blocks that are copied."""
-    keys = [np.array([0, 3, 5, 9]), np.array([1, 4]), np.array([], np.int64), np.array([2, 6, 7, 8])]
-    for i, key in enumerate(keys):
-        write_part(tmp_path / f"{i}.h5", {"key": key, "wide": np.stack([key, -key], 1).astype(np.float32)})
-    sources = [open_arrays(tmp_path / f"{i}.h5") for i in range(len(keys))]
-    order = np.argsort(np.concatenate(keys))
-    for block in (8, 16 << 20):
-        monkeypatch.setattr(arrays, "_BLOCK_BYTES", block)
-        merge(sources, order, tmp_path / "merged.h5", extra={"basis": np.eye(2), "none": np.empty((0, 3))})
-        merged = open_arrays(tmp_path / "merged.h5")
-        assert merged["key"].tolist() == list(range(10))
-        np.testing.assert_array_equal(merged["wide"][:, 1], -np.arange(10, dtype=np.float32))
-        np.testing.assert_array_equal(merged["basis"], np.eye(2))
-        assert merged["none"].shape == (0, 3)
-
-
-def test_runs_that_do_not_fit_are_not_merged(tmp_path: Path) -> None:
-    """Sources with other arrays, types or widths are refused before anything is written."""
-    rows = {"a": np.zeros((2, 3), np.float32)}
-    others = [{"b": rows["a"]}, {"a": rows["a"].astype(np.float64)}, {"a": rows["a"][:, :2]}]
-    for other in others:
-        with pytest.raises(CorruptGeneration, match="arrays that are to be merged"):
-            merge([rows, other], np.arange(4), tmp_path / "merged.h5")
-        assert not (tmp_path / "merged.h5").exists()

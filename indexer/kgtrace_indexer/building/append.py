@@ -2,8 +2,8 @@
 
 ::
 
-    live gradients.h5, sorted ──────────────────────────┐
-    new triples ─► sort ─► gradient terms ─► parts ─────┴─► merge ─► gradients.h5 ─► search.faiss, ... as in a build
+    live gradients.h5, sorted ──────────────────────────────────┐
+    new triples ─► sort ─► gradient terms, a part at a time ────┴─► gradients.h5 ─► search.faiss, ... as in a build
 
 The directions that codes refer to are those of the live generation: they were chosen from its triples alone. Answers
 stay exact, for bounds hold in any directions; they only take longer when the new triples are of another kind.
@@ -11,7 +11,7 @@ stay exact, for bounds hold in any directions; they only take longer when the ne
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,10 @@ import numpy as np
 from kgtrace_indexer.building.build import BuildReport, Contents, check_input, finish
 from kgtrace_indexer.building.facts import counts, provenance
 from kgtrace_indexer.building.files import Layout
-from kgtrace_indexer.building.parts import Progress, part_name, parts_of, require_space, stored, write_parts
+from kgtrace_indexer.building.parts import Progress, parts_of, require_space, stored, write_parts
 from kgtrace_indexer.building.stages import Stages
 from kgtrace_indexer.index.codec import read_codec
-from kgtrace_indexer.index.files import Files, shards_of
+from kgtrace_indexer.index.files import BASIS, Files, shards_of
 from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_reader import read_model
 from kgtrace_indexer.inputs.sampling import sample_table
@@ -31,10 +31,10 @@ from kgtrace_indexer.inputs.triples import TripleTable, read_triples
 from kgtrace_indexer.models.featurizer import featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
 from kgtrace_store import layout
-from kgtrace_store.arrays import open_arrays
 from kgtrace_store.errors import BadRequest, EmptyInput
 from kgtrace_store.generation import Generation
 from kgtrace_store.generations import IndexRoot
+from kgtrace_store.staging import Staging
 from kgtrace_store.vocabulary import Vocabulary
 
 
@@ -103,19 +103,23 @@ def append(
             unsampled = everything if rate < 1 else None
             first = stored(featurizer, codec, added, np.arange(1))
             shard_size = configuration.get("shard_size")
-            parts, shards = parts_of(len(added.ids), first, None), shards_of(total, shard_size)
+            parts, shards = parts_of(total, first, shard_size), shards_of(total, shard_size)
             require_space(
-                staging, first, codec, unsampled,
-                parts=parts, shards=shards, merged=total, model=model, vocabulary=vocabulary,
-            )  # fmt: skip
+                staging, first, codec, unsampled, parts=parts, shards=shards, model=model, vocabulary=vocabulary
+            )
+            merge = _Merge(
+                Layout(live.path, first, old_counts["triples"], shard_size, model),
+                Layout(staging.path, first, total, shard_size, model),
+                in_order(np.concatenate([files.arrays["triples"], added.ids])),
+                staging,
+            )
+            merge.whole.create({name: array for name, array in files.arrays.items() if name.startswith(BASIS)})
             write_parts(
-                staging, featurizer, codec, added, parts,
-                write=lambda part, rows: staging.write_part(part_name(part), rows),
-                row=first, batch_size=featurizer.batch_size(batch_size), progress=progress,
+                staging, featurizer, codec, added, {part: merge.added(part) for part in parts},
+                write=merge.write, row=first, batch_size=featurizer.batch_size(batch_size), progress=progress,
             )  # fmt: skip
+            merge.whole.list_rows()
             stages.lap("gradients")
-            written = [open_arrays(staging.part_path(part_name(part))) for part in parts]
-            Layout(staging.path, first, total, shard_size, model).merge(files, written)
             held = counts(
                 model,
                 total,
@@ -144,6 +148,33 @@ def append(
                 stages=stages,
             )
             return replace(report, warnings=(*warnings, *report.warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    """Training triples that are indexed already, and others, in their common order."""
+
+    old: Layout
+    whole: Layout
+    order: np.ndarray
+    """(n,) int64: of all triples in their order, the number among the old ones, or after them among the added ones."""
+    staging: Staging
+
+    def added(self, part: range) -> np.ndarray:
+        """Return the numbers of the added triples in a part."""
+        rows = self.order[part.start : part.stop]
+        return rows[rows >= self.old.count] - self.old.count
+
+    def write(self, part: range, added: Mapping[str, np.ndarray]) -> None:
+        """Write a part: the arrays of the added triples in it, between those of the old ones."""
+        rows = self.order[part.start : part.stop]
+        known = rows < self.old.count
+        start = int(rows[known][0]) if known.any() else 0
+        old = self.old.read(range(start, start + int(known.sum())))
+        whole = {name: np.empty((len(part), *array.shape[1:]), array.dtype) for name, array in added.items()}
+        for name, array in whole.items():
+            array[known], array[~known] = old[name], added[name]
+        self.whole.write(self.staging, part, whole)
 
 
 def _added(table: TripleTable, known: np.ndarray, old: Mapping[str, int], source: Path) -> TripleTable:

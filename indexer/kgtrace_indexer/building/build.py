@@ -31,6 +31,7 @@ from kgtrace_indexer.index.bases import Bases, fit_bases
 from kgtrace_indexer.index.codec import DTYPES, PCA, PROJECTIONS, Codec, PrincipalCodec, read_codec
 from kgtrace_indexer.index.files import shards_of
 from kgtrace_indexer.index.preconditioner import check_damping, check_rows
+from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_file import ModelFile, write_model
 from kgtrace_indexer.inputs.sampling import check_sampling, sample_table
 from kgtrace_indexer.inputs.text_files import quote
@@ -190,14 +191,13 @@ def build(
         batch_size = featurizer.batch_size(config.batch_size)
         count = len(indexed.ids)
         parts, shards = parts_of(count, first, config.shard_size), shards_of(count, config.shard_size)
-        require_space(
-            staging, first, codec, known, parts=parts, shards=shards, merged=0, model=model, vocabulary=vocabulary
-        )
+        require_space(staging, first, codec, known, parts=parts, shards=shards, model=model, vocabulary=vocabulary)
         arrays = Layout(staging.path, first, count, config.shard_size, model)
         arrays.create(codec.arrays())
         if workers is None:
+            order = in_order(indexed.ids)
             write_parts(
-                staging, featurizer, codec, indexed, parts,
+                staging, featurizer, codec, indexed, {part: order[part.start : part.stop] for part in parts},
                 write=partial(arrays.write, staging), row=first, batch_size=batch_size, progress=progress,
             )  # fmt: skip
         else:

@@ -10,7 +10,6 @@ import numpy as np
 from kgtrace_indexer.building.parts import part_name
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec
 from kgtrace_indexer.index.files import (
-    BASIS,
     MEAN_SQUARE,
     NAMED,
     PRECONDITIONED,
@@ -30,7 +29,7 @@ from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import parameter_of
 from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES
 from kgtrace_store import durable, layout
-from kgtrace_store.arrays import assemble, lay_out, merge, open_arrays, write_part, write_rows
+from kgtrace_store.arrays import assemble, lay_out, open_arrays, read_rows, write_part, write_rows
 from kgtrace_store.search import FaissSearch
 from kgtrace_store.staging import Staging
 
@@ -98,19 +97,16 @@ class Layout:
             for table in listed_tables(names):
                 write_rows(self.folder / path, 0, self._listed(table, open_arrays(self.folder / path)[f"{table}.row"]))
 
-    def merge(self, old: Files, new: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Write all files from the files of another generation, and arrays of further triples."""
-        order = in_order(np.concatenate([old.arrays["triples"], *(part["triples"] for part in new)]))
-        bases = {name: array for name, array in old.arrays.items() if name.startswith(BASIS)}
+    def read(self, part: range) -> dict[str, np.ndarray]:
+        """Return the arrays of consecutive training triples, which may lie in several shards."""
+        pieces: dict[str, list[np.ndarray]] = {name: [] for name in self.row}
         for path, (triples, names) in self.files().items():
-            folders = [old.folder] if "/" not in path else [shard.folder for shard in old.shards]
-            sources = [open_arrays(folder / Path(path).name) for folder in folders] + list(new)
-            rows = order[triples.start : triples.stop]
-            extra = dict(bases) if path == layout.GRADIENTS else {}
-            for table in listed_tables(names):
-                extra |= self._listed(table, np.concatenate([source[f"{table}.row"] for source in sources])[rows])
-            durable.make_folder((self.folder / path).parent)
-            merge([{name: source[name] for name in names} for source in sources], rows, self.folder / path, extra=extra)
+            start, stop = max(part.start, triples.start), min(part.stop, triples.stop)
+            if start < stop:
+                rows = range(start - triples.start, stop - triples.start)
+                for name, array in read_rows(self.folder / path, names, rows).items():
+                    pieces[name].append(array)
+        return {name: np.concatenate([self.row[name][:0], *arrays]) for name, arrays in pieces.items()}
 
     def _listed(self, table: str, row: np.ndarray) -> dict[str, np.ndarray]:
         return {f"{table}.{name}": array for name, array in list_reads(row, self._rows(table)).items()}

@@ -11,7 +11,6 @@ from kgtrace_indexer.index.codec import Codec, PrincipalCodec
 from kgtrace_indexer.index.files import shards_of
 from kgtrace_indexer.index.rows import store_reads
 from kgtrace_indexer.index.short_code import WIDTH
-from kgtrace_indexer.index.training_set import in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.inputs.triples import TripleTable
 from kgtrace_indexer.models.featurizer import SQUARED_NORM, Featurizer
@@ -23,7 +22,7 @@ from kgtrace_store.vocabulary import Vocabulary
 Progress = Callable[[str, int, int], None]
 """Called with a stage, the count that is done, and the count of all."""
 Write = Callable[[range, dict[str, np.ndarray]], None]
-"""Called with a part, and with the stored arrays of its triples; the part is in the journal when it returns."""
+"""Called with a part, and with the stored arrays of what was encoded; the part is in the journal when it returns."""
 
 _PART = 65_536
 """Most triples in a part: a crash loses a part, and the codes of one are in memory at a time."""
@@ -36,35 +35,33 @@ def write_parts(
     featurizer: Featurizer,
     codec: Codec,
     table: TripleTable,
-    parts: Sequence[range],
+    parts: Mapping[range, np.ndarray],
     *,
     write: Write,
     row: Mapping[str, np.ndarray],
     batch_size: int,
     progress: Progress,
 ) -> None:
-    """Encode the triples of a table, sorted, and write them; parts that an earlier attempt finished are kept.
+    """Encode rows of a table for each part, and write them; parts that an earlier attempt finished are kept.
 
     `row` are the arrays that `stored` returns for one triple.
     """
-    order = in_order(table.ids)
-    finished = {part.start for part in parts if part_name(part) in staging.parts()}
-    done = sum(len(part) for part in parts if part.start in finished)
+    finished = {part for part in parts if part_name(part) in staging.parts()}
+    done, total = sum(len(parts[part]) for part in finished), sum(map(len, parts.values()))
     if finished:
-        progress("gradients", done, len(order))
+        progress("gradients", done, total)
 
     def encoded(count: int) -> None:
         nonlocal done
         done += count
-        progress("gradients", done, len(order))
+        progress("gradients", done, total)
 
     with Lanes(featurizer.model.device, several=featurizer.concurrent) as lanes:
-        for part in parts:
-            if part.start in finished:
+        for part, rows in parts.items():
+            if part in finished:
                 continue
             arrays = encode_part(
-                lanes, featurizer, codec, table, order[part.start : part.stop],
-                row=row, batch_size=batch_size, encoded=encoded,
+                lanes, featurizer, codec, table, rows, row=row, batch_size=batch_size, encoded=encoded
             )  # fmt: skip
             lanes.write(partial(write, part, arrays))
 
@@ -137,7 +134,6 @@ def require_space(
     *,
     parts: Sequence[range],
     shards: Sequence[range],
-    merged: int,
     model: ModelFile,
     vocabulary: Vocabulary,
 ) -> None:
@@ -150,11 +146,9 @@ def require_space(
     known
         All training triples (N, 3), where only a sample of them is indexed.
     parts
-        Which triples are encoded.
+        Which triples are written one after the other.
     shards
-        Which triples of the generation lie together.
-    merged
-        Triples whose arrays are written again, besides the parts.
+        Which triples lie together.
     """
     missing = sum(len(part) for part in parts if part_name(part) not in staging.parts())
     row_bytes = _bytes(row)
@@ -167,7 +161,7 @@ def require_space(
     tensors = states * sum(tensor.nbytes for tensor in model.tensors.values())
     labels = sum(map(len, [*vocabulary.entities, *vocabulary.relations]))
     offsets = 8 * len(shards) * states * sum(len(tensor) for tensor in model.tensors.values() if tensor.ndim == 2)
-    needed = row_bytes * (missing + merged) + (search_bytes + list_bytes) * shards[-1].stop
+    needed = row_bytes * missing + (search_bytes + list_bytes) * shards[-1].stop
     unsampled = 0 if known is None else known.nbytes
     graph = 16 * (shards[-1].stop if known is None else len(known)) + 8 * len(vocabulary.entities)
     durable.require_space(staging.path, needed + tensors + labels + offsets + unsampled + graph)

@@ -1,5 +1,6 @@
 """New training triples of the same model, indexed beside the old ones."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +110,13 @@ def test_what_cannot_be_appended_is_named(umls: Umls, grown: Path, tmp_path_fact
     assert len(IndexRoot(grown).generations()) == 1
 
 
-def test_an_interrupted_append_is_resumed(umls: Umls, grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that were finished are not computed again; other triples do not find them."""
+def test_an_interrupted_append_is_resumed(
+    umls: Umls, grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished parts are not computed again, and end up as without the stop; other triples do not find them."""
     _, vocabulary, table = umls
     monkeypatch.setattr(parts, "_PART", 32)
+    shutil.copytree(grown, tmp_path / "whole")
     file = write(grown / "new.tsv", vocabulary, table.ids[OLD : OLD + NEW])
 
     def stop(stage: str, done: int, total: int) -> None:
@@ -129,4 +133,9 @@ def test_an_interrupted_append_is_resumed(umls: Umls, grown: Path, monkeypatch: 
     IndexRoot(grown).rollback()
     encoded.clear()
     append(grown, file)
-    assert sum(encoded) == NEW - 32
+    assert NEW - 32 <= sum(encoded) < NEW
+    append(tmp_path / "whole", file)
+    with IndexRoot(grown).open() as resumed, IndexRoot(tmp_path / "whole").open() as whole:
+        for path in whole.path.glob("*.h5"):
+            for name, array in open_arrays(path).items():
+                np.testing.assert_array_equal(open_arrays(resumed.path / path.name)[name], array, err_msg=name)
