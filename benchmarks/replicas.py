@@ -1,11 +1,13 @@
 """Three replicas behind HAProxy, on the loopback interface of this machine: requests that fail while replicas come and go.
 
-    python -m benchmarks.replicas                     # ten to fifteen minutes; needs haproxy
+    python -m benchmarks.replicas                     # three quarters of an hour; needs haproxy
+    python -m benchmarks.replicas --phases kill drain # only these, and the memory
 
 Builds two generations of CoDEx-S from the folder in KGTRACE_SHARED, starts three times ``kgtrace serve`` on one index root,
 and HAProxy before them with the settings of ``docker/haproxy.cfg``. Asks at random moments, at a steady rate, while nothing
 else happens, while one replica after the other is killed, while generations are published and rolled back, and while one
-replica after the other is told to end; before a replica ends, many requests come at once, so that all have some in hand.
+replica after the other is told to end, and at last for half an hour in which a replica is killed each minute and a
+generation published or rolled back every two; before a replica ends, many requests come at once, so that all have some in hand.
 Then compares the memory of ``kgtrace serve`` with one process and with several. Writes ``benchmarks/results/NAME.json`` and
 the tables of ``docs/scale.md``.
 """
@@ -18,7 +20,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ DISTURBANCES = {
     "kill": "{} replicas are killed",
     "publish_and_roll_back": "{} generations are published or rolled back",
     "drain": "{} replicas are drained",
+    "long": "a replica is killed each minute and a generation published or rolled back every two, {} times in all",
 }
 
 
@@ -48,17 +51,22 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5.0, help="requests a second (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, help="of quiet load (default: %(default)s)")
     parser.add_argument("--times", type=int, default=12, help="of each disturbance (default: %(default)s)")
+    parser.add_argument("--minutes", type=int, default=30, help="of the long phase (default: %(default)s)")
+    parser.add_argument("--phases", nargs="+", choices=DISTURBANCES, default=list(DISTURBANCES), metavar="PHASE")
     parser.add_argument("--name", default="replicas-cpu")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = IndexRoot(Path(folder) / "index")
         requests = [request(triple) for triple in prepare(root).tolist()]
         with Replicas(root.path, Path(folder), REPLICAS) as replicas:
-            phases = uvloop.run(measure(root, replicas, requests, args.rate, args.seconds, args.times))
+            numbers = {"rate": args.rate, "seconds": args.seconds, "times": args.times, "minutes": args.minutes}
+            phases = uvloop.run(measure(root, replicas, requests, args.phases, **numbers))
         memory = [memory_of(root.path, requests, workers) for workers in PROCESSES]
-    found = {"machine": machine(), "per_second": args.rate, "phases": phases, "memory": memory}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{args.name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    file = RESULTS / f"{args.name}.json"
+    if file.exists():
+        phases = json.loads(file.read_text())["phases"] | phases
+    found = {"machine": machine(), "phases": phases, "memory": memory}
+    file.write_text(json.dumps(found, indent=2) + "\n")
     replace(DOCS / "scale.md", "replicas", phases_table(phases))
     replace(DOCS / "scale.md", "processes", memory_table(memory))
 
@@ -132,7 +140,15 @@ async def ready(port: int) -> None:
 
 
 async def measure(
-    root: IndexRoot, replicas: Replicas, requests: list[bytes], rate: float, seconds: float, times: int
+    root: IndexRoot,
+    replicas: Replicas,
+    requests: list[bytes],
+    phases: Sequence[str],
+    *,
+    rate: float,
+    seconds: float,
+    times: int,
+    minutes: int,
 ) -> dict[str, dict[str, Any]]:
     """Load the proxy while nothing happens, and while replicas and generations come and go; say how that went."""
     await replicas.ready()
@@ -156,38 +172,49 @@ async def measure(
     async def kill() -> list[float]:
         return [await replaced(turn % REPLICAS, kill=True) for turn in range(times)]
 
+    async def switched(generation: str) -> float:
+        begun = time.perf_counter()
+        if generation == ids[-1]:
+            await publish(replicas.port, generation)
+        else:
+            await roll_back(replicas.port)
+        for port in replicas.ports:
+            await served(port, generation)
+        return time.perf_counter() - begun
+
     async def publish_and_roll_back() -> list[float]:
         took = []
         for _ in range(times):
-            for generation in reversed(ids):
-                begun = time.perf_counter()
-                if generation == ids[-1]:
-                    await publish(replicas.port, generation)
-                else:
-                    await roll_back(replicas.port)
-                for port in replicas.ports:
-                    await served(port, generation)
-                took.append(time.perf_counter() - begun)
+            took += [await switched(generation) for generation in reversed(ids)]
         return took
 
     async def drain() -> list[float]:
         return [await replaced(turn % REPLICAS, kill=False) for turn in range(times)]
 
+    async def long() -> list[float]:
+        took, begun = list[float](), time.monotonic()
+        for minute in range(minutes):
+            took.append(await replaced(minute % REPLICAS, kill=True))
+            if minute % 2:
+                took.append(await switched(ids[-1] if minute % 4 == 1 else ids[0]))
+            await asyncio.sleep(max(0, begun + 60 * (minute + 1) - time.monotonic()))
+        return took
+
     root.publish(ids[0])
     for port in replicas.ports:
         await served(port, ids[0])
-    works = {"quiet": quiet, "kill": kill, "publish_and_roll_back": publish_and_roll_back, "drain": drain}
-    phases = {}
-    for name, work in works.items():
-        phases[name] = await load.during(work)
+    works = {"quiet": quiet, "kill": kill, "publish_and_roll_back": publish_and_roll_back, "drain": drain, "long": long}
+    found = {}
+    for name in phases:
+        found[name] = {"per_second": rate, **await load.during(works[name])}
         failed = [problem for problem in burst if problem is not None]
-        phases[name]["in_hand"] = {
+        found[name]["in_hand"] = {
             "requests": len(burst),
             "failures": len(failed),
             "first_failure": next(iter(failed), None),
         }
         burst.clear()
-    return phases
+    return found
 
 
 async def problem_of(load: Load, data: bytes) -> str | None:
@@ -255,8 +282,9 @@ def phases_table(phases: dict[str, dict[str, Any]]) -> str:
         "| while | requests | failed | p50 | p99 | in hand at the end | of them failed |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, part in phases.items():
-        cells = [DISTURBANCES[name].format(part["reloads"]), f"{part['answers']:,}", part["failures"]]
+    for name, title in DISTURBANCES.items():
+        part = phases[name]
+        cells = [title.format(part["reloads"]), f"{part['answers']:,}", part["failures"]]
         cells += [f"{part['p50_ms']:.0f} ms", f"{part['p99_ms']:.0f} ms"]
         cells += [part["in_hand"]["requests"], part["in_hand"]["failures"]] if part["in_hand"]["requests"] else ["", ""]
         lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -80,13 +80,16 @@ def ranked_first(name: str, graph: Graph, predictions: int) -> Explained:
     return Explained(whole, graph.test[np.random.default_rng(0).permutation(first)[:predictions]])
 
 
-def without(explained: Explained, deleted: np.ndarray, seeds: int) -> list[Job]:
-    """Return training runs without some rows of the training triples, and what they will say of the predictions."""
+def without(explained: Explained, deleted: np.ndarray, seeds: int, added: np.ndarray | None = None) -> list[Job]:
+    """Return training runs without some rows of the training triples, and what they will say of the predictions.
+
+    `added` (m, 3) are further triples to train on.
+    """
     whole = explained.whole
     kept = np.ones(len(whole.graph.train), bool)
     kept[deleted] = False
     folder = whole.folder / "deletion"
-    return [Job(whole.graph, whole.recipe, kept, seed, explained.test, folder) for seed in range(seeds)]
+    return [Job(whole.graph, whole.recipe, kept, seed, explained.test, folder, added) for seed in range(seeds)]
 
 
 def deletions(explained: Explained) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,8 @@ class Job:
     predictions: np.ndarray
     """(q, 3): looked at afterwards."""
     folder: Path
+    added: np.ndarray | None = None
+    """(m, 3): further triples that are trained on; ranks are filtered as without them."""
 
     @property
     def file(self) -> Path:
@@ -39,6 +41,8 @@ class Job:
         asked = hashlib.sha256(f"{self.recipe} {self.seed}".encode())
         for each in (self.kept, self.graph.train, self.graph.test, self.predictions):
             asked.update(np.ascontiguousarray(each))
+        if self.added is not None:
+            asked.update(np.ascontiguousarray(self.added))
         return self.folder / f"{asked.hexdigest()[:24]}.npy"
 
 
@@ -52,7 +56,10 @@ def retrain(jobs: Sequence[Job]) -> list[np.ndarray]:
 
 def _run(job: Job) -> None:
     torch.set_num_threads(1)
-    model = train(job.graph, job.graph.train[job.kept], job.recipe, job.seed).model
+    triples = job.graph.train[job.kept]
+    if job.added is not None:
+        triples = np.concatenate([triples, job.added])
+    model = train(job.graph, triples, job.recipe, job.seed).model
     job.folder.mkdir(parents=True, exist_ok=True)
     scratch = job.folder / f"{os.getpid()}.npy"
     np.save(scratch, outcome(model, job.graph, job.predictions))

@@ -28,6 +28,7 @@ from benchmarks.truth.retraining import Job, retrain
 from benchmarks.truth.scores import influences, same_pair
 from benchmarks.truth.statistics import mean
 from benchmarks.truth.training import KnownTails
+from benchmarks.truth.unrolled import Unrolled
 from benchmarks.truth.whole import SEED, Whole
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.names import Outcome
@@ -70,6 +71,10 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
     pairs = KnownTails.of(graph.train).pairs
     curvatures = [Curvature(each, pairs) for each in whole]
     newton = {units: np.stack([each.scores(graph.train, test, units) for each in curvatures]) for units in (1.0, 10.0)}
+    through = dict[str, np.ndarray]()
+    if whole[0].recipe.model == "ComplEx":
+        derivatives = Unrolled(graph, whole[0].recipe, SEED).derivatives(test)
+        through = {f"through training, {of}": each for of, each in zip(COMPARED, derivatives, strict=True)}
     return {
         "TracIn of removal": influences(whole[0].model, graph, test, directions="both").of,
         "preconditioned": logit[0],
@@ -81,6 +86,7 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
         f"preconditioned, {several}, outcome probability + ½ count": alike(probability.mean(0)) + alike(count) / 2,
         **{f"Gauss–Newton, σ² = {units:g}": each[0] for units, each in newton.items()},
         **{f"Gauss–Newton, σ² = {units:g}, {several}": each.mean(0) for units, each in newton.items()},
+        **through,
         COUNT: count,
     }
 

@@ -72,29 +72,20 @@ class Trained:
 
 def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Trained:
     """Train on some triples (n, 3) of a graph. One thread, one seed: one result."""
-    torch.manual_seed(seed)
-    entities, relations = len(graph.vocabulary.entities), len(graph.vocabulary.relations)
-    factory = CoreTriplesFactory(
-        torch.from_numpy(triples), num_entities=entities, num_relations=relations, create_inverse_triples=True
-    )
-    model = _untrained(recipe, triples_factory=factory, embedding_dim=recipe.height * recipe.width, random_seed=seed)
+    model = untrained(graph, triples, recipe, seed)
     optimizer = _optimizer(model, recipe)
-    known = KnownTails.of(triples)
+    known, entities = KnownTails.of(triples), len(graph.vocabulary.entities)
     found = Trained(model, [])
     for epoch in range(1, recipe.epochs + 1):
         model.train()
-        for batch in _batches(len(known.pairs), recipe.batch):
+        for batch in batches(len(known.pairs), recipe.batch):
             head, relation = known.pairs[batch].T
             row, tail = known.of_pairs(batch)
             candidates = recipe.candidates(tail, entities)
             scores = tail_scores(model, head, relation, candidates)
             target = torch.zeros_like(scores)
             target[row, tail if candidates is None else torch.searchsorted(candidates, tail)] = 1
-            if recipe.softmax:
-                loss = cross_entropy(scores, target / target.sum(1, keepdim=True))
-            else:
-                smooth = target * (1 - recipe.smoothing) + recipe.smoothing / entities
-                loss = binary_cross_entropy_with_logits(scores, smooth)
+            loss = loss_of(recipe, scores, target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -103,6 +94,14 @@ def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Train
     model.eval()
     _sparse(model, False)
     return found
+
+
+def loss_of(recipe: Recipe, scores: Tensor, target: Tensor) -> Tensor:
+    """Return the loss of scores (m, c), given the label of each."""
+    if recipe.softmax:
+        return cross_entropy(scores, target / target.sum(1, keepdim=True))
+    smooth = target * (1 - recipe.smoothing) + recipe.smoothing / scores.shape[1]
+    return binary_cross_entropy_with_logits(scores, smooth)
 
 
 def _optimizer(model: ERModel, recipe: Recipe) -> torch.optim.Optimizer:
@@ -121,7 +120,16 @@ def _sparse(model: ERModel, sparse: bool) -> None:
         representation._embeddings.sparse = sparse
 
 
-def _untrained(recipe: Recipe, **common: Any) -> ERModel:
+def untrained(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> ERModel:
+    """Return a model before its first step, and leave torch's random numbers where training goes on with them."""
+    torch.manual_seed(seed)
+    entities, relations = len(graph.vocabulary.entities), len(graph.vocabulary.relations)
+    factory = CoreTriplesFactory(
+        torch.from_numpy(triples), num_entities=entities, num_relations=relations, create_inverse_triples=True
+    )
+    common: dict[str, Any] = {
+        "triples_factory": factory, "embedding_dim": recipe.height * recipe.width, "random_seed": seed,
+    }  # fmt: skip
     match recipe.model:
         case "ConvE":
             shape = {"embedding_height": recipe.height, "embedding_width": recipe.width}
@@ -164,6 +172,8 @@ class KnownTails:
     """(2n,): those of the first pair, of the second, ..."""
     ends: Tensor
     """(p,): where those of each pair end."""
+    triples: Tensor
+    """(2n,): the row of the triple that each comes from."""
 
     @classmethod
     def of(cls, triples: np.ndarray) -> "KnownTails":
@@ -171,17 +181,27 @@ class KnownTails:
         head, relation, tail = triples.T
         both = np.concatenate([np.stack([head, 2 * relation, tail], 1), np.stack([tail, 2 * relation + 1, head], 1)])
         pairs, group = np.unique(both[:, :2], axis=0, return_inverse=True)
-        tails = both[np.argsort(group, kind="stable"), 2]
-        return cls(torch.from_numpy(pairs), torch.from_numpy(tails), torch.from_numpy(np.bincount(group).cumsum()))
+        order = np.argsort(group, kind="stable")
+        return cls(
+            torch.from_numpy(pairs),
+            torch.from_numpy(both[order, 2]),
+            torch.from_numpy(np.bincount(group).cumsum()),
+            torch.from_numpy(order % len(triples)),
+        )
 
     def of_pairs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tails of pairs (m,), after the place of each one's pair among these, 0 to m − 1."""
+        place, index = self.places(rows)
+        return place, self.tails[index]
+
+    def places(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the tails of pairs (m,) stand in `tails`, after the place of each one's pair, 0 to m − 1."""
         counts = self.ends.diff(prepend=self.ends.new_zeros(1))[rows]
         place = torch.repeat_interleave(torch.arange(len(rows)), counts)
         shift = self.ends[rows] - counts.cumsum(0)
-        return place, self.tails[torch.arange(len(place)) + shift[place]]
+        return place, torch.arange(len(place)) + shift[place]
 
 
-def _batches(count: int, size: int) -> Iterator[Tensor]:
+def batches(count: int, size: int) -> Iterator[Tensor]:
     """Yield random rows; a last batch of one, of which batch norm knows no variance, is left out."""
     yield from (batch for batch in torch.randperm(count).split(size) if len(batch) > 1)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from benchmarks.replicas import REPLICAS, Replicas, measure
+from benchmarks.replicas import DISTURBANCES, REPLICAS, Replicas, measure
 from benchmarks.service import request
 
 from tests.end_to_end.conftest import Umls
@@ -20,7 +20,8 @@ def test_no_request_fails(umls: Umls, tmp_path: Path) -> None:
     root = two_generations(umls, tmp_path / "index")
     requests = [request(triple) for triple in umls[2].ids[:TRIPLES].tolist()]
     with Replicas(root.path, tmp_path, REPLICAS) as replicas:
-        phases = asyncio.run(measure(root, replicas, requests, rate=20, seconds=2, times=REPLICAS))
+        numbers = {"rate": 20, "seconds": 2, "times": REPLICAS, "minutes": 2}
+        phases = asyncio.run(measure(root, replicas, requests, list(DISTURBANCES), **numbers))
     print({name: (phase["answers"], phase["failures"], phase["in_hand"]) for name, phase in phases.items()})
     assert {name: phase["first_failure"] for name, phase in phases.items()} == dict.fromkeys(phases)
     assert {name: phase["in_hand"]["first_failure"] for name, phase in phases.items()} == dict.fromkeys(phases)
