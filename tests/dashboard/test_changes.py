@@ -177,6 +177,20 @@ def test_generations_that_cannot_be_compared(browse: Browse, both: Nights, chang
     expect(page.get_by_role("heading", name="Facts that changed")).to_be_visible()
 
 
+def test_a_point_leads_nowhere_when_the_other_is_gone(browse: Browse, both: Nights) -> None:
+    """The share stays, in plot and table."""
+    told = both.site.get("generations")
+    told["generations"][1]["agreement"]["generation"] = NEVER
+    page = browse(
+        address(both.site, view="index"),
+        lambda page: page.route("**/v1/generations", lambda route: route.fulfill(json=told)),
+    )
+    expect(page.locator(".line circle")).to_have_count(1)
+    expect(page.locator("a[href*='view=changes']")).to_have_count(0)
+    share = str(page.locator(".line .share").text_content())
+    expect(card(page, "Generations on disk").locator("tbody tr").first).to_contain_text(share)
+
+
 def test_there_is_nothing_to_compare(browse: Browse, umls_index: Path) -> None:
     """With one generation on disk, or none."""
     settings = Settings(index=umls_index, device="cpu", threads=1)

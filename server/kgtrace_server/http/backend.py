@@ -170,14 +170,14 @@ class Backend:
         return Switched(live, self.generation, self._without_place(reload))
 
     def _open(self, generation: str) -> Service:
-        """Open a generation besides the one that answers, in a thread: on the CPU, so that the latter keeps its GPU."""
+        """Open a generation besides the one that answers: on the CPU and by FAISS; GPU and Milvus are the latter's."""
         from kgtrace_indexer.threads import limit_threads
 
         limit_threads(self._threads)
         with self._root_as(GenerationUnavailable) as root, root.open(generation, verify=False) as opened:
             if self._reloader is not None:
                 try:
-                    self._reloader.require_memory(opened.manifest)
+                    self._reloader.require_memory(opened.manifest, searches=True)
                 except NotEnoughMemory as e:
                     raise NotReady(str(e)) from e
             attributor = open_warm(root.path, generation, device="cpu")

@@ -33,6 +33,12 @@ _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
 }
 """Title, where the problem has a type of its own, and detail."""
 
+_UNAVAILABLE = (
+    "Generation unavailable",
+    "the index root has no generation '20261122T020000Z-4d5e6f'; it has 20261123T020000Z-1a2b3c",
+)
+"""The 409 of a route that answers from an index."""
+
 _HEADERS: Mapping[str, str] = {
     AT_LEAST: "Header: id of a generation. It answers, or a later one does: a process that serves an older one loads "
     "the live one first. Where that does not help, or takes too long, the answer is 503.",
@@ -104,16 +110,17 @@ def answered_by_generation(example: Answer, *statuses: int) -> dict[str, Any]:
         {"name": name, "in": "header", "schema": {**id_, "description": description}}
         for name, description in _HEADERS.items()
     ]
-    return {**answered(example, *statuses), "openapi_extra": {"parameters": headers}}
+    documented = answered(example, *statuses)
+    documented["responses"][409] = _problem(409, *_UNAVAILABLE)
+    return {**documented, "openapi_extra": {"parameters": headers}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Document the statuses of problems."""
-    return {status: _problem(status) for status in statuses}
+    return {status: _problem(status, *_PROBLEM_EXAMPLES[status]) for status in statuses}
 
 
-def _problem(status: int) -> dict[str, Any]:
-    title, detail = _PROBLEM_EXAMPLES[status]
+def _problem(status: int, title: str | None, detail: str) -> dict[str, Any]:
     phrase = HTTPStatus(status).phrase
     example = {
         "type": "about:blank" if title is None else TYPE_PREFIX + title.lower().replace(" ", "-"),

@@ -195,20 +195,23 @@ class Reloader(Generic[S]):
         self._in_use = sum(size for name, size in sizes.items() if not name.startswith(_VOCABULARY))
         return True
 
-    def require_memory(self, new: Manifest) -> None:
-        """Raise `NotEnoughMemory` if a generation does not fit beside the one that answers."""
+    def require_memory(self, new: Manifest, *, searches: bool = False) -> None:
+        """Raise `NotEnoughMemory` if a generation does not fit beside the one that answers.
+
+        ``searches``: this process searches the new one, even if it leaves searching the other to Milvus.
+        """
         if self._generation is None:
             return  # there is nothing to protect: better slow than not at all
         available = self._memory()
         # The kernel counts the mapped files of the old generation, which every query reads, as available.
-        needed = sum(self._memory_by_file(new).values()) + self._in_use
+        needed = sum(self._memory_by_file(new, searches=searches).values()) + self._in_use
         if available is not None and available < needed:
             raise NotEnoughMemory(
                 f"generation {new.generation} beside generation {self._generation} needs {needed} bytes of memory, "
                 f"{available} are available: free some, or restart the service on {new.generation} alone"
             )
 
-    def _memory_by_file(self, manifest: Manifest) -> dict[str, int]:
+    def _memory_by_file(self, manifest: Manifest, *, searches: bool = False) -> dict[str, int]:
         """Return the bytes of memory that all processes together need to serve a generation at full speed, by file.
 
         They share all of it but the vocabulary.
@@ -217,7 +220,7 @@ class Reloader(Generic[S]):
         return {
             name: record.bytes * (of_vocabulary if name.startswith(_VOCABULARY) else 1)
             for name, record in manifest.files.items()
-            if not layout.MAPPED.fullmatch(name) and (self._searches or not name.endswith(layout.SEARCH))
+            if not layout.MAPPED.fullmatch(name) and (searches or self._searches or not name.endswith(layout.SEARCH))
         }
 
     def _failed_before(self, generation: str | None) -> bool:

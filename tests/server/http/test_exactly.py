@@ -150,7 +150,7 @@ def test_without_memory_it_is_not_opened(root: Path, assert_problem: Check, monk
     available = [1 << 40]
     defaults = reload.Reloader.__init__.__kwdefaults__
     monkeypatch.setattr(reload.Reloader.__init__, "__kwdefaults__", {**defaults, "memory": lambda: available[0]})
-    monkeypatch.setattr(reload.Reloader, "_memory_by_file", lambda *_: {"gradients.h5": 100})
+    monkeypatch.setattr(reload.Reloader, "_memory_by_file", lambda *_, **__: {"gradients.h5": 100})
 
     async def test(client: httpx.AsyncClient) -> None:
         available[0] = 199

@@ -72,7 +72,7 @@ export function changesView(page) {
         (signal) => load(question, signal),
         (problem) => advice(page, question, problem),
       );
-      return { title: "What changed", focus: panel };
+      return { title: ["What changed", head, relation, tail].filter(Boolean).join(" "), focus: panel };
     },
   };
 }
