@@ -9,9 +9,11 @@ import tempfile
 import threading
 from pathlib import Path
 from statistics import median
+from urllib.parse import urlencode
 
 from playwright.sync_api import Browser, Page, sync_playwright
 from tests.dashboard.chromium import launched
+from tests.dashboard.newcomer import STEPS
 
 from kgtrace_indexer import BuildConfig, build, read_model, read_training_folder
 from kgtrace_server.cli.demo import TRIPLE, train_umls
@@ -23,6 +25,11 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PREDICTION = "?head={}&relation={}&tail={}".format(*TRIPLE)
 FALLING = "?head=tissue&relation=produces&tail=organophosphorus_compound"
 """A prediction that two facts of its head carry."""
+LINES = """alga\tinteracts_with\thuman
+tissue\tproduces\torganophosphorus_compound
+algae\tinteracts_with\tplant
+virus causes 'neoplastic_process'
+virus causes"""
 SHOTS = (
     ("light", PREDICTION, "light", 1200, 820),
     ("dark", PREDICTION, "dark", 1200, 820),
@@ -32,6 +39,8 @@ SHOTS = (
     ("suspicious", "?view=self-influence", "light", 1280, 620),
     ("entity", f"?view=entity&entity={TRIPLE[0]}", "light", 1280, 620),
     ("index", "?view=index", "light", 1280, 900),
+    ("several", "?" + urlencode({"view": "several", "lines": LINES}), "light", 1200, 820),
+    ("changes", "?view=changes&" + PREDICTION[1:], "light", 1200, 1200),
 )
 RUNS = 5
 QUIET = "() => document.querySelector('main .panel') && !document.querySelector('[aria-busy]')"
@@ -97,6 +106,13 @@ def _look(browser: Browser, address: str) -> None:
         else:
             page.screenshot(path=target)
         print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
+    page = _open(browser, f"{address}/", viewport={"width": 1200, "height": 900})
+    for number, (name, click) in enumerate(STEPS, 1):
+        click(page)
+        page.wait_for_function(QUIET)
+        if name == "doubt":
+            page.locator(".tick:checked").evaluate("(box) => box.scrollIntoView({ block: 'center' })")
+        page.screenshot(path=IMAGES / f"newcomer-{number}-{name}.png")
     measured = [_open(browser, address + PREDICTION).evaluate(_MEASURE) for _ in range(RUNS)]
     print(json.dumps({name: round(median(run[name] for run in measured), 1) for name in measured[0]}, indent=1))
 

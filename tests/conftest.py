@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -125,3 +126,24 @@ def umls_index(umls: tuple[ModelFile, Vocabulary, TripleTable], made_once: Share
     """
     config = BuildConfig(dim=16, landmarks=512, precondition="none")
     return made_once("umls-index", lambda root: build(root, *umls, config))
+
+
+FEWER = 200
+"""Triples that the older generation of `nights` lacks."""
+
+
+@pytest.fixture(scope="session")
+def nights(umls: tuple[ModelFile, Vocabulary, TripleTable], made_once: Shared) -> Path:
+    """An index root with two generations, the newer one live: of another model, and of a few triples more.
+
+    Not to be changed.
+    """
+
+    def fill(root: Path) -> None:
+        model, vocabulary, table = umls
+        train_umls(root / "model", epochs=2, embedding_dim=32, seed=1)
+        fewer = replace(table, ids=table.ids[:-FEWER], train_index=table.train_index[:-FEWER])
+        build(root, read_model(root / "model"), vocabulary, fewer, BuildConfig(dim=16, landmarks=512))
+        build(root, model, vocabulary, table, BuildConfig(dim=16, landmarks=512))
+
+    return made_once("nights", fill)

@@ -26,6 +26,9 @@ A = TypeVar("A", bound=Answer)
 AT_LEAST = "X-Kgtrace-Generation-At-Least"
 """Header of a request that no generation older than the one it names may answer."""
 
+EXACTLY = "X-Kgtrace-Generation-Exactly"
+"""Header of a request that the generation it names is to answer, live or not."""
+
 _LONGEST = 500
 """Characters that an error repeats of an answer that is no problem document."""
 

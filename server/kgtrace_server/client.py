@@ -24,8 +24,8 @@ import httpx
 
 from kgtrace_indexer.names import Group
 from kgtrace_server import calls, catalogue
-from kgtrace_server.calls import AT_LEAST, Call, Retries as Retries, ServiceError as ServiceError
-from kgtrace_server.problems import cannot_switch
+from kgtrace_server.calls import AT_LEAST, EXACTLY, Call, Retries as Retries, ServiceError as ServiceError
+from kgtrace_server.problems import CannotSwitch, root_errors_as
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import Aggregate, Influences, Named, Predictions, SelfInfluences
 from kgtrace_server.schema.operation import GenerationInfo, IndexInfo, Switched
@@ -61,6 +61,7 @@ class Client:
         *,
         key: str | None = None,
         generation_at_least: str | None = None,
+        generation: str | None = None,
         timeout: float = 60.0,
         retries: Retries = _RETRIES,
         transport: httpx.BaseTransport | None = None,
@@ -68,10 +69,11 @@ class Client:
         """Store; nothing is sent.
 
         No generation older than ``generation_at_least`` answers: the id of one that was published, or has answered
-        before. ``timeout`` is in seconds, for each request; ``transport`` is for tests.
+        before. ``generation`` is the id of one that answers everything, live or not. ``timeout`` is in seconds, for
+        each request; ``transport`` is for tests.
         """
         self._retries = retries
-        headers = _headers(key, generation_at_least)
+        headers = _headers(key, generation_at_least, generation)
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
 
     def influences(self, triples: Triples, **options: Unpack[InfluenceOptions]) -> Influences:
@@ -157,13 +159,14 @@ class AsyncClient:
         *,
         key: str | None = None,
         generation_at_least: str | None = None,
+        generation: str | None = None,
         timeout: float = 60.0,
         retries: Retries = _RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Store; nothing is sent."""
         self._retries = retries
-        headers = _headers(key, generation_at_least)
+        headers = _headers(key, generation_at_least, generation)
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
 
     async def influences(self, triples: Triples, **options: Unpack[InfluenceOptions]) -> Influences:
@@ -246,11 +249,11 @@ class LocalClient:
     Stays on its generation until a call of `publish` or `rollback`.
     """
 
-    def __init__(self, root: Path, *, device: str = "auto") -> None:
-        """Open the live generation. Raises the errors of `open_index`."""
+    def __init__(self, root: Path, *, generation: str | None = None, device: str = "auto") -> None:
+        """Open the generation of an id, by default the live one. Raises the errors of `open_index`."""
         self._root = Path(root)
         self._device = device
-        self._service = self._open()
+        self._service = self._open(generation)
 
     def influences(self, triples: Triples, **options: Unpack[InfluenceOptions]) -> Influences:
         """As `Client.influences`, for any number of triples."""
@@ -306,18 +309,18 @@ class LocalClient:
 
     def generations(self) -> list[GenerationInfo]:
         """As `Client.generations`."""
-        with cannot_switch():
+        with root_errors_as(CannotSwitch):
             return catalogue.generations(IndexRoot(self._root))
 
     def publish(self, generation: str) -> Switched:
         """Make a generation live, and go on with it."""
-        with cannot_switch():
+        with root_errors_as(CannotSwitch):
             IndexRoot(self._root).publish(generation)
         return self._switched(generation)
 
     def rollback(self) -> Switched:
         """Make the generation before the live one live, and go on with it."""
-        with cannot_switch():
+        with root_errors_as(CannotSwitch):
             live = IndexRoot(self._root).rollback()
         return self._switched(live)
 
@@ -336,13 +339,13 @@ class LocalClient:
         self._service = self._open()
         return Switched(live, self._service.generation)
 
-    def _open(self) -> Service:
+    def _open(self, generation: str | None = None) -> Service:
         from kgtrace_indexer.query.opening import open_index
         from kgtrace_server.service import Service
 
-        return Service(open_index(self._root, device=self._device))
+        return Service(open_index(self._root, generation, device=self._device))
 
 
-def _headers(key: str | None, at_least: str | None) -> dict[str, str]:
-    sent = {"Authorization": None if key is None else f"Bearer {key}", AT_LEAST: at_least}
+def _headers(key: str | None, at_least: str | None, exactly: str | None) -> dict[str, str]:
+    sent = {"Authorization": None if key is None else f"Bearer {key}", AT_LEAST: at_least, EXACTLY: exactly}
     return {name: value for name, value in sent.items() if value is not None}

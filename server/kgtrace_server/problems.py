@@ -7,7 +7,8 @@
     │   ├── NotReady               no generation is loaded, or only an older one
     │   ├── QueueFull              too many requests wait
     │   └── DeadlineExceeded (TimeoutError)
-    └── CannotSwitch               the generation asked for cannot be made live
+    ├── CannotSwitch               the generation asked for cannot be made live
+    └── GenerationUnavailable      the generation that is to answer is not there, or cannot be read
 """
 
 import json
@@ -70,6 +71,10 @@ class CannotSwitch(KgtraceError):
     """The generation asked for cannot be made live."""
 
 
+class GenerationUnavailable(KgtraceError):
+    """The generation that is to answer was pruned or never there, or its files cannot be read."""
+
+
 STATUSES: Mapping[type[KgtraceError], HTTPStatus] = {
     InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     MissingInverseRelations: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -79,6 +84,7 @@ STATUSES: Mapping[type[KgtraceError], HTTPStatus] = {
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     Abandoned: HTTPStatus.GATEWAY_TIMEOUT,
     CannotSwitch: HTTPStatus.CONFLICT,
+    GenerationUnavailable: HTTPStatus.CONFLICT,
     KgtraceError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """Status of each error; an error that is not named has the status of its nearest ancestor."""
@@ -124,8 +130,8 @@ def _members(error: KgtraceError) -> Mapping[str, Any]:
 
 
 @contextmanager
-def cannot_switch() -> Iterator[None]:
-    """Raise `CannotSwitch` where an index root cannot be read or changed."""
+def root_errors_as(kind: type[KgtraceError]) -> Iterator[None]:
+    """Raise errors of one kind where an index root, or a generation of it, cannot be read or changed."""
     try:
         yield
     except (
@@ -138,7 +144,7 @@ def cannot_switch() -> Iterator[None]:
         SchemaTooOld,
         StorageFailed,
     ) as e:
-        raise CannotSwitch(str(e)) from e
+        raise kind(str(e)) from e
 
 
 def type_of(kind: type[KgtraceError]) -> str:
@@ -188,7 +194,7 @@ _TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 _KINDS: Mapping[str, type[KgtraceError]] = {
     type_of(kind): kind
-    for kind in (*_TREE, NotReady, QueueFull, DeadlineExceeded, CannotSwitch)
+    for kind in (*_TREE, NotReady, QueueFull, DeadlineExceeded, CannotSwitch, GenerationUnavailable)
     if status_of(kind("")) != HTTPStatus.INTERNAL_SERVER_ERROR  # answered without its cause, as about:blank
 } | {INVALID_REQUEST: BadRequest}
 """The error that each type of a problem document stands for."""

@@ -82,6 +82,15 @@ def site(root: Path) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="package")
+def nightly(nights: Path) -> Iterator[Site]:
+    """A service whose generations are of different models."""
+    settings = Settings(index=nights, device="cpu", threads=1)
+    with running(serving.loader(settings), index=nights) as site:
+        wait_until(lambda: httpx.get(f"{site.url}/readyz", timeout=PATIENCE).status_code == 200)
+        yield site
+
+
+@pytest.fixture(scope="package")
 def triple(site: Site) -> dict[str, str]:
     """A triple that the model predicts, and that is not known, where other tails that it predicts are."""
     for known in site.get("self-influence", top_k=1000)["self_influences"]:

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 
-from kgtrace_server.calls import AT_LEAST
+from kgtrace_server.calls import AT_LEAST, EXACTLY
 from kgtrace_server.dashboard import dashboard
 from kgtrace_server.http import routes
 from kgtrace_server.http.backend import Backend
@@ -125,7 +125,7 @@ def _middleware(backend: Backend, metrics: Metrics, settings: Settings, queueing
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-API-Key", REQUEST_ID, AT_LEAST],
+                allow_headers=["Authorization", "Content-Type", "X-API-Key", REQUEST_ID, AT_LEAST, EXACTLY],
                 expose_headers=[REQUEST_ID, GENERATION, "Retry-After"],
             )
         )

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from kgtrace_server import catalogue
 from kgtrace_server.calls import AT_LEAST
-from kgtrace_server.http.reload import Reloader
+from kgtrace_server.http.kept import Kept
+from kgtrace_server.http.reload import NotEnoughMemory, Reloader, open_warm
 from kgtrace_server.http.worker import Worker
-from kgtrace_server.problems import CannotSwitch, NotReady, cannot_switch
+from kgtrace_server.problems import CannotSwitch, GenerationUnavailable, NotReady, root_errors_as
 from kgtrace_server.schema.operation import Generations, IndexInfo, Ready, Reload, Switched
 from kgtrace_server.service import Service
-from kgtrace_store.errors import BadRequest
+from kgtrace_store.errors import BadRequest, KgtraceError
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ class Backend:
         )
         self._patience = settings.deadline / 2
         self._root = None if settings.index is None else settings.index.absolute()
+        self._threads = settings.threads
         self._service: Service | None = None
         self._reloader: Reloader[Service] | None = None
+        self._kept = Kept(self._open)
         if isinstance(source, Service):
             self._service = source
         elif self._root is None:
@@ -65,6 +68,7 @@ class Backend:
                 self.swap,
                 searches=settings.search == "faiss",
                 processes=settings.workers,
+                make_room=self._kept.release,
                 ended=metrics.reload,
             )
         metrics.watch(self._index)
@@ -97,6 +101,16 @@ class Backend:
                 "try again shortly, or without it after a rollback"
             )
         return service
+
+    async def exactly(self, generation: str) -> Service:
+        """Return the service of a generation, which is opened if it is not the one that answers; see `Kept`.
+
+        Raises `GenerationUnavailable`, and `NotReady` where there is no memory for it or another one is being opened.
+        """
+        service = self._service
+        if service is not None and service.generation == generation:
+            return service
+        return await self._kept.service(generation)
 
     async def look(self, seconds: float) -> None:
         """Load the live generation if it is not the one that answers; return when that has ended, or time is up."""
@@ -133,7 +147,7 @@ class Backend:
 
     def generations(self) -> Generations:
         """List the generations on disk. Raises `CannotSwitch` where the root cannot be read, or there is none."""
-        with self._switching() as root:
+        with self._root_as(CannotSwitch) as root:
             listed = catalogue.generations(root)
             live = root.current()
         shown = (replace(info, problem=info.problem and self._shown(info.problem)) for info in listed)
@@ -141,13 +155,13 @@ class Backend:
 
     def publish(self, generation: str) -> Switched:
         """Make a generation live and load it. Raises `CannotSwitch`."""
-        with self._switching() as root:
+        with self._root_as(CannotSwitch) as root:
             root.publish(generation)
         return self._switched(generation)
 
     def rollback(self) -> Switched:
         """Make the generation before the live one live and load it. Raises `CannotSwitch`."""
-        with self._switching() as root:
+        with self._root_as(CannotSwitch) as root:
             live = root.rollback()
         return self._switched(live)
 
@@ -155,15 +169,31 @@ class Backend:
         reload = None if self._reloader is None else self._reloader.check()
         return Switched(live, self.generation, self._without_place(reload))
 
+    def _open(self, generation: str) -> Service:
+        """Open a generation besides the one that answers: on the CPU and by FAISS; GPU and Milvus are the latter's."""
+        from kgtrace_indexer.threads import limit_threads
+
+        limit_threads(self._threads)
+        with self._root_as(GenerationUnavailable) as root, root.open(generation, verify=False) as opened:
+            if self._reloader is not None:
+                try:
+                    self._reloader.require_memory(opened.manifest, searches=True)
+                except NotEnoughMemory as e:
+                    raise NotReady(str(e)) from e
+            attributor = open_warm(root.path, generation, device="cpu")
+        _log.info("opened generation %s for questions that name it", generation)
+        return Service(attributor)
+
     @contextmanager
-    def _switching(self) -> Iterator[IndexRoot]:
+    def _root_as(self, kind: type[KgtraceError]) -> Iterator[IndexRoot]:
+        """Yield the index root; where it cannot be used, raise an error of a kind that does not say where it lies."""
         if self._root is None:
-            raise CannotSwitch("the service was started on one generation, without an index root")
+            raise kind("the service was started on one generation, without an index root")
         try:
-            with cannot_switch():
+            with root_errors_as(kind):
                 yield IndexRoot(self._root)
-        except CannotSwitch as e:
-            raise CannotSwitch(self._shown(str(e))) from e
+        except kind as e:
+            raise kind(self._shown(str(e))) from e
 
     def _why_not(self) -> str:
         if (missing := self._missing()) is not None:

@@ -12,7 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import TypeAdapter
 
 from kgtrace_server import graphml, jsonld
-from kgtrace_server.calls import AT_LEAST
+from kgtrace_server.calls import AT_LEAST, EXACTLY
 from kgtrace_server.http.media import JSON
 from kgtrace_server.problems import MEDIA_TYPE, TYPE_PREFIX
 from kgtrace_server.schema import answers, operation, sets
@@ -33,16 +33,20 @@ _PROBLEM_EXAMPLES: Mapping[int, tuple[str | None, str]] = {
 }
 """Title, where the problem has a type of its own, and detail."""
 
-_OLDEST: Mapping[str, Any] = {
-    "name": AT_LEAST,
-    "in": "header",
-    "schema": {
-        "type": "string",
-        "pattern": f"^{GENERATION_ID.pattern.replace('?P<time>', '')}$",
-        "description": "Header: id of a generation. It answers, or a later one does: a process that serves an older "
-        "one loads the live one first. Where that does not help, or takes too long, the answer is 503.",
-    },
+_UNAVAILABLE = (
+    "Generation unavailable",
+    "the index root has no generation '20261122T020000Z-4d5e6f'; it has 20261123T020000Z-1a2b3c",
+)
+"""The 409 of a route that answers from an index."""
+
+_HEADERS: Mapping[str, str] = {
+    AT_LEAST: "Header: id of a generation. It answers, or a later one does: a process that serves an older one loads "
+    "the live one first. Where that does not help, or takes too long, the answer is 503.",
+    EXACTLY: "Header: id of a generation on disk. It answers, live or not, whatever the other header says, and is "
+    "opened first if need be. One that was pruned or cannot be read is 409; while another is being opened, or where "
+    "there is no memory for it, the answer is 503.",
 }
+"""Of every route that answers from an index."""
 
 _SCHEMA = "#/components/schemas/{model}"
 
@@ -100,17 +104,23 @@ def answered(example: Answer, *statuses: int) -> dict[str, Any]:
 
 
 def answered_by_generation(example: Answer, *statuses: int) -> dict[str, Any]:
-    """Document a route that answers from an index: as `answered`, and the header that names the oldest to be used."""
-    return {**answered(example, *statuses), "openapi_extra": {"parameters": [_OLDEST]}}
+    """Document a route that answers from an index: as `answered`, and the headers that say from which generation."""
+    id_ = {"type": "string", "pattern": f"^{GENERATION_ID.pattern.replace('?P<time>', '')}$"}
+    headers = [
+        {"name": name, "in": "header", "schema": {**id_, "description": description}}
+        for name, description in _HEADERS.items()
+    ]
+    documented = answered(example, *statuses)
+    documented["responses"][409] = _problem(409, *_UNAVAILABLE)
+    return {**documented, "openapi_extra": {"parameters": headers}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Document the statuses of problems."""
-    return {status: _problem(status) for status in statuses}
+    return {status: _problem(status, *_PROBLEM_EXAMPLES[status]) for status in statuses}
 
 
-def _problem(status: int) -> dict[str, Any]:
-    title, detail = _PROBLEM_EXAMPLES[status]
+def _problem(status: int, title: str | None, detail: str) -> dict[str, Any]:
     phrase = HTTPStatus(status).phrase
     example = {
         "type": "about:blank" if title is None else TYPE_PREFIX + title.lower().replace(" ", "-"),

@@ -85,6 +85,7 @@ class Reloader(Generic[S]):
         *,
         searches: bool = True,
         processes: int = 1,
+        make_room: Callable[[], None] = lambda: None,
         ended: Callable[[Reload], None] = lambda _: None,
         interval: float = _INTERVAL,
         memory: Callable[[], int | None] = available_memory,
@@ -93,7 +94,8 @@ class Reloader(Generic[S]):
         """Store.
 
         ``searches``: whether this process searches, and so holds the searched index in memory. ``processes``: how many
-        processes of this machine load each generation, at the same time. ``ended`` is called after each attempt.
+        processes of this machine load each generation, at the same time. ``make_room`` is called before memory for
+        another generation is looked for, ``ended`` after each attempt.
         """
         self._root = IndexRoot(root)
         self._load = load
@@ -103,6 +105,7 @@ class Reloader(Generic[S]):
         self._in_use = 0
         self._searches = searches
         self._processes = processes
+        self._make_room = make_room
         self._ended_with = ended
         self._interval = interval
         self._memory = memory
@@ -179,7 +182,8 @@ class Reloader(Generic[S]):
         """Load and swap; False when closed in the meantime."""
         with self._root.open(live, verify=False) as generation:  # held, so that it cannot be pruned meanwhile
             manifest = generation.manifest
-            self._require_memory(manifest)
+            self._make_room()
+            self.require_memory(manifest)
             service = self._load(live)
         if self._closing.is_set():
             return False
@@ -191,19 +195,23 @@ class Reloader(Generic[S]):
         self._in_use = sum(size for name, size in sizes.items() if not name.startswith(_VOCABULARY))
         return True
 
-    def _require_memory(self, new: Manifest) -> None:
+    def require_memory(self, new: Manifest, *, searches: bool = False) -> None:
+        """Raise `NotEnoughMemory` if a generation does not fit beside the one that answers.
+
+        ``searches``: this process searches the new one, even if it leaves searching the other to Milvus.
+        """
         if self._generation is None:
             return  # there is nothing to protect: better slow than not at all
         available = self._memory()
         # The kernel counts the mapped files of the old generation, which every query reads, as available.
-        needed = sum(self._memory_by_file(new).values()) + self._in_use
+        needed = sum(self._memory_by_file(new, searches=searches).values()) + self._in_use
         if available is not None and available < needed:
             raise NotEnoughMemory(
                 f"generation {new.generation} beside generation {self._generation} needs {needed} bytes of memory, "
-                f"{available} are available: free some, or restart the service on the new generation alone"
+                f"{available} are available: free some, or restart the service on {new.generation} alone"
             )
 
-    def _memory_by_file(self, manifest: Manifest) -> dict[str, int]:
+    def _memory_by_file(self, manifest: Manifest, *, searches: bool = False) -> dict[str, int]:
         """Return the bytes of memory that all processes together need to serve a generation at full speed, by file.
 
         They share all of it but the vocabulary.
@@ -212,7 +220,7 @@ class Reloader(Generic[S]):
         return {
             name: record.bytes * (of_vocabulary if name.startswith(_VOCABULARY) else 1)
             for name, record in manifest.files.items()
-            if not layout.MAPPED.fullmatch(name) and (self._searches or not name.endswith(layout.SEARCH))
+            if not layout.MAPPED.fullmatch(name) and (searches or self._searches or not name.endswith(layout.SEARCH))
         }
 
     def _failed_before(self, generation: str | None) -> bool:

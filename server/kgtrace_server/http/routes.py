@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from kgtrace_server.calls import AT_LEAST
+from kgtrace_server.calls import AT_LEAST, EXACTLY
 from kgtrace_server.http import media
 from kgtrace_server.http.backend import Backend
 from kgtrace_server.http.bodies import StrictRoute
@@ -38,10 +38,10 @@ from kgtrace_server.schema.questions import (
 from kgtrace_server.service import Computed, Service
 from kgtrace_store.layout import GENERATION_ID
 
-_READ = (401, 422, 503, 504)
+_READ = (401, 409, 422, 503, 504)
 """Problems of a question in the address."""
 
-_POSTED = (400, 401, 413, 415, 422, 503, 504)
+_POSTED = (400, 401, 409, 413, 415, 422, 503, 504)
 """Problems of a question in the body."""
 
 _QUEUED = (429,)
@@ -51,19 +51,27 @@ _QUEUED = (429,)
 async def _ready(request: Request) -> Service:  # a coroutine: plain functions are called in a thread of their own
     """Return the service, and pin its generation to the answer.
 
-    Raises `RequestValidationError` for a header `AT_LEAST` that holds no generation's id.
+    Raises `RequestValidationError` for a header `EXACTLY` or `AT_LEAST` that holds no generation's id.
     """
     backend: Backend = request.app.state.backend
-    at_least = request.headers.get(AT_LEAST)
-    if at_least is None:
-        service = backend.service
-    elif GENERATION_ID.fullmatch(at_least):
+    exactly, at_least = _generation(request, EXACTLY), _generation(request, AT_LEAST)
+    if exactly is not None:
+        service = await backend.exactly(exactly)
+    elif at_least is not None:
         service = await backend.at_least(at_least)
     else:
-        message = "It should be a generation's id, as X-Kgtrace-Generation has it"
-        raise RequestValidationError([{"loc": ("header", AT_LEAST), "type": "id", "msg": message, "input": at_least}])
+        service = backend.service
     request.state.generation = service.generation
     return service
+
+
+def _generation(request: Request, header: str) -> str | None:
+    """Return the generation's id that a header holds, None without the header."""
+    sent = request.headers.get(header)
+    if sent is None or GENERATION_ID.fullmatch(sent):
+        return sent
+    message = "It should be a generation's id, as X-Kgtrace-Generation has it"
+    raise RequestValidationError([{"loc": ("header", header), "type": "id", "msg": message, "input": sent}])
 
 
 _Ready = Annotated[Service, Depends(_ready)]
@@ -169,11 +177,15 @@ def questions() -> APIRouter:
         question = AggregateRequest.of(triple=triple, **query.options(*FIELDS))
         return await _computed(request, service, question)
 
-    @router.post("/what-if", summary="Predict without a set", **answered(examples.WHAT_IF, *_POSTED, *_QUEUED))
+    @router.post(
+        "/what-if", summary="Predict without a set", **answered_by_generation(examples.WHAT_IF, *_POSTED, *_QUEUED)
+    )
     async def predict_without(request: Request, body: WhatIfRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
 
-    @router.post("/explanations", summary="Explain by a set", **answered(examples.EXPLANATION, *_POSTED, *_QUEUED))
+    @router.post(
+        "/explanations", summary="Explain by a set", **answered_by_generation(examples.EXPLANATION, *_POSTED, *_QUEUED)
+    )
     async def explain_by_set(request: Request, body: SetRequest, service: _Ready) -> Response:
         return await _computed(request, service, body)
 
@@ -199,14 +211,14 @@ def questions() -> APIRouter:
         must = {field: named for field, named in refs.items() if named}
         return _json(service.self_influences(SelfInfluenceRequest.of(must=must, **query.options(*FIELDS))))
 
-    @router.get("/index", summary="What is served", **answered_by_generation(examples.INDEX, 401, 422, 503))
+    @router.get("/index", summary="What is served", **answered_by_generation(examples.INDEX, 401, 409, 422, 503))
     def get_index(service: _Ready) -> Response:
         return _json(service.index_info())
 
     @router.get(
         "/entities",
         summary="Find entities by label or name",
-        **answered_by_generation(examples.ENTITIES, 401, 422, 503),
+        **answered_by_generation(examples.ENTITIES, 401, 409, 422, 503),
     )
     def search_entities(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.entities(query))
@@ -214,7 +226,7 @@ def questions() -> APIRouter:
     @router.get(
         "/relations",
         summary="Find relations by label or name",
-        **answered_by_generation(examples.RELATIONS, 401, 422, 503),
+        **answered_by_generation(examples.RELATIONS, 401, 409, 422, 503),
     )
     def search_relations(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.relations(query))

@@ -10,7 +10,7 @@ import pytest
 
 from kgtrace_indexer import open_index
 from kgtrace_server.http.memory import available_memory
-from kgtrace_server.http.reload import _BYTES_PER_LABEL_BYTE, Reloader
+from kgtrace_server.http.reload import _BYTES_PER_LABEL_BYTE, NotEnoughMemory, Reloader
 from kgtrace_server.schema.operation import Reload
 from kgtrace_store import IndexRoot, Vocabulary, durable, layout
 from tests.server.waiting import PATIENCE
@@ -247,6 +247,10 @@ def test_what_milvus_searches_need_not_fit(root: IndexRoot, backend: Backend) ->
         id_ = commit(root, search=10_000)
         reloader.check()
         assert reloader.generation == id_
+    with root.open(id_, verify=False) as opened:
+        reloader.require_memory(opened.manifest)
+        with pytest.raises(NotEnoughMemory, match="needs 10000 bytes of memory, 10 are available"):
+            reloader.require_memory(opened.manifest, searches=True)  # in this process, beside the live one
 
 
 def test_files_that_need_not_fit_are_mapped(umls_index: Path) -> None:

@@ -12,6 +12,7 @@ import { session } from "./storage.js";
 export const GRAPHML = "application/graphml+xml";
 
 const KEY = "kgtrace-key";
+const EXACTLY = "X-Kgtrace-Generation-Exactly";
 
 /** What went wrong, as the service's problem document says it; status 0 where there was no answer. */
 export class Problem extends Error {
@@ -63,22 +64,24 @@ export function address(route, parameters = {}) {
 /**
  * Call the API.
  * @param {string} path From `address`. @param {AbortSignal} [signal]
+ * @param {string} [generation] The one that is to answer, if not the live one.
  * @returns {Promise<any>} The answer. Rejects with `Problem`, or with the signal's reason.
  */
-export function get(path, signal) {
-  return answered(path, { signal });
+export function get(path, signal, generation) {
+  return answered(path, { signal }, {}, generation);
 }
 
 /** Call the API with a question in the body. @param {string} route @param {object} question */
-export function post(route, question, signal) {
+export function post(route, question, signal, generation) {
   const body = JSON.stringify(question);
-  return answered(address(route), { signal, method: "POST", body }, { "Content-Type": "application/json" });
+  const request = { signal, method: "POST", body };
+  return answered(address(route), request, { "Content-Type": "application/json" }, generation);
 }
 
-async function answered(path, request, headers = {}) {
+async function answered(path, request, headers, generation) {
   const { signal } = request;
-  const response = await fetched(path, request, headers);
-  follow(response.headers.get("X-Kgtrace-Generation"));
+  const response = await fetched(path, request, { ...headers, ...(generation && { [EXACTLY]: generation }) });
+  if (!generation) follow(response.headers.get("X-Kgtrace-Generation"));
   const document = await read(response, signal);
   if (response.ok) return document;
   if (response.status === 401) events.dispatchEvent(new Event("unauthorized"));

@@ -53,7 +53,7 @@ export function side(value) {
 
 /**
  * Shares over time as a line.
- * @param {{at: Date, share: number, text: string}[]} points Oldest first.
+ * @param {{at: Date, share: number, text: string, href: string | null}[]} points Oldest first; what each leads to.
  * @param {number} width Of the element it goes into, in pixels.
  */
 export function line(points, width) {
@@ -66,10 +66,12 @@ export function line(points, width) {
     .create("svg")
     .attr("class", "line")
     .attr("viewBox", `0 0 ${width} ${height}`)
-    .attr("aria-hidden", "true");
+    .attr("role", "group")
+    .attr("aria-label", "Shares over time");
   chart
     .append("g")
     .attr("class", "axis")
+    .attr("aria-hidden", "true")
     .attr("transform", `translate(${margin.left},0)`)
     .call(
       d3
@@ -81,6 +83,7 @@ export function line(points, width) {
   chart
     .append("g")
     .attr("class", "axis")
+    .attr("aria-hidden", "true")
     .attr("transform", `translate(0,${height - margin.bottom})`)
     .call(
       d3
@@ -93,17 +96,18 @@ export function line(points, width) {
     ({ share }) => y(share),
   );
   chart.append("path").attr("class", "path").attr("d", path(points));
-  chart
-    .selectAll("circle")
+  const links = chart
+    .selectAll("a")
     .data(points)
-    .join("circle")
-    .attr("cx", (_, i) => x(i))
-    .attr("cy", ({ share }) => y(share))
-    .attr("r", 4)
-    .append("title")
-    .text(({ text }) => text);
+    .join("a")
+    .attr("href", ({ href }) => href)
+    .attr("transform", ({ share }, i) => `translate(${x(i)},${y(share)})`);
+  links.append("title").text(({ text }) => text);
+  links.append("rect").attr("class", "target").attr("x", -12).attr("y", -12).attr("width", 24).attr("height", 24);
+  links.append("circle").attr("r", 4);
   chart
     .append("g")
+    .attr("aria-hidden", "true")
     .selectAll("text")
     .data(points)
     .join("text")

@@ -69,6 +69,43 @@ export function factRows({ facts }) {
   }));
 }
 
+/** Rows of the facts that changed from one generation to another, as the view follows them. */
+export function changeRows(facts) {
+  return facts.map(({ fate, before, after, missing }) => ({
+    fate,
+    ...tripleColumns("", (after ?? before).triple),
+    before_position: before?.place,
+    before_influence: before?.influence,
+    after_position: after?.place,
+    after_influence: after?.influence,
+    missing,
+    reason: (after ?? before).reason,
+  }));
+}
+
+/** Rows of several predictions, each with its best training triple or its problem. */
+export function severalRows(rows) {
+  const empty = { id: null, label: null, name: null };
+  const nothing = { head: empty, relation: empty, tail: empty };
+  return rows.map(({ number, text, outcome }) => {
+    const [best] = outcome.influences ?? [];
+    return {
+      line: number,
+      text,
+      ...tripleColumns("", outcome.triple ?? nothing),
+      score: outcome.score,
+      rank: outcome.rank,
+      certified: outcome.certified,
+      train_index: best?.train_index,
+      ...tripleColumns("train_", best?.triple ?? nothing),
+      influence: best?.influence,
+      reason: best?.reason,
+      because: best?.because,
+      problem: outcome.detail,
+    };
+  });
+}
+
 /** Rows of an answer to `generations`. */
 export function generationRows({ generations }) {
   return generations.map(({ id, live, built_at, model, counts, bytes, agreement, problem }) => ({

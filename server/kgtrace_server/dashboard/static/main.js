@@ -4,10 +4,12 @@ import { address, events, forgetGeneration, get, Problem, setKey } from "./api.j
 import { el } from "./dom.js";
 import { ago, count } from "./format.js";
 import { local } from "./storage.js";
+import { changesView } from "./views/changes.js";
 import { entityView } from "./views/entity.js";
 import { explainView } from "./views/explain.js";
 import { indexView } from "./views/index.js";
 import { rankingView } from "./views/ranking.js";
+import { severalView } from "./views/several.js";
 
 /**
  * The page as views use it.
@@ -22,7 +24,14 @@ import { rankingView } from "./views/ranking.js";
  * @property {() => void} refresh Ask everything anew.
  */
 
-const VIEWS = { explain: explainView, entity: entityView, "self-influence": rankingView, index: indexView };
+const VIEWS = {
+  explain: explainView,
+  several: severalView,
+  entity: entityView,
+  "self-influence": rankingView,
+  index: indexView,
+  changes: changesView,
+};
 const LOOK = 60_000; // milliseconds between looks at which generation answers
 
 const EMBEDDED = document.documentElement.classList.contains("embedded");

@@ -12,13 +12,31 @@ const DEEP = 200; // places of the other list that are looked at
 const SCORES = { preconditioned: "By the preconditioned score", tracin: "By TracIn" };
 const ORDERS = { proponents: "for it", opponents: "against it" };
 
+/** Which side an option of the address names. @param {string | undefined} order */
+export function sideOf(order) {
+  return Object.hasOwn(ORDERS, order ?? "") ? order : "proponents";
+}
+
+/**
+ * Links to the training triples of either side.
+ * @param {import("../main.js").Page} page @param {string} option That holds the side. @param {string} shown
+ */
+export function sideTabs(page, option, shown) {
+  const choice = ([order, words]) => {
+    const link = page.change({ [option]: order }, words);
+    if (order === shown) link.setAttribute("aria-current", "true");
+    return el("li", {}, link);
+  };
+  return el("ul", { class: "tabs", "aria-label": "Training triples that speak" }, Object.entries(ORDERS).map(choice));
+}
+
 /**
  * @param {import("../main.js").Page} page @param {import("./ticks.js").Ticks} ticks
  * @param {Record<string, string>} question @param {AbortSignal} signal
  */
 export async function comparison(page, ticks, question, signal) {
   const { head, relation, tail, exact } = question;
-  const order = Object.hasOwn(ORDERS, question.compare) ? question.compare : "proponents";
+  const order = sideOf(question.compare);
   const lists = await Promise.all(
     Object.keys(SCORES).map(async (score) => {
       const parameters = { head, relation, tail, order, top_k: DEEP, exact, score };
@@ -27,17 +45,12 @@ export async function comparison(page, ticks, question, signal) {
   );
   const places = lists.map(({ influences }) => new Map(influences.map(({ train_index }, i) => [train_index, i + 1])));
   const both = lists[0].influences.slice(0, SHOWN).filter(({ train_index }) => places[1].get(train_index) <= SHOWN);
-  const choice = ([other, words]) => {
-    const link = page.change({ compare: other }, words);
-    if (other === order) link.setAttribute("aria-current", "true");
-    return el("li", {}, link);
-  };
   return [
     section(
       3,
       "Both scores",
       null,
-      el("ul", { class: "tabs", "aria-label": "Training triples that speak" }, Object.entries(ORDERS).map(choice)),
+      sideTabs(page, "compare", order),
       el(
         "p",
         { class: "certificate" },

@@ -70,6 +70,8 @@ export async function explanation(page, ticks, question, signal) {
           ". ",
           page.change({ compare: "proponents" }, "Compare both scores"),
         ],
+        ". ",
+        page.link({ view: "changes", ...labels(triple) }, "What changed overnight"),
       ),
       neighbourhood(triple, speaking, opposing),
     );

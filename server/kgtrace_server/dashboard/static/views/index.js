@@ -20,7 +20,7 @@ export function indexView(page) {
     ),
     update() {
       served.show(`${page.epoch}`, facts);
-      kept.show(`${page.epoch}`, generations);
+      kept.show(`${page.epoch}`, (signal) => generations(page, signal));
       return { title: "Index", focus: served };
     },
   };
@@ -67,7 +67,7 @@ function flat({ configuration, projection, counts, layers, ...rest }) {
   return { ...rest, ...counts, layers: layers?.join(" ") };
 }
 
-async function generations(signal) {
+async function generations(page, signal) {
   let answer;
   try {
     answer = await get(address("generations"), signal);
@@ -76,23 +76,35 @@ async function generations(signal) {
     return [section(2, "Generations", null, el("p", { class: "empty" }, error.detail))];
   }
   const source = { route: "generations", parameters: {}, rows: generationRows(answer), file: "generations" };
-  return [drift(answer.generations), section(2, "Generations on disk", source, table(answer))];
+  return [drift(page, answer.generations), section(2, "Generations on disk", source, table(page, answer))];
+}
+
+/** A way to what changed from the generation before to another, if both are on disk. */
+function changes(page, all, { id, agreement }, text) {
+  const both = all.some((other) => other.id === agreement.generation);
+  return both ? page.link({ view: "changes", from: agreement.generation, to: id }, text) : text;
 }
 
 /** Agreement of each generation with the one that was live before it. */
-function drift(all) {
+function drift(page, all) {
   const points = all
     .filter(({ agreement }) => agreement && agreement.overlap !== null)
-    .map(({ id, built_at, agreement: { generation, overlap, top_k, triples } }) => ({
-      at: built_at,
-      share: overlap,
-      text: `${id}: ${percent(overlap)} of the top ${top_k} of ${triples} triples as in ${generation}`,
-    }));
+    .map((generation) => {
+      const { id, built_at, agreement } = generation;
+      return {
+        at: built_at,
+        share: agreement.overlap,
+        text:
+          `${id}: ${percent(agreement.overlap)} of the top ${agreement.top_k} of ${agreement.triples} triples ` +
+          `as in ${agreement.generation}`,
+        href: changes(page, all, generation, null)?.getAttribute("href"),
+      };
+    });
   const explained = el(
     "p",
     {},
     "Share of the top training triples that a generation names as the one before it did, for the same test triples. ",
-    "A low value: last night’s training changed the model’s mind.",
+    "A low value: last night’s training changed the model’s mind. A point leads to what changed.",
   );
   if (!points.length)
     return section(
@@ -110,7 +122,7 @@ function drift(all) {
   );
 }
 
-function table({ serving, generations: all }) {
+function table(page, { serving, generations: all }) {
   const row = ({ id, live, problem, built_at, counts, bytes, agreement, model }) =>
     el(
       "tr",
@@ -129,7 +141,13 @@ function table({ serving, generations: all }) {
             el("td", {}, model ?? "unknown"),
             el("td", { class: "number" }, count(counts.triples ?? 0)),
             el("td", { class: "number" }, megabytes(bytes)),
-            el("td", { class: "number" }, agreement && agreement.overlap !== null ? percent(agreement.overlap) : "–"),
+            el(
+              "td",
+              { class: "number" },
+              agreement && agreement.overlap !== null
+                ? changes(page, all, { id, agreement }, percent(agreement.overlap))
+                : "–",
+            ),
           ],
     );
   const columns = ["Generation", "Built", "Model", "Triples", "Size", "Agreement"];
