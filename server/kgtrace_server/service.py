@@ -9,7 +9,7 @@ import numpy as np
 
 from kgtrace_indexer.answers import Attribution, Completions, Ids, Restriction, Sums
 from kgtrace_indexer.names import Group, Score
-from kgtrace_server.because import words
+from kgtrace_server.because import reasoned
 from kgtrace_server.catalogue import describe
 from kgtrace_server.labels import Labels
 from kgtrace_server.numbers import finite, shortest, whole
@@ -77,7 +77,7 @@ class Service:
         from kgtrace_indexer.explaining.explainer import SetExplainer
 
         explainer = self._explainer or SetExplainer(self._attributor)
-        return Sets(explainer, self._attributor.training, self._labels, self.generation)
+        return Sets(explainer, self._attributor, self._labels)
 
     @property
     def generation(self) -> str:
@@ -352,12 +352,15 @@ class Service:
         )
 
     def _influence(self, prediction: Ids, index: int, fact: Ids, values: Sequence[Any]) -> Influence:
-        reason = self._attributor.reasons.of(prediction, fact)
-        path = tuple(self._labels.triple(*step) for step in reason.path)
-        triple = self._labels.triple(*fact)
-        because = words(reason, self._labels.triple(*prediction), triple, path)
         influence, cosine, tracin, preconditioned = values
-        return Influence(index, triple, influence, cosine, tracin, preconditioned, reason.name, because, path)
+        return Influence(
+            train_index=index,
+            influence=influence,
+            cosine=cosine,
+            tracin=tracin,
+            preconditioned=preconditioned,
+            **reasoned(self._attributor.reasons, self._labels, prediction, fact),
+        )
 
     def _completions(self, completions: Completions) -> Iterable[Prediction]:
         rows = zip(

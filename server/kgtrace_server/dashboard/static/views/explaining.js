@@ -40,10 +40,8 @@ export async function necessary(page, ticks, question, ask, signal) {
   const candidates = question.necessary === "both" ? "both" : "head";
   const limit = question.necessary ? signal : AbortSignal.any([signal, AbortSignal.timeout(BUDGET)]);
   let answer;
-  let table;
   try {
     answer = await post("explanations", { ...asked(question), mode: "necessary", candidates }, limit);
-    table = await factTable(page, ticks, answer, limit);
   } catch (error) {
     if (question.necessary || signal.aborted) throw error;
     if (error.status === 422) return card(null, [`None: ${error.detail}.`], null);
@@ -51,6 +49,7 @@ export async function necessary(page, ticks, question, ask, signal) {
     return card(null, [], button({ necessary: "head" }, "Find the smallest set of facts that it cannot do without"));
   }
   const { facts, suffices, score, rank, triple, measured_on } = answer;
+  const table = factTable(page, ticks, answer);
   const [head, tail] = [nameOf(triple.head), nameOf(triple.tail)];
   const many = `${count(answer.candidates)} facts of ${candidates === "both" ? `${head} or ${tail}` : head}`;
   const text = [
@@ -92,7 +91,7 @@ function drop({ facts, rival, margin }) {
 /** Facts of the head that would give its tail to other entities. */
 export async function sufficient(page, ticks, question, signal) {
   const answer = await post("explanations", { ...asked(question), mode: "sufficient" }, signal);
-  const table = await factTable(page, ticks, answer, signal);
+  const table = factTable(page, ticks, answer);
   const { triple, facts, entities, rank, candidates } = answer;
   const first = entities.filter((entity) => entity.rank.after === 1).length;
   const [head, tail] = [nameOf(triple.head), nameOf(triple.tail)];
