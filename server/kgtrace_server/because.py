@@ -1,9 +1,22 @@
 """Reasons in words: how a training triple is related to the prediction that it influenced."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from kgtrace_indexer.answers import Reason
+from kgtrace_indexer.answers import Ids, Reason
+from kgtrace_server.labels import Labels
 from kgtrace_server.schema.answers import NamedTriple
+
+if TYPE_CHECKING:
+    from kgtrace_indexer.query.reasons import Reasons
+
+
+def reasoned(reasons: "Reasons", labels: Labels, prediction: Ids, fact: Ids) -> dict[str, Any]:
+    """Return the fields of an answer that relate a training triple to a prediction: its names, and its reason."""
+    reason, triple = reasons.of(prediction, fact), labels.triple(*fact)
+    path = tuple(labels.triple(*step) for step in reason.path)
+    because = words(reason, labels.triple(*prediction), triple, path)
+    return {"triple": triple, "reason": reason.name, "because": because, "path": path}
 
 
 def words(reason: Reason, prediction: NamedTriple, fact: NamedTriple, path: Sequence[NamedTriple]) -> str:

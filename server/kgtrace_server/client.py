@@ -33,7 +33,6 @@ from kgtrace_server.schema.sets import SetExplanation, WhatIf
 from kgtrace_store.generations import IndexRoot
 
 if TYPE_CHECKING:
-    from kgtrace_server.schema.fields import Ref
     from kgtrace_server.schema.options import (
         InfluenceOptions,
         Options,
@@ -80,9 +79,12 @@ class Client:
         """Return the training triples that influenced each test triple, as `Attributor.query` does."""
         return self._send(calls.influences(triples, options))
 
-    def predictions(self, *, relation: Ref, **options: Unpack[PredictionOptions]) -> Predictions:
-        """Return the model's best tails for a head, or heads for a tail, as `Attributor.complete` does."""
-        return self._send(calls.predictions({"relation": relation, **options}))
+    def predictions(self, **options: Unpack[PredictionOptions]) -> Predictions:
+        """Return the model's best tails for a head, or heads for a tail, as `Attributor.complete` does.
+
+        Without a relation, those of the relations that the entity has most training triples of.
+        """
+        return self._send(calls.predictions(options))
 
     def aggregate(self, triple: Triple | Triples, by: Group, **options: Unpack[Options]) -> Aggregate:
         """Return influence on a test triple, or summed over several, as `Attributor.aggregate` does."""
@@ -173,9 +175,9 @@ class AsyncClient:
         """As `Client.influences`."""
         return await self._send(calls.influences(triples, options))
 
-    async def predictions(self, *, relation: Ref, **options: Unpack[PredictionOptions]) -> Predictions:
+    async def predictions(self, **options: Unpack[PredictionOptions]) -> Predictions:
         """As `Client.predictions`."""
-        return await self._send(calls.predictions({"relation": relation, **options}))
+        return await self._send(calls.predictions(options))
 
     async def aggregate(self, triple: Triple | Triples, by: Group, **options: Unpack[Options]) -> Aggregate:
         """As `Client.aggregate`."""
@@ -261,11 +263,11 @@ class LocalClient:
 
         return self._service.influences(InfluenceRequest.of(triples=triples, **options))
 
-    def predictions(self, *, relation: Ref, **options: Unpack[PredictionOptions]) -> Predictions:
+    def predictions(self, **options: Unpack[PredictionOptions]) -> Predictions:
         """As `Client.predictions`."""
         from kgtrace_server.schema.questions import PredictionRequest
 
-        return self._service.predictions(PredictionRequest.of(relation=relation, **options))
+        return self._service.predictions(PredictionRequest.of(**options))
 
     def aggregate(self, triple: Triple | Triples, by: Group, **options: Unpack[Options]) -> Aggregate:
         """As `Client.aggregate`, for any number of triples."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kgtrace_indexer.answers import Attribution, Completions, Ids, Restriction, Sums
 from kgtrace_indexer.names import Group, Score
-from kgtrace_server.because import words
+from kgtrace_server.because import reasoned
 from kgtrace_server.catalogue import describe
 from kgtrace_server.labels import Labels
 from kgtrace_server.numbers import finite, shortest, whole
@@ -77,7 +77,7 @@ class Service:
         from kgtrace_indexer.explaining.explainer import SetExplainer
 
         explainer = self._explainer or SetExplainer(self._attributor)
-        return Sets(explainer, self._attributor.training, self._labels, self.generation)
+        return Sets(explainer, self._attributor, self._labels)
 
     @property
     def generation(self) -> str:
@@ -211,10 +211,17 @@ class Service:
         return describe(self._attributor.manifest)
 
     def _triples(self, question: Computed) -> np.ndarray:
-        """(b, 3) int64; of an incomplete triple, the given entity stands in the place of the missing one, too."""
+        """(b, 3) int64; of an incomplete triple, the given entity stands in the place of the missing one, too.
+
+        Without a relation these are of all relations of the entity, the most frequent one first.
+        """
         if isinstance(question, PredictionRequest):
-            _, entity = question.given
-            return np.array([self.triple_ids(entity, question.relation, entity)], np.int64)
+            direction, ref = question.given
+            if question.relation is not None:
+                return np.array([self.triple_ids(ref, question.relation, ref)], np.int64)
+            entity = self._vocabulary.resolve_entity(ref)
+            relations = self._attributor.training.relations_of(entity, direction)
+            return np.stack([np.full_like(relations, entity), relations, np.full_like(relations, entity)], 1)
         several = question.triples if isinstance(question, InfluenceRequest | AggregateRequest) else None
         triples = several or []
         if not isinstance(question, InfluenceRequest) and question.triple is not None:
@@ -259,13 +266,22 @@ class Service:
     def _predictions(
         self, questions: Sequence[PredictionRequest], parts: Sequence[np.ndarray], wanted: Wanted = _always
     ) -> list[Predictions]:
-        """Complete the triples of questions that are alike, (1, 3) each."""
+        """Complete the triples of questions that are alike, (b, 3) each, the first `size` of them."""
         question = questions[0]
         direction, _ = question.given
-        completed = self._attributor.complete(
-            np.concatenate(parts), top_k=question.top_k, direction=direction, filtered=question.filtered
-        )
-        return [Predictions(self.generation, direction, tuple(self._completions(one))) for one in completed]
+        asked = [part[: each.size] for each, part in zip(questions, parts, strict=True)]
+        triples = np.concatenate(asked)
+        options: dict[str, Any] = {"top_k": question.top_k, "direction": direction, "filtered": question.filtered}
+        completed = iter(self._attributor.complete(triples, **options) if len(triples) else ())
+        return [
+            Predictions(
+                generation=self.generation,
+                direction=direction,
+                predictions=tuple(chain.from_iterable(map(self._completions, islice(completed, len(rows))))),
+                relations=None if each.relation is not None else len(part),
+            )
+            for each, part, rows in zip(questions, parts, asked, strict=True)
+        ]
 
     def _aggregates(
         self, questions: Sequence[AggregateRequest], parts: Sequence[np.ndarray], wanted: Wanted = _always
@@ -352,12 +368,15 @@ class Service:
         )
 
     def _influence(self, prediction: Ids, index: int, fact: Ids, values: Sequence[Any]) -> Influence:
-        reason = self._attributor.reasons.of(prediction, fact)
-        path = tuple(self._labels.triple(*step) for step in reason.path)
-        triple = self._labels.triple(*fact)
-        because = words(reason, self._labels.triple(*prediction), triple, path)
         influence, cosine, tracin, preconditioned = values
-        return Influence(index, triple, influence, cosine, tracin, preconditioned, reason.name, because, path)
+        return Influence(
+            train_index=index,
+            influence=influence,
+            cosine=cosine,
+            tracin=tracin,
+            preconditioned=preconditioned,
+            **reasoned(self._attributor.reasons, self._labels, prediction, fact),
+        )
 
     def _completions(self, completions: Completions) -> Iterable[Prediction]:
         rows = zip(

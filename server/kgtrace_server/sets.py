@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kgtrace_indexer import answers as ids
+from kgtrace_server.because import reasoned
 from kgtrace_server.labels import Labels
 from kgtrace_server.numbers import finite, shortest, whole
 from kgtrace_server.schema.questions import SetRequest, WhatIfRequest
@@ -22,17 +23,18 @@ from kgtrace_store.errors import BadRequest
 
 if TYPE_CHECKING:
     from kgtrace_indexer.explaining.explainer import SetExplainer
-    from kgtrace_indexer.index.training_set import TrainingSet
+    from kgtrace_indexer.query.attributor import Attributor
 
 
 class Sets:
     """Answers questions about sets, with the errors of `SetExplainer` and `Labels`."""
 
-    def __init__(self, explainer: "SetExplainer", training: "TrainingSet", labels: Labels, generation: str) -> None:
+    def __init__(self, explainer: "SetExplainer", attributor: "Attributor", labels: Labels) -> None:
         self._explainer = explainer
-        self._training = training
+        self._training = attributor.training
+        self._reasons = attributor.reasons
         self._labels = labels
-        self._generation = generation
+        self._generation = attributor.manifest.generation
 
     def what_if(self, question: WhatIfRequest, triple: np.ndarray, wanted: Callable[[], bool]) -> WhatIf:
         """Predict what the model says of a triple (3,) without a set.
@@ -93,7 +95,7 @@ class Sets:
         )
         return SetExplanation(
             **common,
-            facts=tuple(self._facts(told.train_index, told.triples, None)),
+            facts=tuple(self._facts(told.triple, told.train_index, told.triples, None)),
             suffices=told.suffices,
             certified=False,
             candidates=told.candidates,
@@ -125,7 +127,7 @@ class Sets:
         low, high = found.interval or (None, None)
         rows = zip(found.entities.tolist(), shortest(found.scores), shortest(found.scores_after), strict=True)
         return {
-            "facts": tuple(self._facts(found.train_index, found.triples, found.changes)),
+            "facts": tuple(self._facts(found.triple, found.train_index, found.triples, found.changes)),
             "score": PredictedScore(finite(found.score), finite(found.score_after), low, high),
             "rank": PredictedRank(whole(found.rank), whole(found.rank_after)),
             "measured_on": found.measured_on,
@@ -134,10 +136,13 @@ class Sets:
             ),
         }
 
-    def _facts(self, train_index: np.ndarray, triples: np.ndarray, changes: np.ndarray | None) -> Iterable[Fact]:
+    def _facts(
+        self, prediction: ids.Ids, train_index: np.ndarray, triples: np.ndarray, changes: np.ndarray | None
+    ) -> Iterable[Fact]:
         values = [None] * len(triples) if changes is None else changes.tolist()
         for index, triple, change in zip(train_index.tolist(), triples.tolist(), values, strict=True):
-            yield Fact(index, self._labels.triple(*triple), change)
+            related = reasoned(self._reasons, self._labels, prediction, tuple(triple))
+            yield Fact(train_index=index, change=change, **related)
 
     def _convinced(self, told: ids.SufficientSet) -> Iterable[Convinced]:
         scores = zip(shortest(told.scores), shortest(told.scores_after), strict=True)

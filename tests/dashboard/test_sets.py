@@ -98,6 +98,7 @@ def test_the_smallest_set_comes_by_itself(
     table = rows(downloaded(page, page.get_by_role("button", name="CSV of Necessary facts")))
     assert [int(row["train_index"]) for row in table] == [fact["train_index"] for fact in found["facts"]]
     assert [float(row["change"]) for row in table] == [fact["change"] for fact in found["facts"]]
+    assert [row["because"] for row in table] == [fact["because"] for fact in found["facts"]]
 
 
 def test_where_no_set_is_enough_the_page_says_so(browse: Browse, steadfast: Service) -> None:

@@ -4,16 +4,22 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from playwright.sync_api import Page, expect
 
 from kgtrace_indexer import ModelFile, TripleTable
 from kgtrace_indexer.inputs.skipping import without
 from kgtrace_server.service import Service
 from kgtrace_store.vocabulary import Vocabulary
-from tests.server.conftest import RELATIONS, FakeAttributor
+from tests.server.conftest import RELATIONS, FakeAttributor, fake_service
 
 from .conftest import Site, running
 from .pages import Browse, address, downloaded, settled
+
+
+@pytest.fixture
+def small() -> Service:
+    return fake_service(FakeAttributor())
 
 
 def mark(page: Page, row: int, text: str) -> None:
@@ -22,8 +28,15 @@ def mark(page: Page, row: int, text: str) -> None:
 
 def tsv(page: Page, folder: Path) -> Path:
     path = folder / "wrong.tsv"
+    folder.mkdir(exist_ok=True)
     path.write_text(downloaded(page, page.get_by_role("button", name="Wrong as TSV")))
     return path
+
+
+def read_marks(page: Page, path: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Read marks from a file").press("Enter")
+    chooser.value.set_files(path)
 
 
 def test_triples_marked_wrong_are_left_out_by_a_build(
@@ -86,6 +99,74 @@ def test_labels_survive_the_file(browse: Browse, tmp_path: Path) -> None:
         for row in range(20):
             mark(page, row, "wrong")
         listed = tsv(page, tmp_path)
+        page.evaluate("localStorage.clear()")
+        page.reload()
+        settled(page)
+        read_marks(page, listed)
+        many = len(np.unique(fake.triples, axis=0))
+        expect(page.locator("main").get_by_text(f"wrong.tsv: {many} marks, {many} of them new here.")).to_be_visible()
+        assert tsv(page, tmp_path / "again").read_text() == listed.read_text()
     ids = np.vstack([fake.triples, [[6, 0, 6]]]).astype(np.int32)
     kept, warnings = without(TripleTable(ids, np.arange(21), 0), listed, fake.vocabulary, skip_unknown=False)
     assert (kept.ids.tolist(), warnings) == ([[6, 0, 6]], [])
+
+
+def test_marks_are_read_back_and_merged(browse: Browse, site: Site, tmp_path: Path) -> None:
+    """Those of the file replace others of the same triples; what it does not name stays as it is."""
+    page = browse(address(site, view="self-influence"))
+    settled(page)
+    for row, text in enumerate(("wrong", "fine", "later")):
+        mark(page, row, text)
+    saved = tmp_path / "marks.json"
+    saved.write_text(downloaded(page, page.get_by_role("button", name="Marks as JSON")))
+    mark(page, 1, "later")
+    mark(page, 2, "no mark")
+    mark(page, 3, "fine")
+    read_marks(page, saved)
+    said = "marks.json: 3 marks, 2 of them new here."
+    expect(page.get_by_text(said)).to_have_count(2)  # on the page, and to those who hear it
+    expect(page.get_by_role("status").filter(has_text=said)).to_have_count(1)
+    fields = page.locator("tbody select")
+    for again in (False, True):
+        if again:
+            page.reload()
+            settled(page)
+        for row, value in enumerate(("wrong", "fine", "later", "fine", "")):
+            expect(fields.nth(row)).to_have_value(value)
+    expect(page.get_by_role("button", name="Wrong as TSV (1)")).to_be_enabled()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("marks.json", "[{", "it is not JSON"),
+        ("marks.JSON", '{"head": "a"}', "it is not a list of marks"),
+        ("marks.json", "[null]", "entry 1 has no head, relation and tail"),
+        ("marks.json", '[{"head": "a", "relation": 1, "tail": "b", "mark": "fine"}]', "entry 1 has no head"),
+        (
+            "marks.json",
+            '[{"head": "a", "relation": "r", "tail": "b", "mark": "toString"}]',
+            "entry 1 is not marked wrong, fine or later",
+        ),
+        ("wrong.tsv", "a\tr\tb\na\tr\n", "line 2 is not head, relation and tail with tabs between"),
+        ("picture.png", "\x89PNG", "line 1 is not head"),
+        ("wrong.tsv", "\n", "it is empty"),
+        ("wrong.tsv", f"{'a' * 6_000_000}\tr\tb\n", "it holds more than this browser keeps"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_file_of_something_else_is_refused(
+    browse: Browse, small: Service, tmp_path: Path, name: str, content: str, words: str
+) -> None:
+    """With the file's name and what is wrong with it; marks stay as they are."""
+    path = tmp_path / name
+    path.write_text(content)
+    with running(small) as site:
+        page = browse(address(site, view="self-influence"))
+        settled(page)
+        mark(page, 0, "fine")
+        before = page.evaluate("JSON.stringify(localStorage)")
+        read_marks(page, path)
+        said = page.locator("main").get_by_text(f"{name} is no file of marks as this page saves them: {words}")
+        expect(said).to_be_visible()
+        assert page.evaluate("JSON.stringify(localStorage)") == before

@@ -168,7 +168,7 @@ def test_errors_are_the_same_everywhere(
         (lambda client: client.aggregate(TRIPLE, "relation", top_k=0), "top_k"),
         (lambda client: client.aggregate(TRIPLE, "relation", order="x"), "order"),
         (lambda client: client.predictions(relation=0, head=0.5), "label"),
-        (lambda client: client.predictions(relation=None, head=0), "label"),
+        (lambda client: client.predictions(relation=0.5, head=0), "label"),
         (lambda client: client.predictions(relation=0, head=0, top_k="5"), "top_k"),
         (lambda client: client.self_influence(order="x"), "order"),
         (lambda client: client.self_influence(score="x"), "score"),

@@ -22,6 +22,7 @@ TRIPLE = ("aspirin", "treats", "headache")
 QUESTIONS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("predictions", (), {"head": "aspirin", "relation": 0, "top_k": 3}),
     ("predictions", (), {"head": 4, "relation": "2", "filtered": True}),
+    ("predictions", (), {"head": "aspirin", "top_k": 2}),
     ("aggregate", (TRIPLE, "relation"), {}),
     (
         "aggregate",

@@ -1,13 +1,16 @@
 """What the model would say: labels in, labelled completions out."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kgtrace_indexer import open_index
 from kgtrace_server.schema.answers import Predictions
+from kgtrace_server.schema.fields import MAX_RELATIONS
 from kgtrace_server.schema.questions import InfluenceRequest, PredictionRequest
 from kgtrace_server.service import Service
 from kgtrace_store.errors import BadRequest, IdOutOfRange, MissingInverseRelations, UnknownEntity
@@ -50,7 +53,8 @@ def test_known_facts_are_marked_or_left_out(client: Client, attributor: Any) -> 
     [
         ({"relation": "treats"}, "exactly one of head and tail must be given: neither were"),
         ({"head": "aspirin", "relation": "treats", "tail": "fever"}, "must be given: both were"),
-        ({"head": "aspirin"}, "relation: field required"),
+        ({"tail": "fever"}, "no inverse relations"),
+        ({"top_k": 3}, "neither were"),
         ({"head": "asprin", "relation": "treats"}, "unknown entity 'asprin'; nearest: 'aspirin'"),
         ({"head": "aspirin", "relation": "treat"}, "unknown relation 'treat'"),
         ({"relation": "treats", "tail": "fever"}, "no inverse relations"),
@@ -82,6 +86,52 @@ def test_the_service_refuses_by_name(service: Service, question: dict[str, Any],
     """Without HTTP, too."""
     with pytest.raises(error):
         service.predictions(PredictionRequest.of(relation=0, **question))
+
+
+@pytest.mark.parametrize("direction", ["tail", "head"])
+def test_an_entity_is_completed_by_its_own_relations(umls_index: Path, direction: Any) -> None:
+    """As if each was asked for alone, the most frequent first; entities without training triples have none."""
+    service = Service(open_index(umls_index, device="cpu"))
+    training = service._attributor.training.known
+    given, column = ("head", 0) if direction == "tail" else ("tail", 2)
+    cut = False
+    for entity in range(0, len(service._vocabulary.entities), 7):
+        counts = Counter(training[training[:, column] == entity, 1].tolist())
+        relations = sorted(counts, key=lambda relation: (-counts[relation], relation))
+        answer = service.predictions(PredictionRequest.of(**{given: entity}, top_k=3, filtered=True))
+        alone = [
+            service.predictions(PredictionRequest.of(**{given: entity}, relation=relation, top_k=3, filtered=True))
+            for relation in relations[:MAX_RELATIONS]
+        ]
+        assert answer.relations == len(relations)
+        cut |= len(relations) > MAX_RELATIONS
+        assert [each.triple for each in answer.predictions] == [
+            one.triple for each in alone for one in each.predictions
+        ]
+        assert [each.rank for each in answer.predictions] == [one.rank for each in alone for one in each.predictions]
+        np.testing.assert_allclose(
+            [each.score for each in answer.predictions],
+            [one.score for each in alone for one in each.predictions],
+            rtol=1e-5,
+            atol=1e-5,
+        )
+    assert cut
+
+
+def test_questions_with_and_without_a_relation_are_answered_together(service: Service, attributor: Any) -> None:
+    """Each gets its own answer; one about an entity without training triples gets none."""
+    asked = [PredictionRequest.of(head=0, relation=1), PredictionRequest.of(head=0), PredictionRequest.of(head=6)]
+    assert len({question.alike for question in asked}) == 1
+    named, every, nothing = service.together(asked)
+    assert len(attributor.calls) == 1
+    assert (named, every) == tuple(map(service.predictions, asked[:2]))
+    assert isinstance(named, Predictions)
+    assert isinstance(every, Predictions)
+    assert isinstance(nothing, Predictions)
+    assert (named.relations, every.relations) == (None, 3)
+    assert set(named.predictions) < set(every.predictions)
+    assert (nothing.predictions, nothing.relations) == ((), 0)
+    assert service.predictions(asked[2]) == nothing
 
 
 def test_a_prediction_can_be_explained(umls_index: Path) -> None:

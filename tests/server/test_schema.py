@@ -144,7 +144,7 @@ def test_the_options_of_clients_are_the_fields_of_questions() -> None:
         (of_clients.WhatIfOptions, questions.WhatIfRequest),
         (of_clients.SetOptions, questions.SetRequest),
     ):
-        given = {"triple", "triples", "without", "by", "relation"}
+        given = {"triple", "triples", "without", "by"}
         names = {"must", "must_not"} & set(options.__annotations__)
         assert set(options.__annotations__) - names == set(question.model_fields) - given - (
             {"filter"} if names else set()

@@ -111,6 +111,22 @@ def test_a_sufficient_set_is_the_explainers(
     assert not answer.certified
 
 
+def test_facts_have_the_reasons_that_influences_have(over_http: Client, prediction: tuple[int, int, int]) -> None:
+    """Of every kind of set, in a tag, in words, and with the path."""
+    (named,) = over_http.influences([prediction], top_k=400).results
+    reasons = {each.train_index: each.fields("triple", "reason", "because", "path") for each in named.influences}
+    sets = (
+        over_http.what_if(prediction, list(reasons)),
+        over_http.explanation(prediction, candidates="both"),
+        over_http.explanation(prediction, mode="sufficient"),
+    )
+    for facts in (answer.facts for answer in sets):
+        assert facts
+        for fact in facts:
+            assert fact.fields("triple", "reason", "because", "path") == reasons[fact.train_index]
+    assert any(fact.path for fact in sets[0].facts)
+
+
 def test_the_same_question_has_the_same_answer_everywhere(
     service: Service, index: Path, over_http: Client, prediction: tuple[int, int, int]
 ) -> None:
@@ -217,6 +233,7 @@ def test_the_command_prints_a_set(
     for fact in answer.facts:
         assert f"{fact.change:.4g}" in page
         assert f"{fact.train_index}  {fact.triple.head}" in page
+        assert f"  {fact.reason}\n" in page
     told = explain(capsys, index, prediction, "--mode", "sufficient", "--entities", "3")
     sufficient = over_http.explanation(prediction, mode="sufficient", entities=3)
     first = sum(member.rank.after == 1 for member in sufficient.entities)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kgtrace_indexer.answers import Restriction
-from kgtrace_indexer.names import Ranking, Score
+from kgtrace_indexer.names import Direction, Ranking, Score
 
 KNOWN = "known"
 """Name of the array of all training triples, where only a sample of them is indexed."""
@@ -82,6 +82,15 @@ class TrainingSet:
         start, end = self._relation(relation)
         heads: np.ndarray = self.known[start:end, 0][self.known[start:end, 2] == tail]
         return heads
+
+    def relations_of(self, entity: int, direction: Direction) -> np.ndarray:
+        """Return the relations of which an entity has any tails (or heads) in the training triples, (k,) int64.
+
+        Those of most training triples come first, equal ones by id.
+        """
+        known = self.known[self.known[:, 0 if direction == "tail" else 2] == entity, 1]
+        relations, counts = np.unique(known, return_counts=True)
+        return relations[np.argsort(-counts, kind="stable")].astype(np.int64)
 
     def positions(self, head: int, relation: int, tail: int) -> np.ndarray:
         """Return the places of a triple among the indexed ones, (k,) int64: several if it was repeated."""

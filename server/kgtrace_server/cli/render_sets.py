@@ -64,10 +64,10 @@ def _source(measured_on: str | None) -> str:
 def _facts(facts: Sequence[Fact]) -> str:
     """Return a table of training triples, with what each alone changes where that is known."""
     changes = all(fact.change is not None for fact in facts)
-    rows = [("", *(("change",) if changes else ()), "row", "head", "relation", "tail")]
+    rows = [("", *(("change",) if changes else ()), "row", "head", "relation", "tail", "reason")]
     for position, fact in enumerate(facts, 1):
         change = (number(fact.change),) if changes else ()
-        rows.append((str(position), *change, str(fact.train_index), *shown(fact.triple)))
+        rows.append((str(position), *change, str(fact.train_index), *shown(fact.triple), fact.reason or "unknown"))
     return table(rows, right=range(2 + changes))
 
 

@@ -153,7 +153,7 @@ def questions() -> APIRouter:
     ) -> Response:
         question = PredictionRequest.of(
             head=None if query.head is None else service.entity_ref(query.head),
-            relation=service.relation_ref(query.relation),
+            relation=None if query.relation is None else service.relation_ref(query.relation),
             tail=None if query.tail is None else service.entity_ref(query.tail),
             **query.options(*FIELDS),
         )
@@ -282,8 +282,7 @@ async def _computed(request: Request, service: Service, question: Computed, medi
             for outcome in outcomes
         ]
 
-    size = len(question.triples) if isinstance(question, InfluenceRequest) else 1
-    task = Task(respond, question, (service, question.alike, media_type), size)
+    task = Task(respond, question, (service, question.alike, media_type), question.size)
     computing = backend.worker.submit(task)
     leaving = asyncio.ensure_future(_disconnected(request))
     leaving.add_done_callback(lambda _: computing.cancel())

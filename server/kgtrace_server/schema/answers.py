@@ -239,7 +239,10 @@ class Predictions(Table):
     direction: Direction
     """Whether the tail or the head was missing."""
     predictions: tuple[Prediction, ...]
-    """Best first."""
+    """Best first; of several relations, those of the entity's most frequent relation first."""
+    relations: int | None = None
+    """How many relations the given entity has in its place, predicted for or not; null where the question named
+    one."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return one row for each prediction."""

@@ -100,7 +100,13 @@ AGGREGATE = Aggregate(
 )
 
 _FEVER = Named(9, "Q38933", "fever")
-_FACT = Fact(1234, NamedTriple(_ASPIRIN, _TREATS, _FEVER), -2.4)
+_FACT = Fact(
+    1234,
+    NamedTriple(_ASPIRIN, _TREATS, _FEVER),
+    -2.4,
+    reason="same-head-relation",
+    because="has the same head and relation, and the tail fever",
+)
 _SCORE = PredictedScore(7.31, 4.91, 3.2, 6.6)
 _FALLEN = PredictedRank(1, 2)
 _AFTER = (Completion(_FEVER, PredictedScore(5.6, 5.2)), Completion(_HEADACHE, PredictedScore(7.31, 4.91)))

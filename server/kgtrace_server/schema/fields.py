@@ -52,6 +52,9 @@ MAX_FACTS = 64
 MAX_ENTITIES = 100
 """Entities that a sufficient set is tried with, each with predictions of its own."""
 
+MAX_RELATIONS = 10
+"""Relations of an entity that a question completes without naming one: each takes a forward pass of its own."""
+
 MAX_SEARCH = 1000
 """Characters of a search text, and entities or relations that a search returns."""
 
@@ -105,6 +108,11 @@ class Body(Question):
     """A question in JSON: values of another type are refused, too."""
 
     model_config = ConfigDict(strict=True)
+
+    @property
+    def size(self) -> int:
+        """Its share of what is computed together."""
+        return 1
 
 
 @dataclass(frozen=True, slots=True)

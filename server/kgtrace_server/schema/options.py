@@ -58,6 +58,7 @@ class PredictionOptions(TypedDict, total=False):
     """As in `PredictionRequest`."""
 
     head: Ref | None
+    relation: Ref | None
     tail: Ref | None
     top_k: int
     filtered: bool

@@ -15,6 +15,7 @@ from kgtrace_indexer.names import Direction, Group, Order, Outcome, Ranking, Sco
 from kgtrace_server.schema.fields import (
     MAX_ENTITIES,
     MAX_FACTS,
+    MAX_RELATIONS,
     MAX_SEARCH,
     AtMost,
     Body,
@@ -97,7 +98,8 @@ class _Ranked(Question):
 class _Incomplete(Body):
     head: Ref | None = None
     """Given, tails are predicted."""
-    relation: Ref
+    relation: Ref | None = None
+    """Null for the relations of which the given entity has most training triples in its place, ten of them at most."""
     tail: Ref | None = None
     """Given, heads are predicted."""
 
@@ -105,15 +107,16 @@ class _Incomplete(Body):
 class _IncompleteText(Question):
     head: str | None = None
     """Label, or id where no label is made of digits. Given, tails are predicted."""
-    relation: str
-    """Label, or id where no label is made of digits."""
+    relation: str | None = None
+    """Label, or id where no label is made of digits. Without it, those of which the given entity has most training
+    triples in its place, ten of them at most."""
     tail: str | None = None
     """Label, or id where no label is made of digits. Given, heads are predicted."""
 
 
 class _Completed(Question):
     top_k: TopK = 10
-    """How many entities to name."""
+    """How many entities to name for each relation."""
     filtered: bool = False
     """Leave out those that make a training triple."""
 
@@ -155,6 +158,11 @@ class InfluenceRequest(_Options, _Triples):
     def alike(self) -> Hashable:
         """Questions in which this is equal differ in their triples alone."""
         return self.key("triples")
+
+    @property
+    def size(self) -> int:
+        """The number of its test triples."""
+        return len(self.triples)
 
 
 class InfluenceQuery(_Options, _Triple):
@@ -224,7 +232,12 @@ class PredictionRequest(_Completed, _Incomplete):
     """What would the model put in the place of the missing tail, or head?"""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"head": "aspirin", "relation": "treats", "top_k": 10, "filtered": True}]}
+        json_schema_extra={
+            "examples": [
+                {"head": "aspirin", "relation": "treats", "top_k": 10, "filtered": True},
+                {"tail": "headache", "top_k": 3, "filtered": True},
+            ]
+        }
     )
 
     @property
@@ -242,6 +255,11 @@ class PredictionRequest(_Completed, _Incomplete):
     def alike(self) -> Hashable:
         """Questions in which this is equal differ in their triples alone."""
         return type(self), self.given[0], self.top_k, self.filtered
+
+    @property
+    def size(self) -> int:
+        """The most incomplete triples that it is about."""
+        return 1 if self.relation is not None else MAX_RELATIONS
 
 
 class PredictionQuery(_Completed, _IncompleteText):

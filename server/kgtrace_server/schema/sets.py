@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kgtrace_indexer.names import Direction, SetMode
+from kgtrace_indexer.names import Direction, ReasonName, SetMode
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import Named, NamedTriple
 
@@ -19,6 +19,13 @@ class Fact(Answer):
     change: float | None
     """Predicted change of the prediction's score by leaving out this one alone: changes add up. 0 where the training
     triple does not touch the prediction. Null in a sufficient set."""
+    reason: ReasonName | None = None
+    """How the triple is related to the prediction in the training graph: the first of these that holds. Null from
+    older services."""
+    because: str | None = None
+    """The same in words."""
+    path: tuple[NamedTriple, ...] = ()
+    """Of ``path``: the two or three training triples from the prediction's head to its tail, in this order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,11 +61,11 @@ export function selfInfluenceRows({ self_influences }) {
 
 /** Rows of an answer to `explanations` or `what-if`: the training triples of the set. */
 export function factRows({ facts }) {
-  return facts.map(({ train_index, triple, change }, i) => ({
+  return facts.map(({ train_index, triple, path, ...values }, i) => ({
     position: i + 1,
     train_index,
     ...tripleColumns("", triple),
-    change,
+    ...values,
   }));
 }
 

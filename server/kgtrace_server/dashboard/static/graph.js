@@ -208,17 +208,21 @@ function straight({ source, target, aside }) {
 
 /** A force: no place covers another, with the name below it. */
 function separate(places) {
-  for (const [a, b] of d3.cross(places, places)) {
-    if (a.index >= b.index) continue;
-    const upper = a.y <= b.y ? a : b;
-    const lower = upper === a ? b : a;
-    const overlapX = a.half + b.half - Math.abs(a.x - b.x);
-    const overlapY = upper.below + lower.above - (lower.y - upper.y);
-    if (overlapX <= 0 || overlapY <= 0) continue;
-    const share = upper.explained ? 0 : lower.explained ? 1 : 0.5; // the explained prediction stays in its place
-    upper.y -= overlapY * share;
-    lower.y += overlapY * (1 - share);
-  }
+  places.forEach((a, i) => {
+    for (let j = i + 1; j < places.length; j += 1) apart(a, places[j]);
+  });
+}
+
+function apart(a, b) {
+  const overlapX = a.half + b.half - Math.abs(a.x - b.x);
+  if (overlapX <= 0) return;
+  const upper = a.y <= b.y ? a : b;
+  const lower = upper === a ? b : a;
+  const overlapY = upper.below + lower.above - (lower.y - upper.y);
+  if (overlapY <= 0) return;
+  const share = upper.explained ? 0 : lower.explained ? 1 : 0.5; // the explained prediction stays in its place
+  upper.y -= overlapY * share;
+  lower.y += overlapY * (1 - share);
 }
 
 function keepWithin(place, width, height) {

@@ -57,6 +57,17 @@ export class Panel {
   }
 }
 
+/**
+ * What was asked, once another panel shows its content; if it does not, null: then it says what is wrong.
+ * @template T
+ * @param {Promise<boolean>} shown Whether the other shows its content. @param {Promise<T>} asked
+ * @returns {Promise<T | null>}
+ */
+export async function behind(shown, asked) {
+  asked.catch(() => {}); // a problem of both is told once
+  return (await shown) ? asked : null;
+}
+
 /** @param {Problem} problem @param {Node[]} advice @param {() => void} again */
 function problemBox(problem, advice, again) {
   return el(
@@ -150,7 +161,7 @@ export function drawn(draw) {
   new ResizeObserver(() => {
     if (!box.clientWidth || Math.abs(box.clientWidth - width) < 24) return;
     width = box.clientWidth;
-    box.replaceChildren(draw(width));
+    requestAnimationFrame(() => box.replaceChildren(draw(width))); // what is around it is painted first
   }).observe(box);
   return box;
 }

@@ -1,4 +1,4 @@
-// One entity: the training triples that it is head and tail of, how many there are, and where else to read of it.
+// One entity: the training triples that it is head and tail of, what the model predicts of it, and where else to read.
 
 import { address, get } from "../api.js";
 import { bar, barScale } from "../charts.js";
@@ -7,6 +7,7 @@ import { breakable, el, nameOf, named } from "../dom.js";
 import { count, number } from "../format.js";
 import { Panel, section } from "../panel.js";
 import { advice } from "./advice.js";
+import { predicted } from "./predicted.js";
 
 const ROWS = 25;
 const MORE = 1000;
@@ -15,16 +16,23 @@ const ADDRESS = document.querySelector("meta[name='kgtrace-entity-url']").conten
 
 /** @param {import("../main.js").Page} page */
 export function entityView(page) {
-  const panel = new Panel("Looking the entity up…", page.refresh);
+  const facts = new Panel("Looking the entity up…", page.refresh);
+  const predictions = new Panel("Asking the model…", page.refresh);
+  const stack = el("div", { class: "stack" }, facts.element, predictions.element);
   return {
-    element: el("div", {}, el("h1", { tabindex: "-1" }, "An entity"), el("div", { class: "stack" }, panel.element)),
+    element: el("div", {}, el("h1", { tabindex: "-1" }, "An entity"), stack),
     update(question) {
-      panel.show(
-        JSON.stringify([page.epoch, question.entity, question.top_k]),
+      const { entity: label = "", top_k } = question;
+      facts.show(
+        JSON.stringify([page.epoch, label, top_k]),
         (signal) => entity(page, question, signal),
         (problem) => advice(page, question, problem),
       );
-      return { title: question.entity ?? "Entity", focus: panel };
+      predictions.show(JSON.stringify([page.epoch, label]), async (signal) => {
+        const [known, shown] = await Promise.all([facts.done, predicted(page, label, signal)]);
+        return known ? [shown] : [];
+      });
+      return { title: label || "Entity", focus: facts };
     },
   };
 }
@@ -111,6 +119,7 @@ function list(page, thing, { side, parameters, answer }) {
     );
   };
   const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
+  const cut = `The ${count(members.length)} of largest self-influence, of ${count(answer.count)}.`;
   return section(
     3,
     SIDES[side],
@@ -133,5 +142,6 @@ function list(page, thing, { side, parameters, answer }) {
           el("tbody", {}, members.map(row)),
         )
       : el("p", { class: "empty" }, "None."),
+    members.length < answer.count && el("p", { class: "note" }, cut),
   );
 }

@@ -10,6 +10,8 @@ import { examples, predictions } from "./predictions.js";
 import { Sets } from "./sets.js";
 import { sums } from "./sums.js";
 
+const CHOOSE = "Choose a tail to read why the model ranks it there.";
+
 /** @param {import("../main.js").Page} page */
 export function explainView(page) {
   const fields = {
@@ -40,11 +42,12 @@ export function explainView(page) {
     for (const [name, field] of Object.entries(fields)) field.hold(question[name] ?? "");
     columns.classList.toggle("first", !head || !relation);
     const { top_k, exact, score } = question;
+    const explained = async () => Boolean(head && relation && tail && (await tails.done) && (await why.done));
     const key = [page.epoch, head, relation];
     const suggest = (problem) => advice(page, question, problem);
     const others = tails.show(JSON.stringify([...key, tail, question.tails]), loadTails, suggest);
     const another = why.show(JSON.stringify([...key, tail, top_k, exact, score]), loadWhy, suggest);
-    sets.update(question, async () => Boolean(tail && (await why.done)));
+    sets.update(question, explained);
     const resummed = summed.show(JSON.stringify([...key, tail, exact, question.by, score]), loadSums);
     const again = compared.show(JSON.stringify([...key, tail, exact, question.compare]), loadComparison);
     const focus =
@@ -64,20 +67,21 @@ export function explainView(page) {
     }
 
     async function loadWhy(signal) {
-      if (!head || !relation || !(await tails.done)) return [];
-      if (!tail) return [el("p", { class: "empty" }, "Choose a tail to read why the model ranks it there.")];
-      const { content, triple } = await explanation(page, sets.ticks, question, signal);
-      hold(triple, Object.keys(fields));
-      const [about, ...lists] = content;
+      if (!head || !relation) return [];
+      if (!tail) return (await tails.done) ? [el("p", { class: "empty" }, CHOOSE)] : [];
+      const found = await explanation(page, sets.ticks, question, signal, tails.done);
+      if (!found) return [];
+      hold(found.triple, Object.keys(fields));
+      const [about, ...lists] = found.content;
       return [about, sets.element, ...lists];
     }
 
     async function loadComparison(signal) {
-      return question.compare && tail && (await why.done) ? comparison(page, sets.ticks, question, signal) : [];
+      return question.compare && (await explained()) ? comparison(page, sets.ticks, question, signal) : [];
     }
 
     async function loadSums(signal) {
-      return tail && (await tails.done) && (await why.done) ? sums(page, question, signal) : [];
+      return tail ? sums(page, question, signal, explained()) : [];
     }
   }
 

@@ -4,22 +4,22 @@ import { Problem, post } from "../api.js";
 import { factRows } from "../csv.js";
 import { announce, el, nameOf, named } from "../dom.js";
 import { about, count } from "../format.js";
-import { section } from "../panel.js";
+import { behind, section } from "../panel.js";
 import { factTable, ranked, scored, these } from "./facts.js";
 
 /** What a link to another prediction says of these questions: they cost time, and were asked of this one. */
 export const UNASKED = { necessary: "", sufficient: "" };
 
-const BUDGET = 1000; // milliseconds that the page waits for a necessary set that nobody asked for
+const BUDGET = 1000; // milliseconds that the explanation waits for a necessary set that nobody asked for
 const MOST = 4; // facts of a set
 
 /**
  * The smallest set without which the prediction falls. Unless it was asked for, it has to come within the budget.
  * @param {import("../main.js").Page} page @param {import("./ticks.js").Ticks} ticks
  * @param {Record<string, string>} question @param {(choice: Record<string, string>) => void} ask
- * @param {AbortSignal} signal
+ * @param {AbortSignal} signal @param {Promise<boolean>} explained Whether the explanation is shown.
  */
-export async function necessary(page, ticks, question, ask, signal) {
+export async function necessary(page, ticks, question, ask, signal, explained) {
   const button = (choice, text) => el("button", { type: "button", class: "quiet", click: () => ask(choice) }, text);
   const card = (source, text, buttons, ...rest) => [
     section(
@@ -38,19 +38,20 @@ export async function necessary(page, ticks, question, ask, signal) {
     ),
   ];
   const candidates = question.necessary === "both" ? "both" : "head";
-  const limit = question.necessary ? signal : AbortSignal.any([signal, AbortSignal.timeout(BUDGET)]);
+  const limit = question.necessary ? signal : AbortSignal.any([signal, after(explained, BUDGET)]);
   let answer;
-  let table;
   try {
-    answer = await post("explanations", { ...asked(question), mode: "necessary", candidates }, limit);
-    table = await factTable(page, ticks, answer, limit);
+    const body = { ...asked(question), mode: "necessary", candidates };
+    answer = await behind(explained, post("explanations", body, limit));
   } catch (error) {
     if (question.necessary || signal.aborted) throw error;
     if (error.status === 422) return card(null, [`None: ${error.detail}.`], null);
     if (!(error instanceof Problem) && error.name !== "TimeoutError") throw error;
     return card(null, [], button({ necessary: "head" }, "Find the smallest set of facts that it cannot do without"));
   }
+  if (!answer) return [];
   const { facts, suffices, score, rank, triple, measured_on } = answer;
+  const table = factTable(page, ticks, answer);
   const [head, tail] = [nameOf(triple.head), nameOf(triple.tail)];
   const many = `${count(answer.candidates)} facts of ${candidates === "both" ? `${head} or ${tail}` : head}`;
   const text = [
@@ -83,6 +84,14 @@ export async function necessary(page, ticks, question, ask, signal) {
   );
 }
 
+/** A signal so many milliseconds after something has happened. @param {Promise<unknown>} start */
+function after(start, milliseconds) {
+  const controller = new AbortController();
+  const late = () => controller.abort(new DOMException("not in time", "TimeoutError"));
+  start.then(() => setTimeout(late, milliseconds));
+  return controller.signal;
+}
+
 /** How near another tail comes without the set, where none suffices. */
 function drop({ facts, rival, margin }) {
   if (!facts.length) return "";
@@ -92,7 +101,7 @@ function drop({ facts, rival, margin }) {
 /** Facts of the head that would give its tail to other entities. */
 export async function sufficient(page, ticks, question, signal) {
   const answer = await post("explanations", { ...asked(question), mode: "sufficient" }, signal);
-  const table = await factTable(page, ticks, answer, signal);
+  const table = factTable(page, ticks, answer);
   const { triple, facts, entities, rank, candidates } = answer;
   const first = entities.filter((entity) => entity.rank.after === 1).length;
   const [head, tail] = [nameOf(triple.head), nameOf(triple.tail)];

@@ -6,7 +6,7 @@ import { influenceRows } from "../csv.js";
 import { announce, el, tripleNames, tripleString, tripleText } from "../dom.js";
 import { byOtherScore, count, number, signed } from "../format.js";
 import { graph, legend, most } from "../graph.js";
-import { drawn, section } from "../panel.js";
+import { behind, drawn, section } from "../panel.js";
 import { barPicture } from "../pictures.js";
 import { entityLink } from "./entity.js";
 import { labels } from "./facts.js";
@@ -18,8 +18,9 @@ const MANY = 50;
 /**
  * @param {import("../main.js").Page} page @param {import("./ticks.js").Ticks} ticks
  * @param {Record<string, string>} question @param {AbortSignal} signal
+ * @param {Promise<boolean>} predicted Whether the tails are shown, beside which the explanation stands; null if not.
  */
-export async function explanation(page, ticks, question, signal) {
+export async function explanation(page, ticks, question, signal, predicted) {
   const { head, relation, tail, exact, score: requested } = question;
   const many = question.top_k === String(MANY);
   const parameters = { head, relation, tail, top_k: many ? MANY : FEW, exact, score: requested };
@@ -32,7 +33,9 @@ export async function explanation(page, ticks, question, signal) {
       source: { route: "influences", parameters: given, rows: influenceRows(answer), graph: true, file: order },
     };
   };
-  const [proponents, opponents] = await Promise.all([side("proponents"), side("opponents")]);
+  const answers = await behind(predicted, Promise.all([side("proponents"), side("opponents")]));
+  if (!answers) return null;
+  const [proponents, opponents] = answers;
   const { triple } = proponents.result;
   const all = [proponents, opponents].flatMap(({ result }) => result.influences);
   const [forIt, againstIt] = [proponents, opponents].map(({ result }) => result.influences.length);

@@ -1,12 +1,9 @@
 // The training triples of a set, and what is predicted without them, in words.
 
-import { post } from "../api.js";
 import { bar, barScale } from "../charts.js";
 import { el, tripleNames } from "../dom.js";
 import { about, count, signed } from "../format.js";
 import { because } from "./reasons.js";
-
-const MOST = 1000; // training triples that the service names
 
 /** @param {import("../api.js").Triple} triple */
 export function labels({ head, relation, tail }) {
@@ -37,14 +34,13 @@ export function scored({ before, after, low, high }, measured_on) {
 /**
  * A table of the training triples of a set, each with a box, its reason, and the change that it alone makes.
  * @param {import("../main.js").Page} page @param {import("./ticks.js").Ticks} ticks
- * @param {{triple: import("../api.js").Triple, facts: object[]}} answer @param {AbortSignal} signal
+ * @param {{triple: import("../api.js").Triple, facts: object[]}} answer
  */
-export async function factTable(page, ticks, { triple: prediction, facts }, signal) {
+export function factTable(page, ticks, { triple: prediction, facts }) {
   if (!facts.length) return null;
-  const reasons = await reasonsOf(prediction, facts, signal);
   const changes = facts[0].change !== null; // of a sufficient set none is known
   const scale = barScale(facts.map(({ change }) => change));
-  const row = ({ train_index, triple, change }, i) =>
+  const row = ({ train_index, triple, change, ...reason }, i) =>
     el(
       "tr",
       {},
@@ -54,7 +50,7 @@ export async function factTable(page, ticks, { triple: prediction, facts }, sign
         { scope: "row" },
         page.link(labels(triple), tripleNames(triple, prediction)),
         el("small", { class: "row" }, `row ${count(train_index)}`),
-        reasons.has(train_index) && because(reasons.get(train_index)),
+        because(reason),
       ),
       changes && el("td", { class: "influence" }, el("span", { class: "number" }, signed(change)), bar(change, scale)),
     );
@@ -69,18 +65,4 @@ export async function factTable(page, ticks, { triple: prediction, facts }, sign
     ),
     el("tbody", {}, facts.map(row)),
   );
-}
-
-/** How training triples are related to the prediction, by `train_index`. */
-async function reasonsOf(prediction, facts, signal) {
-  const must = { head: new Set(), relation: new Set(), tail: new Set() };
-  for (const { triple } of facts) for (const [field, label] of Object.entries(labels(triple))) must[field].add(label);
-  const question = {
-    triples: [labels(prediction)],
-    top_k: MOST,
-    order: "absolute",
-    filter: { must: Object.fromEntries(Object.entries(must).map(([field, among]) => [field, [...among]])) },
-  };
-  const { results } = await post("influences", question, signal);
-  return new Map(results[0].influences.map((influence) => [influence.train_index, influence]));
 }

@@ -53,7 +53,7 @@ export class Sets {
     const question = this._question;
     const ask = (choice) => this._ask(choice);
     this._needed.show(JSON.stringify([this._prediction, question.necessary]), async (signal) =>
-      (await this._explained()) ? necessary(this._page, this.ticks, question, ask, signal) : [],
+      question.tail ? necessary(this._page, this.ticks, question, ask, signal, this._explained()) : [],
     );
     this._convincing.element.hidden = !question.sufficient;
     this._convincing.show(JSON.stringify([this._prediction, question.sufficient]), async (signal) =>

@@ -5,18 +5,22 @@ import { sumBar, sumScale } from "../charts.js";
 import { sumRows } from "../csv.js";
 import { el, nameOf, named, tripleString } from "../dom.js";
 import { count, number, signed } from "../format.js";
-import { section } from "../panel.js";
+import { behind, section } from "../panel.js";
 import { barPicture } from "../pictures.js";
 
 const GROUPS = 10;
 const BY = ["relation", "head", "tail"];
 
-/** @param {import("../main.js").Page} page @param {Record<string, string>} question @param {AbortSignal} signal */
-export async function sums(page, question, signal) {
+/**
+ * @param {import("../main.js").Page} page @param {Record<string, string>} question @param {AbortSignal} signal
+ * @param {Promise<boolean>} explained Whether the explanation is shown, below which the sums stand.
+ */
+export async function sums(page, question, signal, explained) {
   const { head, relation, tail, exact, score } = question;
   const by = BY.includes(question.by) ? question.by : BY[0];
   const parameters = { head, relation, tail, by, order: "absolute", top_k: GROUPS, exact, score };
-  const answer = await get(address("aggregate", parameters), signal);
+  const answer = await behind(explained, get(address("aggregate", parameters), signal));
+  if (!answer) return [];
   const finite = answer.groups.filter(({ sum, error }) => sum !== null && error !== null);
   const scale = sumScale(finite);
   const choice = (other) => {

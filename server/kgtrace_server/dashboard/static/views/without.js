@@ -22,7 +22,7 @@ export async function whatIf(page, ticks, { head, relation, tail }, without, sta
     get(address("predictions", parameters), signal),
   ]);
   const { triple, facts, score, rank, measured_on } = answer;
-  const table = await factTable(page, ticks, answer, signal);
+  const table = factTable(page, ticks, answer);
   const text = [`Without ${these(facts.length, "ticked ")} ${ranked(rank)}.`, scored(score, measured_on)];
   announce(text.join(" "));
   return [
