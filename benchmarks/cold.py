@@ -91,14 +91,16 @@ def control_group(limit: int) -> Iterator[Path]:
         group.rmdir()
 
 
+def within(group: Path, command: list[str | Path]) -> list[str | Path]:
+    """Return a command that runs another one in a control group, from its first page of memory on."""
+    return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', group / "cgroup.procs", *command]
+
+
 @contextmanager
 def serving(root: Path, group: Path) -> Iterator[tuple[str, int]]:
     """Serve an index from within a control group; yield address and process."""
-    command = 'echo $$ > "$0" && exec "$@"'
-    service = subprocess.Popen(
-        ["sh", "-c", command, group / "cgroup.procs", KGTRACE, "serve", "--index", root, "--port", "0", "--device", "cpu"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [KGTRACE, "serve", "--index", root, "--port", "0", "--device", "cpu"]
+    service = subprocess.Popen(within(group, command), stdout=subprocess.PIPE, text=True)
     try:
         line = service.stdout.readline() if service.stdout else ""
         address = line.split(" at ")[1].split()[0]

@@ -105,24 +105,30 @@ def write_input(folder: Path, graph: Graph) -> None:
 
 
 def build(folder: Path, *options: str) -> dict[str, Any]:
-    """Build as a user does, in a process of its own, with further options."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
+    """Build as a user does, with further options."""
+    return measured(
         [KGTRACE, "build", "--model", folder / "model.pt", "--train", folder / "train.tsv",
          "--entity-to-id", folder / "entities.tsv", "--relation-to-id", folder / "relations.tsv",
          "--index", folder / "index", "--dim", str(DIM), "--device", "cpu", "--json", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        folder / "index",
     )  # fmt: skip
+
+
+def measured(arguments: list[str | Path], root: Path) -> dict[str, Any]:
+    """Run a build, or its like, in a process of its own; watch its memory, and the disk of the index."""
+    start = time.perf_counter()
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     own, disk = 0, 0
     while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         own = max(own, resident(process.pid)["RssAnon"])
-        disk = max(disk, occupied(folder / "index"))
+        disk = max(disk, occupied(root))
         time.sleep(0.05)
     report = json.loads(process.stdout.read()) if process.stdout else {}
     _, _, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     stages = {"read": seconds - sum(report["seconds"].values()), **report["seconds"]}
     return {
+        "generation": report["generation"],
         "triples": report["triples"],
         "seconds": seconds,
         "cpu_seconds": used.ru_utime + used.ru_stime,

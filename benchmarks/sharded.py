@@ -1,6 +1,6 @@
 """An index in one place against the same index split into shards.
 
-    python -m benchmarks.sharded                     # ten minutes on two cores; needs 6 GB of disk under --folder
+    python -m benchmarks.sharded                     # ten minutes on two cores; needs 5 GB of disk under --folder
     python -m benchmarks.sharded --triples 1000000
 
 The graph and model of `benchmarks.growth`, indexed whole and with ``--shard-size`` N / 8. Both answer the same queries, one
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.fb15k237 import RESULTS, machine
+from benchmarks.fb15k237 import RESULTS, SCORES, machine
 from benchmarks.growth import QUERIES, WARM_UP, ask, build, write_input
 from benchmarks.pages import DOCS, replace
 from benchmarks.synthetic import TRIPLES_AN_ENTITY, Graph, draw, train
@@ -76,7 +76,8 @@ def table(found: dict[str, Any]) -> str:
         "disk (at its peak)",
         *(f"{_mega(b['bytes_on_disk'])} ({_mega(b['peak_bytes_on_disk'])})" for b in (o["build"] for o in each)),
     )
-    row("query, on one thread", *(_query(one["query"]) for one in each))
+    for score, name in zip(SCORES, ("the default score", "TracIn"), strict=True):
+        row(f"query by {name}, on one thread", *(_query(one["query"][score]) for one in each))
     return "\n".join(lines)
 
 

@@ -95,8 +95,8 @@ def failing(at: int, code: int) -> Iterator[list[str]]:
     opened = durable.opened
 
     @contextmanager
-    def counted(*args: Any) -> Iterator[Any]:
-        with opened(*args) as f:
+    def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with opened(*args, **kwargs) as f:
             yield File(f)
 
     with pytest.MonkeyPatch.context() as patch:

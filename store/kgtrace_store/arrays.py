@@ -69,11 +69,14 @@ def lay_out(
 def write_rows(path: Path, start: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Write rows into the arrays of a file that was laid out, from number ``start`` on, and force them to disk.
 
+    Other processes, of this machine or of others, may write other rows of it meanwhile.
+
     Raises :class:`CorruptGeneration` for rows that do not belong there, and :class:`StorageFailed`.
     """
     with _open(path) as f:
         offsets = {name: _offset_of_rows(path, f, name, start, array) for name, array in arrays.items()}
-    with durable.opened(path, "r+b", sum(array.nbytes for array in arrays.values())) as out:
+    # An NFS client that may delay a write sends the whole page around it, and with that old rows of its neighbours.
+    with durable.opened(path, "r+b", sum(array.nbytes for array in arrays.values()), flags=os.O_DSYNC) as out:
         for name, array in arrays.items():
             if array.size:
                 out.seek(offsets[name])

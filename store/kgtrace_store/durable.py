@@ -32,9 +32,11 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path, mode: Literal["wb", "ab", "r+b"], needed: int | None = None) -> Iterator[BinaryIO]:
-    """Open a file for writing and force it to disk at the end of the block."""
-    with writing(path, needed), path.open(mode) as f:
+def opened(
+    path: Path, mode: Literal["wb", "ab", "r+b"], needed: int | None = None, *, flags: int = 0
+) -> Iterator[BinaryIO]:
+    """Open a file for writing, with further flags of `os.open`, and force it to disk at the end of the block."""
+    with writing(path, needed), open(path, mode, opener=lambda name, own: os.open(name, own | flags, 0o666)) as f:
         yield f
         f.flush()
         os.fsync(f.fileno())

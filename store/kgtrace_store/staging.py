@@ -30,6 +30,26 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+Step = dict[str, Any]
+"""A part as the journal has it."""
+
+
+def place_rows(folder: Path, name: str, places: Mapping[str, tuple[int, Mapping[str, np.ndarray]]]) -> Step:
+    """Write a part that is rows of files below a folder, laid out by `arrays.lay_out`; return it for the journal.
+
+    ``places`` give, for each file, the number of the first row and the rows of its arrays. The folder is
+    :attr:`Staging.path`, or its name on another machine. Raises :class:`StorageFailed`.
+    """
+    from kgtrace_store.arrays import checksum, write_rows
+
+    rows: dict[str, Any] = {}
+    for file, (start, arrays) in places.items():
+        write_rows(folder / file, start, arrays)
+        rows[file] = [start, start + len(next(iter(arrays.values()))), list(arrays)]
+    digest = checksum(array for _, arrays in places.values() for array in arrays.values())
+    return {"part": name, "rows": rows, "sha256": digest}
+
+
 class Staging:
     """The folder of one build. :func:`open_staging` makes one, under the builder's lock."""
 
@@ -55,22 +75,11 @@ class Staging:
         from kgtrace_store.arrays import write_part
 
         write_part(self.part_path(name), arrays)
-        self._journal.add({"part": name, **asdict(FileRecord.of(self.part_path(name)))})
+        self.enter({"part": name, **asdict(FileRecord.of(self.part_path(name)))})
 
-    def write_rows(self, name: str, places: Mapping[str, tuple[int, Mapping[str, np.ndarray]]]) -> None:
-        """Write a part that is rows of files below :attr:`path`, laid out by `arrays.lay_out`; enter it in the journal.
-
-        ``places`` give, for each file, the number of the first row and the rows of its arrays. Raises
-        :class:`StorageFailed`.
-        """
-        from kgtrace_store.arrays import checksum, write_rows
-
-        rows: dict[str, Any] = {}
-        for file, (start, arrays) in places.items():
-            write_rows(self.path / file, start, arrays)
-            rows[file] = [start, start + len(next(iter(arrays.values()))), list(arrays)]
-        digest = checksum(array for _, arrays in places.values() for array in arrays.values())
-        self._journal.add({"part": name, "rows": rows, "sha256": digest})
+    def enter(self, part: Step) -> None:
+        """Enter a part that is on disk in the journal. Raises :class:`StorageFailed`."""
+        self._journal.add(part)
 
     def draft(
         self, *, configuration: Mapping[str, Any], counts: Mapping[str, int], provenance: Mapping[str, Any]

@@ -17,6 +17,7 @@ from kgtrace_store.arrays import lay_out, open_arrays
 from kgtrace_store.errors import KgtraceError, StorageFailed
 from kgtrace_store.generations import IndexRoot
 from kgtrace_store.search import FaissSearch
+from kgtrace_store.staging import place_rows
 from kgtrace_store.vocabulary import Vocabulary
 from tests.faults import OPERATIONS, Disk, Killed, Lost, interrupted
 
@@ -40,7 +41,7 @@ def build(
             lay_out(staging.path / layout.GRADIENTS, rows, {"phi": 6}, {})
         for name in ("0", "1"):
             if name not in staging.parts():
-                staging.write_rows(name, {layout.GRADIENTS: (3 * int(name), rows)})
+                staging.enter(place_rows(staging.path, name, {layout.GRADIENTS: (3 * int(name), rows)}))
                 if finished is not None:
                     finished.append(name)
         phi = open_arrays(staging.path / layout.GRADIENTS)["phi"]
@@ -170,9 +171,9 @@ def test_everything_is_on_disk_before_its_name(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(durable, name, watched)
 
     @contextmanager
-    def opened(path: Path, *rest: Any) -> Iterator[Any]:
+    def opened(path: Path, *rest: Any, **flags: Any) -> Iterator[Any]:
         unsynced.add(path.parent)
-        with real["opened"](path, *rest) as f:
+        with real["opened"](path, *rest, **flags) as f:
             yield f
 
     def rename(source: Path, target: Path) -> None:

@@ -112,7 +112,7 @@ def test_files_must_be_forced_to_disk(tmp_path: Path) -> None:
     """Leaving out the fsync of what is written fails a test of crashes."""
 
     @contextmanager
-    def opened(path: Path, mode: str, *_: object) -> Iterator[Any]:
+    def opened(path: Path, mode: str, *_: object, **__: object) -> Iterator[Any]:
         with path.open(mode) as f:
             yield f
 

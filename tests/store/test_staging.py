@@ -18,6 +18,7 @@ from kgtrace_store.errors import (
     ResumeRefused,
 )
 from kgtrace_store.generations import IndexRoot
+from kgtrace_store.staging import place_rows
 from tests.store.building import A, B, C, build, fill
 
 # Resuming.
@@ -88,7 +89,8 @@ def test_rows_in_their_places_are_parts(root: IndexRoot) -> None:
         for file in ("x.h5", "shard/y.h5", "z.h5"):
             lay_out(staging.path / file, rows, {"a": 9, "b": 9}, {"all": np.arange(2)})
         for i in range(3):
-            staging.write_rows(str(i), {"x.h5": (3 * i, rows), "shard/y.h5": (6 - 3 * i, rows)})
+            places = {"x.h5": (3 * i, rows), "shard/y.h5": (6 - 3 * i, rows)}
+            staging.enter(place_rows(staging.path, str(i), places))
     with root.stage(A) as staging:
         assert staging.parts() == ["0", "1", "2"]
         assert not (staging.path / "z.h5").exists()
@@ -156,6 +158,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from kgtrace_store.generations import IndexRoot
+from kgtrace_store.staging import place_rows
 with IndexRoot(Path(sys.argv[1])).stage("a" * 64):
     print("ready", flush=True)
     sys.stdin.read()

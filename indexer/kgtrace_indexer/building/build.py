@@ -202,8 +202,8 @@ def build(
             )  # fmt: skip
         else:
             write_parts_with(
-                workers, staging, indexed, known, parts, model=model, configuration=settings,
-                write=partial(arrays.write, staging), batch_size=batch_size, device=config.device, progress=progress,
+                workers, staging, indexed, known, parts, arrays=arrays, configuration=settings,
+                batch_size=batch_size, device=config.device, progress=progress,
             )  # fmt: skip
         arrays.list_rows()
         stages.lap("gradients")

@@ -31,7 +31,7 @@ from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES
 from kgtrace_store import durable, layout
 from kgtrace_store.arrays import assemble, lay_out, open_arrays, read_rows, write_part, write_rows
 from kgtrace_store.search import FaissSearch
-from kgtrace_store.staging import Staging
+from kgtrace_store.staging import Staging, Step, place_rows
 
 _SHARED = (*NAMED, *OF_TWO_LOSSES)
 """Arrays that no shard has: all answers read them, of any search."""
@@ -84,12 +84,16 @@ class Layout:
 
     def write(self, staging: Staging, part: range, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the arrays of a part into their places, and enter it in the journal."""
+        staging.enter(self.place(part, arrays))
+
+    def place(self, part: range, arrays: Mapping[str, np.ndarray]) -> Step:
+        """Write the arrays of a part into their places; return it for the journal."""
         places = {
             path: (part.start - triples.start, {name: arrays[name] for name in names})
             for path, (triples, names) in self.files().items()
             if part.start in triples
         }
-        staging.write_rows(part_name(part), places)
+        return place_rows(self.folder, part_name(part), places)
 
     def list_rows(self) -> None:
         """List the reads of each table by row, once all parts are in their places."""

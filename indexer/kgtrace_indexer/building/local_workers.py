@@ -13,13 +13,14 @@ import torch
 
 from kgtrace_indexer.building.workers import Encoder, Task, count_lost
 from kgtrace_store.errors import KgtraceError
+from kgtrace_store.staging import Step
 
 
 @dataclass(slots=True)
 class _Worker:
     number: int
     process: SpawnProcess
-    connection: "Connection[range, str | KgtraceError]"
+    connection: "Connection[range, Step | KgtraceError]"
     part: range | None = None
     """The part that it encodes; None if it waits."""
 
@@ -42,9 +43,9 @@ class LocalWorkers:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def encode(self, task: Task, parts: Sequence[range]) -> Iterator[tuple[range, str]]:
+    def encode(self, task: Task, parts: Sequence[range]) -> Iterator[tuple[range, Step]]:
         """Yield parts as they are finished; one that its worker did not survive is given to another."""
-        todo, lost = deque(parts), Counter[range]()
+        todo, lost = deque(parts), Counter[range | None]()
         workers = [self._start(task, number) for number in range(min(self._count, len(parts)))]
         try:
             while todo or any(worker.part for worker in workers):
@@ -81,7 +82,7 @@ class LocalWorkers:
         return _Worker(number, process, ours)
 
 
-def _serve(connection: "Connection[str | KgtraceError, range]", task: Task, number: int, threads: int) -> None:
+def _serve(connection: "Connection[Step | KgtraceError, range]", task: Task, number: int, threads: int) -> None:
     """Encode parts until the builder closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes; the builder then ends us
     torch.set_num_threads(threads)

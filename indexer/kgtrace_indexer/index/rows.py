@@ -343,18 +343,20 @@ class RowLists:
             queries[table] = RowQueries.merged(index, grads)
         return queries
 
-    def against(self, tables: Mapping[str, np.ndarray], triples: np.ndarray) -> np.ndarray:
-        """Return the influence of training triples (m,) on gradients of whole tables, (rows + 1, d) each: (m,) float64.
+    def against(self, tables: Mapping[str, tuple[np.ndarray, np.ndarray]], triples: np.ndarray) -> np.ndarray:
+        """Return the influence of training triples (m,) on gradients of some rows of tables, (m,) float64.
 
-        Rows beyond those of a table are its last one.
+        Of each table there are the rows (u,) int64, ascending, and their gradients (u + 1, d), the last of no row.
         """
         total = np.zeros(len(triples))
         for start in range(0, len(triples), _BLOCK):
             block = triples[start : start + _BLOCK]
-            for table, grads in tables.items():
+            for table, (index, grads) in tables.items():
                 for piece, of, rows, read in self.reads(table, block):
-                    products = np.einsum("kd,kd->k", piece.gradients(read), grads[np.minimum(rows, len(grads) - 1)])
-                    total[start : start + len(block)] += np.bincount(of, products, len(block))
+                    place = np.searchsorted(index, rows)
+                    hit = np.flatnonzero(np.append(index, -1)[place] == rows)
+                    products = np.einsum("kd,kd->k", piece.gradients(read[hit]), grads[place[hit]])
+                    total[start : start + len(block)] += np.bincount(of[hit], products, len(block))
         return total
 
 

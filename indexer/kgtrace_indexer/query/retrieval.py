@@ -39,7 +39,7 @@ class Retrieval(Protocol):
 
 def row_brackets(lists: RowLists, total: Total) -> Brackets:
     """Return the influence on many test triples together, whose gradient is of table rows alone."""
-    tables = {name: table.cpu().numpy() for name, table in total.tables.items()}
+    tables = {name: (table.index.cpu().numpy(), table.grad.cpu().numpy()) for name, table in total.tables.items()}
 
     def exact(rows: Tensor) -> tuple[Tensor, Tensor]:
         influence = torch.from_numpy(lists.against(tables, rows.numpy()))

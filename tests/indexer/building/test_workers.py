@@ -16,11 +16,12 @@ import torch
 
 from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build
 from kgtrace_indexer.building import parts
+from kgtrace_indexer.building.files import Layout
 from kgtrace_indexer.building.local_workers import LocalWorkers
 from kgtrace_indexer.building.workers import ATTEMPTS, Task, Workers
 from kgtrace_server.cli import parser as cli
-from kgtrace_store import IndexRoot, Vocabulary
-from kgtrace_store.arrays import open_arrays
+from kgtrace_store import IndexRoot, Vocabulary, layout
+from kgtrace_store.arrays import open_arrays, write_rows
 from kgtrace_store.errors import BadRequest, MissingExtra, NonFinite, WorkerLost
 
 Umls = tuple[ModelFile, Vocabulary, TripleTable]
@@ -120,7 +121,7 @@ def test_samples_and_other_losses_are_shared_too(few: Umls, tmp_path: Path) -> N
 def test_either_goes_on_where_the_other_stopped(
     few: Umls, alone: Path, tmp_path: Path, first: Workers | None, then: Workers | None
 ) -> None:
-    """Parts that were finished are kept, whoever encoded them."""
+    """Parts that were finished are kept, whoever encoded them; one that was half written is written anew."""
 
     def stop(stage: str, done: int, total: int) -> None:
         if done >= 2 * PART:
@@ -128,6 +129,9 @@ def test_either_goes_on_where_the_other_stopped(
 
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, *few, CONFIG, workers=first, progress=stop)
+    (staged,) = (tmp_path / layout.STAGING).glob(f"*/{layout.STAGED}")
+    triples = open_arrays(staged / layout.GRADIENTS)["triples"]
+    write_rows(staged / layout.GRADIENTS, 4 * PART, {"triples": np.full_like(triples[4 * PART :], 7)})
     seen: list[int] = []
     build(tmp_path, *few, CONFIG, workers=then, progress=lambda stage, done, total: seen.append(done))
     assert seen[0] >= PART
@@ -139,9 +143,8 @@ def wrong_task(few: Umls, folder: Path) -> Task:
     model, _, table = few
     for name, array in (("ids", table.ids), ("train-index", table.train_index)):
         np.save(folder / f"{name}.npy", array)
-    return Task(
-        model, {**asdict(CONFIG), "loss": "bce", "projection": "none", "directions": "sideways"}, folder, 8, "cpu"
-    )
+    configuration = {**asdict(CONFIG), "loss": "bce", "projection": "none", "directions": "sideways"}
+    return Task(Layout(folder, {}, TRIPLES, None, model), configuration, folder, 8, "cpu")
 
 
 class _Deadly:
@@ -154,7 +157,7 @@ class _Deadly:
 @pytest.mark.usefixtures("_quick_start")
 def test_a_part_that_no_process_survives_ends_the_build(few: Umls, tmp_path: Path) -> None:
     """With the reason; the others are not tried for ever."""
-    task = Task(few[0], {"deadly": _Deadly()}, tmp_path, 8, "cpu")
+    task = Task(Layout(tmp_path, {}, TRIPLES, None, few[0]), {"deadly": _Deadly()}, tmp_path, 8, "cpu")
     with pytest.raises(WorkerLost, match=f"{ATTEMPTS} workers died over training triples 0 to 64.* exit code 9; "):
         list(LocalWorkers(2).encode(task, [range(64)]))
 
@@ -233,7 +236,7 @@ class TestRay:
         from kgtrace_indexer.building.ray_workers import RayWorkers
 
         def actors() -> list[int]:
-            return [process for process in _descendants(os.getpid()) if _command(process).startswith("ray::_Actor")]
+            return [process for process in descendants(os.getpid()) if _command(process).startswith("ray::_Actor")]
 
         progress = Killing(actors)
         build(tmp_path, *few, CONFIG, workers=RayWorkers("local", 2), progress=progress)
@@ -250,12 +253,12 @@ class TestRay:
         assert cluster.users == 0
 
 
-def _descendants(process: int) -> Iterator[int]:
+def descendants(process: int) -> Iterator[int]:
     with suppress(OSError):  # it has ended
         for children in Path(f"/proc/{process}/task").glob("*/children"):
             for child in map(int, children.read_text().split()):
                 yield child
-                yield from _descendants(child)
+                yield from descendants(child)
 
 
 def _command(process: int) -> str:
