@@ -19,6 +19,7 @@ from kgtrace_indexer.building import parts
 from kgtrace_indexer.building.files import Layout
 from kgtrace_indexer.building.local_workers import LocalWorkers
 from kgtrace_indexer.building.workers import ATTEMPTS, Task, Workers
+from kgtrace_indexer.index.training_set import in_order
 from kgtrace_server.cli import parser as cli
 from kgtrace_store import IndexRoot, Vocabulary, layout
 from kgtrace_store.arrays import open_arrays, write_rows
@@ -166,7 +167,7 @@ def test_a_part_that_no_process_survives_ends_the_build(few: Umls, tmp_path: Pat
 def test_what_a_process_raises_is_raised(few: Umls, tmp_path: Path) -> None:
     """By its name, and with the triple."""
     model, vocabulary, table = few
-    last = table.ids[parts.in_order(table.ids)[-1]]
+    last = table.ids[in_order(table.ids)[-1]]
     others = np.delete(np.arange(len(table.ids)), np.flatnonzero((table.ids == last).all(1)))
     config = BuildConfig(dim=8, landmarks=1, device="cpu", directions="forward", layers=("last:1",))
     tail = int(last[2])
