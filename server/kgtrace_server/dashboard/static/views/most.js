@@ -29,7 +29,7 @@ export async function changedMost(page, chosen, signal) {
       "tr",
       {},
       el("th", { scope: "row" }, page.change(labels(triple), tripleNames(triple))),
-      el("td", { class: "number" }, `${before instanceof Problem ? "unknown" : count(before.rank)} → ${count(after.rank)}`),
+      el("td", { class: "number" }, before instanceof Problem ? "unknown" : count(before.rank), ` → ${count(after.rank)}`),
       el("td", { class: "number" }, `${common} of ${after.influences.length}`),
     );
   const columns = ["Triple", "Rank", "In common"];
