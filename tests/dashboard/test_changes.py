@@ -122,6 +122,7 @@ def test_one_prediction_in_both(browse: Browse, both: Nights, changed: dict[str,
     """Rank, score, and each fact's place in either list, for it and against it; and the same as a file."""
     page = browse(address(both.site, view="changes", **changed))
     settled(page)
+    assert page.url == address(both.site, view="changes", **changed, **dict(zip(("from", "to"), both.ids, strict=True)))
     answers = both.explained(changed)
     numbers = [row.locator("td").all_inner_texts() for row in page.locator(".numbers tbody tr").all()]
     assert numbers[0] == both.ids

@@ -1,5 +1,6 @@
 """Several predictions at once in a real browser: pasted lines, a table, the way into one of them and back."""
 
+import json
 import re
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -58,6 +59,8 @@ def test_a_table_of_what_the_api_says_of_each(browse: Browse, site: Site) -> Non
         assert words(best.locator(".row")) == f"{influence['reason']} {influence['because']}"
     shared = browse(page.url)
     expect(explained(shared)).to_have_text(explained(page).all_inner_texts(), use_inner_text=True)
+    whole = json.loads(downloaded(page, page.get_by_role("button", name="JSON of Explained at once")))
+    assert whole["results"] == expected
     lines = rows(downloaded(page, page.get_by_role("button", name="CSV of Explained at once")))
     assert [(line["head_label"], line["relation_label"], line["tail_label"]) for line in lines] == TRIPLES
     assert [float(line["score"]) for line in lines] == [result["score"] for result in expected]
@@ -174,7 +177,7 @@ def test_the_keyboard_is_enough(browse: Browse, site: Site) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Explained at once")).to_be_focused()
-    for _ in range(3):  # CSV, the region that scrolls, the first row
+    for _ in range(4):  # JSON, CSV, the region that scrolls, the first row
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page).to_have_title("alga isa plant – kgtrace")

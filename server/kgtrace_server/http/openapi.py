@@ -104,7 +104,10 @@ def answered(example: Answer, *statuses: int) -> dict[str, Any]:
 
 
 def answered_by_generation(example: Answer, *statuses: int) -> dict[str, Any]:
-    """Document a route that answers from an index: as `answered`, and the headers that say from which generation."""
+    """Document a route that answers from an index: as `answered`, and the headers that say from which generation.
+
+    One of these may be answered 409.
+    """
     id_ = {"type": "string", "pattern": f"^{GENERATION_ID.pattern.replace('?P<time>', '')}$"}
     headers = [
         {"name": name, "in": "header", "schema": {**id_, "description": description}}

@@ -38,10 +38,10 @@ from kgtrace_server.schema.questions import (
 from kgtrace_server.service import Computed, Service
 from kgtrace_store.layout import GENERATION_ID
 
-_READ = (401, 409, 422, 503, 504)
+_READ = (401, 422, 503, 504)
 """Problems of a question in the address."""
 
-_POSTED = (400, 401, 409, 413, 415, 422, 503, 504)
+_POSTED = (400, 401, 413, 415, 422, 503, 504)
 """Problems of a question in the body."""
 
 _QUEUED = (429,)
@@ -211,14 +211,14 @@ def questions() -> APIRouter:
         must = {field: named for field, named in refs.items() if named}
         return _json(service.self_influences(SelfInfluenceRequest.of(must=must, **query.options(*FIELDS))))
 
-    @router.get("/index", summary="What is served", **answered_by_generation(examples.INDEX, 401, 409, 422, 503))
+    @router.get("/index", summary="What is served", **answered_by_generation(examples.INDEX, 401, 422, 503))
     def get_index(service: _Ready) -> Response:
         return _json(service.index_info())
 
     @router.get(
         "/entities",
         summary="Find entities by label or name",
-        **answered_by_generation(examples.ENTITIES, 401, 409, 422, 503),
+        **answered_by_generation(examples.ENTITIES, 401, 422, 503),
     )
     def search_entities(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.entities(query))
@@ -226,7 +226,7 @@ def questions() -> APIRouter:
     @router.get(
         "/relations",
         summary="Find relations by label or name",
-        **answered_by_generation(examples.RELATIONS, 401, 409, 422, 503),
+        **answered_by_generation(examples.RELATIONS, 401, 422, 503),
     )
     def search_relations(query: Annotated[SearchQuery, Query()], service: _Ready) -> Response:
         return _json(service.relations(query))

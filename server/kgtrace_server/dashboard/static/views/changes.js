@@ -40,6 +40,7 @@ export function changesView(page) {
     const chosen = compared(answer, question);
     if (!chosen)
       return [el("p", { class: "empty" }, "One generation is on disk: there is nothing to compare it with yet.")];
+    if (element.isConnected && !signal.aborted) page.keep(chosen); // whoever gets the address tomorrow sees the same
     offer(answer, chosen);
     const { head, relation, tail } = question;
     return head && relation && tail

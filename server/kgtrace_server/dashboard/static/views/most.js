@@ -24,12 +24,13 @@ export async function changedMost(page, chosen, signal) {
   const rows = triples
     .map((triple, i) => compare(triple, before.outcomes[i], after.outcomes[i]))
     .sort((one, other) => one.common - other.common);
+  const rank = (outcome) => (outcome instanceof Problem ? "unknown" : count(outcome.rank));
   const row = ({ triple, before, after, common }) =>
     el(
       "tr",
       {},
       el("th", { scope: "row" }, page.change(labels(triple), tripleNames(triple))),
-      el("td", { class: "number" }, `${before instanceof Problem ? "unknown" : count(before.rank)} → ${count(after.rank)}`),
+      el("td", { class: "number" }, `${rank(before)} → ${rank(after)}`),
       el("td", { class: "number" }, `${common} of ${after.influences.length}`),
     );
   const columns = ["Triple", "Rank", "In common"];

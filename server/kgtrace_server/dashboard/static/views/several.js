@@ -100,57 +100,7 @@ async function table(page, text, ask, signal) {
   const failed = rows.filter(({ outcome }) => outcome instanceof Problem).length;
   announce(`${rows.length - failed} predictions explained, ${failed} not`);
 
-  /** The same lines with another label in one of them. */
-  const corrected = (number, field, label) =>
-    writeLines(
-      lines.map((line) =>
-        line.number === number ? line.fields.map((old, i) => (FIELDS[i] === field ? label : old)) : line.fields,
-      ),
-    );
-  const suggestions = ({ number, fields }, problem) => {
-    const triple = Object.fromEntries(FIELDS.map((name, i) => [name, fields[i]]));
-    const [field] = problem.unknown ? unknownFields(triple, problem) : [];
-    const button = (thing) =>
-      el(
-        "button",
-        { type: "button", class: "quiet", click: () => ask(corrected(number, field, thing.label)) },
-        named(thing),
-      );
-    return (
-      field &&
-      problem.nearest.length > 0 &&
-      el("div", { class: "choose" }, "Did you mean: ", problem.nearest.map(button))
-    );
-  };
-  const row = (line) => {
-    const { number: place, outcome } = line;
-    const first = el("td", { class: "number" }, place);
-    if (outcome instanceof Problem)
-      return el(
-        "tr",
-        { class: "refused" },
-        first,
-        el("th", { scope: "row", colspan: 5 }, line.text.trim(), el("p", {}, outcome.detail), suggestions(line, outcome)),
-      );
-    const { triple, rank, score, certified, influences } = outcome;
-    const [best] = influences;
-    return el(
-      "tr",
-      {},
-      first,
-      el("th", { scope: "row" }, page.link(labels(triple), tripleNames(triple))),
-      el("td", { class: "number" }, number(score)),
-      el("td", { class: "number" }, count(rank)),
-      el(
-        "td",
-        {},
-        certified
-          ? el("span", { class: "badge certified" }, "✓ certified")
-          : el("span", { class: "badge uncertified" }, "≈ not certified"),
-      ),
-      el("td", {}, best ? [tripleNames(best.triple, triple), because(best)] : "none"),
-    );
-  };
+  const correct = (number, field, label) => ask(writeLines(lines.map(corrected(number, field, label))));
   const columns = [
     ["#", "number"],
     ["Prediction"],
@@ -163,7 +113,7 @@ async function table(page, text, ask, signal) {
     section(
       2,
       "Explained at once",
-      { file: "predictions", rows: severalRows(rows) },
+      { file: "several", answer: { results: rows.map(({ outcome }) => outcome) }, rows: severalRows(rows) },
       el(
         "div",
         { class: "scroll several", tabindex: "0", role: "region", "aria-label": "Explained at once" },
@@ -179,13 +129,65 @@ async function table(page, text, ask, signal) {
               columns.map(([text, kind]) => el("th", { scope: "col", class: kind }, text)),
             ),
           ),
-          el("tbody", {}, rows.map(row)),
+          el(
+            "tbody",
+            {},
+            rows.map((line) =>
+              line.outcome instanceof Problem ? refusedRow(line, correct) : explainedRow(page, line),
+            ),
+          ),
         ),
       ),
-      !short(text) &&
-        el("p", { class: "note" }, "These lines are too long for an address: they stay in this tab."),
+      !short(text) && el("p", { class: "note" }, "These lines are too long for an address: they stay in this tab."),
     ),
   ];
+}
+
+function explainedRow(page, { number: place, outcome: { triple, rank, score, certified, influences } }) {
+  const [best] = influences;
+  return el(
+    "tr",
+    {},
+    el("td", { class: "number" }, place),
+    el("th", { scope: "row" }, page.link(labels(triple), tripleNames(triple))),
+    el("td", { class: "number" }, number(score)),
+    el("td", { class: "number" }, count(rank)),
+    el(
+      "td",
+      {},
+      certified
+        ? el("span", { class: "badge certified" }, "✓ certified")
+        : el("span", { class: "badge uncertified" }, "≈ not certified"),
+    ),
+    el("td", {}, best ? [tripleNames(best.triple, triple), because(best)] : "none"),
+  );
+}
+
+/** A line that is no prediction, and labels that its unknown one may have been meant to be. */
+function refusedRow({ number: place, text, fields, outcome }, correct) {
+  const triple = Object.fromEntries(FIELDS.map((name, i) => [name, fields[i]]));
+  const [field] = unknownFields(triple, outcome);
+  const suggestion = (thing) =>
+    el("button", { type: "button", class: "quiet", click: () => correct(place, field, thing.label) }, named(thing));
+  const nearest = outcome.nearest.map(suggestion);
+  return el(
+    "tr",
+    { class: "refused" },
+    el("td", { class: "number" }, place),
+    el(
+      "th",
+      { scope: "row", colspan: 5 },
+      text.trim(),
+      el("p", {}, outcome.detail),
+      nearest.length > 0 && el("div", { class: "choose" }, "Did you mean: ", nearest),
+    ),
+  );
+}
+
+/** Puts another label into one field of one line. */
+function corrected(number, field, label) {
+  const place = FIELDS.indexOf(field);
+  return (line) => (line.number === number ? line.fields.with(place, label) : line.fields);
 }
 
 function malformed({ fields }) {
