@@ -1,16 +1,23 @@
-"""Pictures of the dashboard for the documentation, and what its page costs: ``python -m benchmarks.screenshots``.
+"""Pictures of the dashboard for the documentation, and what its page costs.
+
+    python -m benchmarks.screenshots                                  # the demo: pictures and figures
+    python -m benchmarks.screenshots --index INDEX --test test.txt    # figures of an index of your own
 
 Trains the demo's model, indexes it on three nights, serves it, and looks at it in Chromium. Figures are those of the
-prediction that the demo explains, loaded with an empty cache.
+prediction that the demo explains, or medians of the first test triples, each loaded with an empty cache.
 """
 
+import argparse
 import json
 import tempfile
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlencode
 
+import httpx
 from playwright.sync_api import Browser, Page, sync_playwright
 from tests.dashboard.chromium import launched
 from tests.dashboard.newcomer import STEPS
@@ -43,7 +50,9 @@ SHOTS = (
     ("changes", "?view=changes&" + PREDICTION[1:], "light", 1200, 1200),
 )
 RUNS = 5
-QUIET = "() => document.querySelector('main .panel') && !document.querySelector('[aria-busy]')"
+TEST_TRIPLES = 20
+QUIET = """() => document.querySelector('main .panel') && !document.querySelector('[aria-busy]')
+    && !document.querySelector('.drawn:empty')"""
 
 _MEASURE = """() => {
     const loaded = [performance.getEntriesByType('navigation')[0], ...performance.getEntriesByType('resource')];
@@ -65,19 +74,40 @@ _MEASURE = """() => {
 
 def main() -> None:
     """Write the pictures and print the figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = _index(Path(folder))
-        settings = Settings(index=root, port=0, log_level="error")
-        server = serving.server(create_app(serving.loader(settings), settings), settings)
-        with serving.listen(settings) as listening, sync_playwright() as playwright:
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-            thread.start()
-            try:
-                with launched(playwright) as browser:
-                    _look(browser, serving.address(listening))
-            finally:
-                server.should_exit = True
-                thread.join()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--index", type=Path, metavar="ROOT")
+    parser.add_argument("--test", type=Path, metavar="FILE", help="lines of head⇥relation⇥tail")
+    args = parser.parse_args()
+    with sync_playwright() as playwright, launched(playwright) as browser:
+        if args.index is None:
+            with tempfile.TemporaryDirectory() as folder, _served(_index(Path(folder))) as address:
+                _look(browser, address)
+                _measure(browser, address, [PREDICTION] * RUNS)
+        else:
+            lines = args.test.read_text().splitlines()[:TEST_TRIPLES]
+            triples = (zip(("head", "relation", "tail"), line.split("\t"), strict=True) for line in lines)
+            searches = [f"?{urlencode(list(triple))}" for triple in triples]
+            with _served(args.index) as address:
+                _open(browser, address + searches[0])  # what is opened when it is first needed
+                _measure(browser, address, searches)
+
+
+@contextmanager
+def _served(root: Path) -> Iterator[str]:
+    """Serve an index for as long as the block runs, and yield the address once it answers."""
+    settings = Settings(index=root, port=0, log_level="error")
+    server = serving.server(create_app(serving.loader(settings), settings), settings)
+    with serving.listen(settings) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            address = serving.address(listening)
+            while not httpx.get(f"{address}/readyz", timeout=60).is_success:
+                pass
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def _index(folder: Path) -> Path:
@@ -92,9 +122,6 @@ def _index(folder: Path) -> Path:
 
 
 def _look(browser: Browser, address: str) -> None:
-    warm = browser.new_page()
-    while (response := warm.goto(f"{address}/readyz")) is None or not response.ok:
-        pass
     for name, search, theme, width, height in SHOTS:
         page = _open(browser, address + search, color_scheme=theme, viewport={"width": width, "height": height})
         target = IMAGES / f"dashboard-{name}.png"
@@ -113,7 +140,15 @@ def _look(browser: Browser, address: str) -> None:
         if name == "doubt":
             page.locator(".tick:checked").evaluate("(box) => box.scrollIntoView({ block: 'center' })")
         page.screenshot(path=IMAGES / f"newcomer-{number}-{name}.png")
-    measured = [_open(browser, address + PREDICTION).evaluate(_MEASURE) for _ in range(RUNS)]
+
+
+def _measure(browser: Browser, address: str, searches: Sequence[str]) -> None:
+    """Print the medians of what views cost."""
+    measured = []
+    for search in searches:
+        page = _open(browser, address + search)
+        measured.append(page.evaluate(_MEASURE))
+        page.context.close()
     print(json.dumps({name: round(median(run[name] for run in measured), 1) for name in measured[0]}, indent=1))
 
 

@@ -60,6 +60,8 @@ def test_an_entity_has_its_predictions(browse: Browse, site: Site, triple: dict[
         expect(shown).to_contain_text(f"for {len(relations)} of {answer['relations']} relations that it is {side} of")
         table = rows(downloaded(page, page.get_by_role("button", name=f"CSV of {heading}")))
         assert [row[f"{missing}_label"] for row in table] == [each["entity"]["label"] for each in found]
+    page.get_by_role("link", name="What the model predicts of it").press("Enter")
+    expect(card(page, "Predicted tails")).to_be_in_viewport()
     last = found[-1]["triple"]
     link = card(page, "Predicted heads").locator("tbody th a").last
     link.focus()

@@ -18,6 +18,7 @@ const ADDRESS = document.querySelector("meta[name='kgtrace-entity-url']").conten
 export function entityView(page) {
   const facts = new Panel("Looking the entity up…", page.refresh);
   const predictions = new Panel("Asking the model…", page.refresh);
+  predictions.element.id = "predicted";
   const stack = el("div", { class: "stack" }, facts.element, predictions.element);
   return {
     element: el("div", {}, el("h1", { tabindex: "-1" }, "An entity"), stack),
@@ -67,6 +68,7 @@ async function entity(page, question, signal) {
         fact("Facts out", count(counts[0])),
         fact("Facts in", count(counts[1])),
       ),
+      el("p", { class: "note" }, el("a", { href: "#predicted" }, "What the model predicts of it")),
       elsewhere &&
         el(
           "p",
