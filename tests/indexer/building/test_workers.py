@@ -245,6 +245,17 @@ class TestRay:
         assert cluster.users == 0
         assert_same(alone, tmp_path)
 
+    def test_actors_that_die_as_they_start_end_the_build(
+        self, cluster: SharedCluster, few: Umls, tmp_path: Path
+    ) -> None:
+        """As where a node lacks memory, or kgtrace; others are not started for ever."""
+        from kgtrace_indexer.building.ray_workers import RayWorkers
+
+        task = Task(Layout(tmp_path, {}, TRIPLES, None, few[0]), {"deadly": _Deadly()}, tmp_path, 8, "cpu")
+        with pytest.raises(WorkerLost, match=f"{ATTEMPTS} workers died before their first part; is there memory"):
+            list(RayWorkers("local", 1).encode(task, [range(64)]))
+        assert cluster.users == 0
+
     def test_what_an_actor_raises_is_raised(self, cluster: SharedCluster, few: Umls, tmp_path: Path) -> None:
         """By its name."""
         from kgtrace_indexer.building.ray_workers import RayWorkers
