@@ -19,3 +19,8 @@ def finite(value: float) -> float | None:
 def shortest(values: np.ndarray) -> Iterable[float | None]:
     """Return float32 as the shortest decimals that read back the same: 0.83, not 0.8299999833106995."""
     return [finite(float(str(value))) for value in values]
+
+
+def shortest_or_unknown(values: np.ndarray | None, count: int) -> Iterable[float | None]:
+    """Return the values as `shortest` does, or as many unknown ones."""
+    return [None] * count if values is None else shortest(values)

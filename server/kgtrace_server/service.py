@@ -12,7 +12,7 @@ from kgtrace_indexer.names import Group, Score
 from kgtrace_server.because import reasoned
 from kgtrace_server.catalogue import describe
 from kgtrace_server.labels import Labels
-from kgtrace_server.numbers import finite, shortest, whole
+from kgtrace_server.numbers import finite, shortest, shortest_or_unknown, whole
 from kgtrace_server.schema.answer import Answer
 from kgtrace_server.schema.answers import (
     Aggregate,
@@ -165,8 +165,8 @@ class Service:
             training.train_index[rows].tolist(),
             training.triples[rows].tolist(),
             *(
-                _values(training.self_influence[name][rows] if name in training.self_influence else None, len(rows))
-                for name in scores
+                shortest_or_unknown(None if own is None else own[rows], len(rows))
+                for own in map(training.self_influence.get, scores)
             ),
             strict=True,
         )
@@ -220,8 +220,8 @@ class Service:
             if question.relation is not None:
                 return np.array([self.triple_ids(ref, question.relation, ref)], np.int64)
             entity = self._vocabulary.resolve_entity(ref)
-            relations = self._attributor.training.relations_of(entity, direction)
-            return np.stack([np.full_like(relations, entity), relations, np.full_like(relations, entity)], 1)
+            relations = self._attributor.training.relations_of(entity, direction).tolist()
+            return np.array([(entity, relation, entity) for relation in relations], np.int64).reshape(-1, 3)
         several = question.triples if isinstance(question, InfluenceRequest | AggregateRequest) else None
         triples = several or []
         if not isinstance(question, InfluenceRequest) and question.triple is not None:
@@ -347,7 +347,7 @@ class Service:
             shortest(attribution.influence),
             shortest(attribution.cosine),
             shortest(attribution.tracin),
-            _values(attribution.preconditioned, len(attribution.tracin)),
+            shortest_or_unknown(attribution.preconditioned, len(attribution.tracin)),
             strict=True,
         )
         return Explanation(
@@ -368,15 +368,9 @@ class Service:
         )
 
     def _influence(self, prediction: Ids, index: int, fact: Ids, values: Sequence[Any]) -> Influence:
-        influence, cosine, tracin, preconditioned = values
-        return Influence(
-            train_index=index,
-            influence=influence,
-            cosine=cosine,
-            tracin=tracin,
-            preconditioned=preconditioned,
-            **reasoned(self._attributor.reasons, self._labels, prediction, fact),
-        )
+        named = dict(zip(("influence", "cosine", "tracin", "preconditioned"), values, strict=True))
+        related = reasoned(self._attributor.reasons, self._labels, prediction, fact)
+        return Influence(train_index=index, **named, **related)
 
     def _completions(self, completions: Completions) -> Iterable[Prediction]:
         rows = zip(
@@ -401,8 +395,3 @@ def _sums(sums: Sums) -> list[dict[str, Any]]:
         {"count": count, **dict(zip(columns, map(finite, row), strict=True))}
         for count, row in zip(sums.counts.tolist(), rows, strict=True)
     ]
-
-
-def _values(values: np.ndarray | None, count: int) -> Iterable[float | None]:
-    """Return the values as `shortest` does, or as many unknown ones."""
-    return [None] * count if values is None else shortest(values)
