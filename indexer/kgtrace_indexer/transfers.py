@@ -1,0 +1,39 @@
+"""Copies between the CPU and a device that neither waits for; on the CPU there is nothing to copy."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device; operations that follow on the current stream see the numbers."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, np.ndarray]]:
+    """Start to copy tensors of one device to the CPU, on a stream of their own; return a function that waits for them.
+
+    Copies begin when the current stream has computed the tensors; what it computes next goes on beside them.
+    """
+    copies = dict(tensors)
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    copied: torch.cuda.Event | None = None
+    if device.type == "cuda":
+        copying, copied = torch.cuda.Stream(device), torch.cuda.Event()
+        copying.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(copying):
+            for name, tensor in tensors.items():
+                copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                copies[name].copy_(tensor, non_blocking=True)
+                tensor.record_stream(copying)  # its memory is not used again before it is copied
+            copied.record()
+
+    def arrays() -> dict[str, np.ndarray]:
+        if copied is not None:
+            copied.synchronize()
+        return {name: tensor.numpy() for name, tensor in copies.items()}
+
+    return arrays
