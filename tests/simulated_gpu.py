@@ -58,6 +58,10 @@ class OnGpu(Tensor):
         """Turn a list into a tensor of the CPU; torch would make it a tensor without numbers."""
         return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
 
+    def untyped_storage(self) -> Any:
+        """Return the numbers' storage."""
+        return self.numbers.untyped_storage()
+
     def tolist(self) -> Any:
         """Copy the numbers to the CPU, as a tensor of a GPU does."""
         return self.cpu().tolist()
@@ -100,13 +104,11 @@ class SimulatedGpu(TorchDispatchMode):
         to_cpu = wanted == "cpu" or (name == "copy_" and not isinstance(args[0], OnGpu))
         asynchronous = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
         copies = name in _BETWEEN_DEVICES and (to_cpu or len(ours) < len(tensors))
-        self._count(func, name, tensors, waits=to_cpu and not asynchronous, copies=copies)
+        self._count(func, name, tensors, copies=copies, asynchronous=asynchronous)
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
         known = {id(tensor.numbers): tensor for tensor in ours}
         plain = tree_map(lambda arg: arg.numbers if isinstance(arg, OnGpu) else arg, (args, kwargs))
-        if name == "_to_copy" and not ours:
-            plain[0][0].clone()  # a CPU's `_to_copy` to where it is would be the tensor itself
         result = func(*plain[0], **plain[1])
         if to_cpu:
             return result
@@ -118,12 +120,15 @@ class SimulatedGpu(TorchDispatchMode):
 
         return tree_map(wrapped, result)
 
-    def _count(self, func: Any, name: str, tensors: list[Tensor], *, waits: bool, copies: bool) -> None:
+    def _count(self, func: Any, name: str, tensors: list[Tensor], *, copies: bool, asynchronous: bool) -> None:
         by_mask = name in _INDEXED and any(t.dtype == torch.bool or not isinstance(t, OnGpu) for t in tensors[1:])
         lengths = name == "repeat_interleave" and func._overloadname == "Tensor"
-        if waits or name in _WAITS or by_mask or lengths:
+        strided = any(isinstance(tensor, OnGpu) and not tensor.is_contiguous() for tensor in tensors)
+        if name in _WAITS or by_mask or lengths or (copies and not asynchronous):
             self.waits[name] += 1
-        elif not func.is_view and name not in _NO_KERNEL and not copies:
+        elif copies and strided:
+            self.kernels["contiguous"] += 1
+        elif not (func.is_view or name in _NO_KERNEL or copies):
             self.kernels[name] += 1
 
 

@@ -16,7 +16,8 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 def to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, np.ndarray]]:
     """Start to copy tensors of one device to the CPU, on a stream of their own; return a function that waits for them.
 
-    Copies begin when the current stream has computed the tensors; what it computes next goes on beside them.
+    Copies begin when the current stream has computed the tensors; what it computes next goes on beside them. Tensors
+    that are parts of one are copied together, and come as parts of one array.
     """
     copies = dict(tensors)
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
@@ -24,11 +25,16 @@ def to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, np.ndarray]
     if device.type == "cuda":
         copying, copied = torch.cuda.Stream(device), torch.cuda.Event()
         copying.wait_stream(torch.cuda.current_stream(device))
+        wholes: dict[int, Tensor] = {}
         with torch.cuda.stream(copying):
             for name, tensor in tensors.items():
-                copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-                copies[name].copy_(tensor, non_blocking=True)
-                tensor.record_stream(copying)  # its memory is not used again before it is copied
+                storage = tensor.untyped_storage()
+                if (place := storage.data_ptr()) not in wholes:
+                    whole = tensor.as_strided((storage.nbytes() // tensor.element_size(),), (1,), 0)
+                    wholes[place] = torch.empty(whole.shape, dtype=tensor.dtype, pin_memory=True)
+                    wholes[place].copy_(whole, non_blocking=True)
+                    tensor.record_stream(copying)  # its memory is not used again before it is copied
+                copies[name] = wholes[place].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
             copied.record()
 
     def arrays() -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from kgtrace_indexer.index.bases import FLOAT32, FLOOR, ROUNDING
 from kgtrace_indexer.index.query_code import QueryCodes, QueryFactors, QuerySlopes
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.stack import Stack
+from kgtrace_indexer.transfers import to_device
 
 
 def _stored_error(dtype: torch.dtype) -> float:
@@ -58,7 +59,7 @@ class Codes:
         Returns (m,) bounds of the pairs, by the index codes and the norms of shared rows; all on the CPU.
         """
         # eq. (12) of docs/how-it-works.md, and eq. (4) by the norms of the shared rows
-        of, there = query.to(self.device), rows.to(self.device)
+        of, there = to_device(np.stack([query.numpy(), rows.numpy()]), self.device)
         products = _products(self._take("projected", there), queries.phi, of)
         upper = torch.stack([sign * products for sign in signs]).amax(0)
         upper += _products(self._take("residual", there), queries.residual, of)
@@ -71,7 +72,8 @@ class Codes:
 
         The bounds, of pairs, are those of the factor codes; all on the CPU.
         """
-        flat, of, there = queries.flat_dims, query.to(self.device), rows.to(self.device)
+        flat = queries.flat_dims
+        of, there = to_device(np.stack([query.numpy(), rows.numpy()]), self.device)
         estimate = _products(self._take("projected", there)[:, :flat], queries.phi[:, :flat], of)
         rounding = ROUNDING * queries.norm[of] * (self._take("self_influence", there) + FLOOR).sqrt()
         slack = rounding + self._take("residual", there)[:, 0] * queries.residual[:, 0][of]

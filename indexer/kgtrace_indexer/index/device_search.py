@@ -41,7 +41,7 @@ class TorchSearch:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `SearchIndex.search`."""
-        vectors = torch.from_numpy(checked_queries(queries, self.dim, k)).to(self._vectors.device)
+        vectors = to_device(checked_queries(queries, self.dim, k), self.device)
         scores = vectors.new_empty(len(vectors), 0)
         ids = torch.empty(len(vectors), 0, dtype=torch.int64, device=vectors.device)
         size = max(k, piece_floats(self.device) // max(1, len(vectors)))
@@ -63,7 +63,7 @@ class TorchSearch:
 
         Returns the number of the query, the inner product and the id of each vector that is found, (·,) each.
         """
-        vectors, least = to_device(queries, self._vectors.device), to_device(thresholds, self._vectors.device)
+        vectors, least = to_device(queries, self.device), to_device(thresholds, self.device)
         scores = vectors @ self._vectors.T  # (b, dim) @ (dim, n) -> (b, n)
         of, ids = torch.nonzero(scores.double() >= least[:, None]).unbind(1)
         found = to_host({"of": of, "scores": scores[of, ids], "ids": ids})()
