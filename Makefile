@@ -11,7 +11,7 @@ ARGS ?=
 # Where it is set, each of the tests' many processes would compile torch, PyKEEN and the tests for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow lint types audit bench bench-quick docs dist-check screenshots clean
+.PHONY: demo test test-gpu test-slow lint types audit bench bench-quick docs dist-check screenshots clean
 
 demo: $(USABLE)
 	$(BIN)/kgtrace demo $(ARGS)
@@ -19,6 +19,10 @@ demo: $(USABLE)
 # On all cores, a file of tests on one of them: fixtures of a module are made once, and Ray's tests do not meet.
 test: $(INSTALLED) lint types
 	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The tests that compute on a GPU, on the one that torch sees; without one on a simulated GPU, as far as that goes.
+test-gpu: $(INSTALLED)
+	$(BIN)/pytest -m gpu $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow $(ARGS)

@@ -30,6 +30,7 @@ from kgtrace_indexer import Attributor, open_index, read_model, read_triples
 from kgtrace_indexer.index.codec import read_codec
 from kgtrace_indexer.index.short_code import WIDTH, ShortCode
 from kgtrace_indexer.models.featurizer import featurizer_for
+from kgtrace_indexer.transfers import to_host
 from kgtrace_store import FaissSearch, IndexRoot, layout
 from kgtrace_store.arrays import open_arrays
 from kgtrace_store.search import set_search_threads
@@ -115,7 +116,7 @@ def codes_of(root: Path, attributor: Attributor, triples: np.ndarray) -> tuple[C
         codec = read_codec(configuration, open_arrays(generation.path / layout.GRADIENTS), torch.device("cpu"))
     featurizer = featurizer_for(model, configuration, torch.device("cpu"), attributor.training.known)
     with torch.inference_mode():
-        asked = codec.join([codec.encode(featurizer.test_terms(triples, "tail"))])
+        asked = to_host(codec.join([codec.encode(featurizer.test_terms(triples, "tail"), None)]))()
     stored = {name: attributor.files.stacks()[name].pieces[0].numpy() for name in codec.searched}
     short = ShortCode.choose(np.square(stored["projected"], dtype=np.float64).sum(0))
     whole = np.concatenate([stored["projected"], stored["residual"]], 1)

@@ -84,7 +84,7 @@ def measure_builds(folder: Path, ids: np.ndarray) -> dict[str, Any]:
         start = time.perf_counter()
         with torch.inference_mode():
             for batch in pairs.split(BATCH):
-                model.forward(batch // relations, batch % relations)
+                model.compute(batch // relations, batch % relations)
         return time.perf_counter() - start
 
     passes()

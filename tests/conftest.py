@@ -18,6 +18,7 @@ from kgtrace_indexer import BuildConfig, ModelFile, TripleTable, build, read_mod
 from kgtrace_indexer.models import protocol
 from kgtrace_server.cli.demo import train_umls
 from kgtrace_store import Vocabulary
+from tests.simulated_gpu import simulated_gpu
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -73,6 +74,16 @@ def _packages_looked_through_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "entry_points", cache(protocol.entry_points))
         yield
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Where a test computes: on the CPU, and on a GPU, or on a simulated one where there is none."""
+    if request.param == "cpu" or torch.cuda.is_available():
+        yield torch.device(request.param)
+        return
+    with simulated_gpu():
+        yield torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

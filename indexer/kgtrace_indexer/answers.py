@@ -1,7 +1,7 @@
 """Questions to an index and their answers, in ids."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
@@ -94,6 +94,12 @@ class Answer:
 
     attributions: list[Attribution]
     seconds: Seconds
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Answer]") -> "Answer":
+        """Join the answers for parts of a batch that were computed side by side."""
+        stages = zip(*(astuple(part.seconds) for part in parts), strict=True)
+        return cls([attribution for part in parts for attribution in part.attributions], Seconds(*map(max, stages)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@
     ├── SearchUnavailable                  a search engine besides kgtrace that fails, or cannot be reached
     ├── RegistryUnavailable                a registry of models that refuses, or cannot be reached
     ├── WorkerLost                         a part of a build that no worker survives
+    ├── DeviceMemoryFull (MemoryError)     a GPU with too little memory for a single triple
     ├── Abandoned                          a computation that nobody waits for any more
     └── MissingExtra (ImportError)         an optional dependency that is not installed
 
@@ -182,6 +183,10 @@ class RegistryUnavailable(KgtraceError):
 
 class WorkerLost(KgtraceError):
     """Processes that encode parts of a build kept dying over one of them."""
+
+
+class DeviceMemoryFull(KgtraceError, MemoryError):
+    """The memory of a GPU is too small for a single triple's gradients."""
 
 
 class Abandoned(KgtraceError):

@@ -209,3 +209,15 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", f"--root={tmp_path}", *(unit.name for unit in units)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_gpus_are_reserved_where_kgtrace_computes(compose: dict[str, Any]) -> None:
+    """For services that there are, with FAISS's GPU build in their image, and on no device that a command chooses."""
+    on_gpu = yaml.safe_load((FOLDER / "compose.gpu.yaml").read_text())["services"]
+    assert set(on_gpu) == {name for name, service in compose["services"].items() if "build" in service}
+    for name, service in on_gpu.items():
+        assert service["build"]["args"] == {"EXTRA": "gpu"}
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+        assert "--device" not in str(compose["services"][name])
+    assert "ARG EXTRA=" in (FOLDER / "Dockerfile").read_text()

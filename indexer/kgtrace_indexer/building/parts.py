@@ -9,11 +9,11 @@ import torch
 from kgtrace_indexer.building.lanes import Lanes
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec
 from kgtrace_indexer.index.files import shards_of
-from kgtrace_indexer.index.rows import store_reads
 from kgtrace_indexer.index.short_code import WIDTH
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.inputs.triples import TripleTable
 from kgtrace_indexer.models.featurizer import SQUARED_NORM, Featurizer
+from kgtrace_indexer.transfers import to_host
 from kgtrace_store import durable
 from kgtrace_store.errors import NonFinite
 from kgtrace_store.staging import Staging
@@ -100,22 +100,18 @@ def _fill(
 
 
 def stored(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the arrays that a generation has of training triples `batch`, rows of the table. Raises as `encode`."""
-    return store_reads(encode(featurizer, codec, table, batch))
-
-
-def encode(featurizer: Featurizer, codec: Codec, table: TripleTable, batch: np.ndarray) -> dict[str, np.ndarray]:
-    """Return all codes of training triples `batch`, rows of the table, and the gradients of the rows that they read.
+    """Return the arrays that a generation has of training triples `batch`, rows of the table.
 
     Raises `NonFinite` for a gradient that is NaN or infinite, naming the triple.
     """
     triples = table.ids[batch]
     with torch.inference_mode():
-        arrays = {
-            "triples": triples.astype(np.int32),
-            "train_index": table.train_index[batch].astype(np.int64),
-            **featurizer.codes(triples, codec),
-        }
+        codes = to_host(featurizer.codes(triples, codec))
+    arrays = {
+        "triples": triples.astype(np.int32),
+        "train_index": table.train_index[batch].astype(np.int64),
+        **codes(),
+    }
     norms = [arrays[name] for name in ("self_influence", SQUARED_NORM) if name in arrays]
     wrong = np.flatnonzero(~np.isfinite(norms).all(0))
     if len(wrong):

@@ -34,8 +34,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-PAIR_FLOATS = 1 << 20
-"""How many floats a temporary of gathered rows may hold: 4 MiB stay in the caches."""
+from kgtrace_indexer.pieces import piece_floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +324,7 @@ def paired(a: Terms, of_a: Tensor, b: Terms, of_b: Tensor) -> Tensor:
 
 def row_products(x: Tensor, first: Tensor, y: Tensor, second: Tensor) -> Tensor:
     """Return ⟨x_i, y_j⟩ for rows i and j (m,) of x (·, q) and y (·, q), (m,)."""
-    step = max(1, PAIR_FLOATS // max(1, x.shape[1]))
+    step = max(1, piece_floats(x.device) // max(1, x.shape[1]))
     pairs = zip(first.split(step), second.split(step), strict=True)
-    return torch.cat([(x.index_select(0, left) * y.index_select(0, right)).sum(1) for left, right in pairs])
+    products = [(x.index_select(0, left) * y.index_select(0, right)).sum(1) for left, right in pairs]
+    return products[0] if len(products) == 1 else torch.cat(products)

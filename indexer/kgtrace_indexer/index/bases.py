@@ -22,14 +22,16 @@ method with the gradient kernel (Williams and Seeger, 2000).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kgtrace_indexer.gradients.norms import rounding_scale, squared_norms
+from kgtrace_indexer.gradients.norms import OwnProducts
+from kgtrace_indexer.gradients.reads import Reads
 from kgtrace_indexer.gradients.terms import Kron, Terms
 from kgtrace_store.errors import CorruptGeneration
 
@@ -146,7 +148,7 @@ def _kron_directions(block: Kron, per_triple: int, dim: int) -> tuple[KronBasis,
     """Return up to `dim` directions for a rank-1 block, and their energies."""
     u, _ = _principal(block.u, _U_DIMS)
     v, _ = _principal(block.v[:: -(-len(block.v) // _V_LANDMARKS)], _V_DIMS)
-    pairs, energies = _principal(_pair_products(block, u, v, per_triple), dim)
+    pairs, energies = _principal(_pair_products(block, (block.u @ u, block.v @ v), per_triple), dim)
     return KronBasis(u, v, pairs), energies
 
 
@@ -189,12 +191,18 @@ def _share(energies: Mapping[str, Tensor], dim: int) -> dict[str, int]:
     return {name: sum(1 for _, owner in ranked if owner == name) for name in energies}
 
 
-def _pair_products(block: Kron, u_basis: Tensor, v_basis: Tensor, per_triple: int) -> Tensor:
-    """Return each triple's gradient matrix in the leading coordinates, Σ_d (Uᵀu_d) ⊗ (Vᵀv_d): (n, pu·pv)."""
-    u_basis, v_basis = u_basis[:, : _PAIR_DIMS[0]], v_basis[:, : _PAIR_DIMS[1]]
-    u = (block.u @ u_basis).view(-1, per_triple, u_basis.shape[1])
-    v = (block.v @ v_basis).index_select(0, block.group).view(-1, per_triple, v_basis.shape[1])
-    return torch.einsum("ndp,ndq->npq", u, v).flatten(1)
+def _pair_products(
+    block: Kron, coordinates: tuple[Tensor, Tensor], per_triple: int, weights: Tensor | None = None
+) -> Tensor:
+    """Return each triple's gradient matrix in the leading coordinates, Σ_d w_d (Uᵀu_d) ⊗ (Vᵀv_d): (n, pu·pv).
+
+    `coordinates` are Uᵀu (m, ·) and Vᵀv (groups, ·), `weights` w (n, D) or 1.
+    """
+    u, v = (all_[:, :leading] for all_, leading in zip(coordinates, _PAIR_DIMS, strict=True))
+    v = v.index_select(0, block.group).view(-1, per_triple, v.shape[1])
+    if weights is not None:
+        v = v * weights[:, :, None]
+    return (u.view(-1, per_triple, u.shape[1]).mT @ v).flatten(1)  # (n, pu, D) @ (n, D, pv)
 
 
 def _table_products(terms: Terms, table: str, u_basis: Tensor, v_basis: Tensor) -> Tensor:
@@ -218,25 +226,35 @@ class IndexCode:
     """(n, blocks)."""
     squared_norm: Tensor
     """(n,): ‖g‖² over all blocks, embedding rows included."""
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the code under the names it has in a generation."""
-        named = {"projected": self.phi, "residual": self.residual, "self_influence": self.squared_norm}
-        return {name: tensor.cpu().numpy() for name, tensor in named.items()}
+    unweighted: Tensor | None
+    """(n,): the same without the weights of loss terms, where there are some."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCodes:
     """The share of one `Terms` in an index code."""
 
-    flat: Terms
-    """Its flat blocks, which are projected together with the flat blocks of other `Terms`."""
-    kron: list[tuple[Tensor, Tensor]]
-    """Coordinates (n, ·) and residual (n,) of each rank-1 block."""
-    spread: list[tuple[Tensor, Tensor]]
-    """Coordinates and residual of each table whose rows were all scored."""
+    flat: Tensor
+    """(n, size): its flat blocks, which are projected together with the flat blocks of other `Terms`."""
+    phi: Sequence[Tensor]
+    """(n, ·): coordinates of each other dense block, rank-1 blocks first."""
+    squared: Tensor
+    """(n, 1 + blocks): ‖g‖² of the flat blocks, and of these."""
+    norms: Tensor
+    """(n, 1 + blocks): Σ_d ‖g_d‖ over the loss terms."""
     squared_norm: Tensor
-    """(n,): of all but the flat blocks."""
+    """(n,): ‖g‖² of all blocks."""
+    unweighted: Tensor | None
+    """(n,): the same without slopes, where there are some."""
+
+
+Coordinates = Mapping[str, tuple[Tensor, Tensor]]
+"""Uᵀu (m, ·) and Vᵀv (groups, ·) of each rank-1 block."""
+
+
+def coordinates(terms: Terms, bases: Bases) -> Coordinates:
+    """Return the coordinates of the factors of all rank-1 blocks."""
+    return {name: (block.u @ bases.kron[name].u, block.v @ bases.kron[name].v) for name, block in terms.kron.items()}
 
 
 def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
@@ -244,51 +262,72 @@ def index_code(gradients: Iterable[Terms], bases: Bases) -> IndexCode:
 
     `gradients` are the terms of the same triples, apart as for `fit_bases`.
     """
-    return join_codes([block_codes(terms, bases) for terms in gradients], bases)
+    return join_codes([block_codes(terms, bases, coordinates(terms, bases)) for terms in gradients], bases)
 
 
 def join_codes(parts: Sequence[BlockCodes], bases: Bases) -> IndexCode:
     """Join the codes of all blocks of the same triples to their index code."""
-    flats = {name: grad for part in parts for name, grad in part.flat.flat.items()}
-    flat = replace(parts[0].flat, flat=flats)
-    norms = squared_norms(flat).total
-    phi = flat.flat_sum() @ bases.flat  # (n, size) @ (size, k) -> (n, k)
-    residual = _residual(norms, phi, rounding_scale(flat).flat)
+    flat, squared, norms = parts[0].flat, parts[0].squared, parts[0].norms
+    if len(parts) > 1:
+        flat = torch.cat([part.flat for part in parts], 1)
+        flats = torch.stack([part.squared[:, 0] for part in parts], 1).sum(1)
+        squared = torch.cat([flats[:, None], *(part.squared[:, 1:] for part in parts)], 1)
+        # no less than the sum over loss terms of the norms of all flat blocks
+        flats = torch.stack([part.norms[:, 0] for part in parts], 1).sum(1)
+        norms = torch.cat([flats[:, None], *(part.norms[:, 1:] for part in parts)], 1)
+    phis = [flat @ bases.flat, *(phi for part in parts for phi in part.phi)]  # (n, size) @ (size, k) -> (n, k)
+    inside = torch.stack([phi.norm(dim=1) for phi in phis], 1)
+    residual = _squared_rest(squared, inside).addcmul_(norms, norms, value=ROUNDING**2).sqrt_()
     if not len(bases.flat):
-        residual = torch.zeros_like(residual)  # without flat blocks there is nothing to round
-    codes = [(phi, residual), *(code for part in parts for code in part.kron)]
-    codes += [code for part in parts for code in part.spread]
-    phis, residuals = zip(*codes, strict=True)
+        residual[:, 0] = 0.0  # without flat blocks there is nothing to round
+    first, *others = [part.squared_norm for part in parts]
+    unweighted = [part.unweighted for part in parts if part.unweighted is not None]
     return IndexCode(
-        torch.cat(phis, 1), torch.stack(residuals, 1), norms + torch.stack([part.squared_norm for part in parts]).sum(0)
+        phi=torch.cat(phis, 1),
+        residual=residual,
+        squared_norm=sum(others, first),
+        unweighted=sum(unweighted[1:], unweighted[0]) if unweighted else None,
     )
 
 
-def block_codes(terms: Terms, bases: Bases) -> BlockCodes:
-    """Project the dense blocks of one `Terms`, but for its flat ones."""
-    flat, others = Terms(terms.per_triple, terms.loss, {}, terms.flat, {}), replace(terms, flat={})
-    norms, parts = squared_norms(others), rounding_scale(others)
-    kron, spread = [], []
-    for name, block in terms.kron.items():
-        basis = bases.kron[name]
-        phi = _pair_products(block, basis.u, basis.v, terms.per_triple) @ basis.pairs
-        kron.append((phi, _residual(norms.kron[name], phi, parts.kron[name])))
+def block_codes(
+    terms: Terms,
+    bases: Bases,
+    coordinates: Coordinates,
+    slope: Tensor | None = None,
+    reads: Sequence[Reads] | None = None,
+) -> BlockCodes:
+    """Project the dense blocks of one `Terms`, but for its flat ones, each loss term times `slope` (n, D).
+
+    Norms are then computed with and without slopes. `reads` are those of the tables that are no `spread` blocks.
+    """
+    products = OwnProducts.of(terms, reads)
+    if slope is None:
+        flat, squared = products.squared(None)
+        total, unweighted, norms = squared.sum(1), None, products.norms().sum(2)
+    else:
+        flats, both = products.squared(F.pad(slope[:, None], (0, 0, 0, 1), value=1.0))
+        flat, squared, (total, unweighted) = flats[:, 0], both[:, :, 0], both.sum(1).unbind(1)
+        norms = (products.norms() @ slope[:, :, None])[:, :, 0]  # (n, 1 + blocks, D) @ (n, D, 1)
+    phi = [
+        _pair_products(block, coordinates[name], terms.per_triple, slope) @ bases.kron[name].pairs
+        for name, block in terms.kron.items()
+    ]
     for table in terms.spread:
         basis = bases.kron[table]
-        phi = _table_products(terms, table, basis.u, basis.v) @ basis.pairs
-        spread.append((phi, _residual(norms.spread[table], phi, parts.spread[table])))
-    return BlockCodes(flat, kron, spread, norms.total)
-
-
-def _residual(squared_norm: Tensor, phi: Tensor, part: Tensor) -> Tensor:
-    """Return ρ (n,): the norm outside the coordinates (n, ·), with a slack for rounding errors of terms that cancel."""
-    return (rest_norm(squared_norm, phi).square() + ROUNDING**2 * part).sqrt()
+        phi.append(_table_products(terms, table, basis.u, basis.v) @ basis.pairs)
+    return BlockCodes(flat, phi, squared[:, :-1], norms, total, unweighted)
 
 
 def rest_norm(squared_norm: Tensor, coordinates: Tensor) -> Tensor:
     """Return the norm that the coordinates (…, k) leave of vectors with squared norms (…), and a slack for rounding."""
-    left = (squared_norm - coordinates.square().sum(-1)).clamp_min(0)
-    return (left + ROUNDING * squared_norm + FLOOR).sqrt()
+    return _squared_rest(squared_norm, coordinates.norm(dim=-1)).sqrt_()
+
+
+def _squared_rest(squared_norm: Tensor, inside: Tensor) -> Tensor:
+    """Return the squared norm of a vector's rest, and a slack for rounding, given the norm of its coordinates."""
+    left = torch.addcmul(squared_norm, inside, inside, value=-1).clamp_min_(0)
+    return left.add_(squared_norm, alpha=ROUNDING).add_(FLOOR)
 
 
 @dataclass(frozen=True, slots=True)

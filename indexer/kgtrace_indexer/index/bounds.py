@@ -15,6 +15,7 @@ from kgtrace_indexer.index.bases import FLOAT32, FLOOR, ROUNDING
 from kgtrace_indexer.index.query_code import QueryCodes, QueryFactors, QuerySlopes
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.stack import Stack
+from kgtrace_indexer.transfers import to_device
 
 
 def _stored_error(dtype: torch.dtype) -> float:
@@ -45,7 +46,7 @@ class Codes:
 
     @property
     def device(self) -> torch.device:
-        """The device of the codes; queries must be there, too."""
+        """The device of the codes; queries must be there, too. The numbers of pairs are on the CPU."""
         return self.arrays["self_influence"].device
 
     def __len__(self) -> int:
@@ -55,40 +56,41 @@ class Codes:
     def index_upper(self, queries: QueryCodes, query: Tensor, rows: Tensor, signs: Sequence[int]) -> Tensor:
         """Bound sign · influence, for the sign that makes it larger, of training triples (m,) on test triples (m,).
 
-        Returns (m,) bounds of the pairs, by the index codes and the norms of shared rows.
+        Returns (m,) bounds of the pairs, by the index codes and the norms of shared rows; all on the CPU.
         """
         # eq. (12) of docs/how-it-works.md, and eq. (4) by the norms of the shared rows
-        products = _products(self._take("projected", rows), queries.phi, query)
+        of, there = to_device(np.stack([query.numpy(), rows.numpy()]), self.device)
+        products = _products(self._take("projected", there), queries.phi, of)
         upper = torch.stack([sign * products for sign in signs]).amax(0)
-        upper += _products(self._take("residual", rows), queries.residual, query)
+        upper += _products(self._take("residual", there), queries.residual, of)
         sparse = {name: gradients for name, gradients in queries.rows.items() if name not in queries.spread}
-        norms = self.rows.norm_products(sparse, query.cpu().numpy(), rows.cpu().numpy())  # spread tables are in φ and ρ
-        return upper + torch.from_numpy(norms * (1 + ROUNDING) + FLOOR).to(upper)  # small norms are 0 in float32
+        norms = self.rows.norm_products(sparse, query.numpy(), rows.numpy())  # spread tables are in φ and ρ
+        return upper.cpu() + torch.from_numpy(norms * (1 + ROUNDING) + FLOOR).float()  # small norms are 0 in float32
 
     def bracket(self, queries: QueryCodes, query: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return estimate and slack of the influence of training triples (m,) on test triples (m,), (m,) each.
 
-        The bounds, of pairs, are those of the factor codes.
+        The bounds, of pairs, are those of the factor codes; all on the CPU.
         """
         flat = queries.flat_dims
-        estimate = _products(self._take("projected", rows)[:, :flat], queries.phi[:, :flat], query)
-        slack = ROUNDING * queries.norm[query] * (self._take("self_influence", rows) + FLOOR).sqrt()
-        rounding = slack.cpu().numpy()
-        slack = slack + self._take("residual", rows)[:, 0] * queries.residual[query, 0]
+        of, there = to_device(np.stack([query.numpy(), rows.numpy()]), self.device)
+        estimate = _products(self._take("projected", there)[:, :flat], queries.phi[:, :flat], of)
+        rounding = ROUNDING * queries.norm[of] * (self._take("self_influence", there) + FLOOR).sqrt()
+        slack = rounding + self._take("residual", there)[:, 0] * queries.residual[:, 0][of]
         for name, (u, v) in queries.kron.items():
             product, error = _product_bounds(
-                self._stored(f"{name}.u", rows).product(u.take(query)),
-                self._stored(f"{name}.v", rows).product(v.take(query)),
+                self._stored(f"{name}.u", there).product(u.take(of)),
+                self._stored(f"{name}.v", there).product(v.take(of)),
             )  # (m, directions, D') each
             estimate += product.sum((1, 2))
             slack += error.sum((1, 2))
-        products = self.rows.influences(queries.rows, query.cpu().numpy(), rows.cpu().numpy())
-        estimate += torch.from_numpy(products).to(estimate)
         for table in queries.spread:
-            product, error = self._spread_bracket(table, queries, query, rows, rounding)
+            product, error = self._spread_bracket(table, queries, of, there, rounding.cpu().numpy())
             estimate += product
             slack += error
-        return estimate, slack
+        estimate, slack = torch.stack([estimate, slack]).cpu()
+        products = self.rows.influences(queries.rows, query.numpy(), rows.numpy())
+        return estimate + torch.from_numpy(products).float(), slack
 
     def _spread_bracket(
         self, table: str, queries: QueryCodes, query: Tensor, rows: Tensor, rounding: np.ndarray

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from kgtrace_indexer.gradients.norms import squared_norms
 from kgtrace_indexer.gradients.random_projection import RandomProjection
+from kgtrace_indexer.gradients.reads import Reads
 from kgtrace_indexer.gradients.terms import Terms
-from kgtrace_indexer.index.bases import Bases, BlockCodes, block_codes, join_codes
-from kgtrace_indexer.index.factors import factor_codes, row_gradients
-from kgtrace_indexer.models.featurizer import Encoder
+from kgtrace_indexer.index.bases import Bases, BlockCodes, block_codes, coordinates, join_codes
+from kgtrace_indexer.index.factors import factor_codes
+from kgtrace_indexer.index.rows import read_codes
+from kgtrace_indexer.models.featurizer import SQUARED_NORM, Encoder
 from kgtrace_store.errors import CorruptGeneration
 
 PROJECTIONS = ("pca", "gaussian", "sparse", "none")
@@ -66,16 +68,23 @@ class PrincipalCodec:
         """The index code."""
         return (*self.searched, "self_influence")
 
-    def encode(self, plain: Terms, terms: Terms) -> tuple[BlockCodes, dict[str, np.ndarray]]:
-        """Return the share of `plain` in the index code, its factor codes, and the row gradients of `terms`."""
-        return block_codes(plain, self.bases), factor_codes(plain, self.bases, self.dtype) | row_gradients(terms)
+    def encode(self, terms: Terms, slope: Tensor | None) -> tuple[BlockCodes, dict[str, Tensor]]:
+        """Return the share in the index code, factor codes, and reads of embedding rows, the latter without slopes."""
+        reads = Reads.of(terms, terms.rows.keys() - terms.spread.keys())
+        inside = coordinates(terms, self.bases)
+        blocks = block_codes(terms, self.bases, inside, slope, reads)
+        codes = factor_codes(terms, self.bases, self.dtype, inside, slope)
+        for piece in [*reads, *Reads.of(terms, terms.rows.keys() & terms.spread.keys())]:
+            codes |= read_codes(piece)
+        return blocks, codes
 
-    def join(self, codes: Sequence[tuple[BlockCodes, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-        """Return index codes, factor codes and row gradients."""
-        arrays = join_codes([blocks for blocks, _ in codes], self.bases).arrays()
+    def join(self, codes: Sequence[tuple[BlockCodes, dict[str, Tensor]]]) -> dict[str, Tensor]:
+        """Return index codes, factor codes and reads."""
+        code = join_codes([blocks for blocks, _ in codes], self.bases)
+        arrays = {"projected": code.phi, "residual": code.residual, "self_influence": code.squared_norm}
         for _, others in codes:
             arrays |= others
-        return arrays
+        return arrays if code.unweighted is None else arrays | {SQUARED_NORM: code.unweighted}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the principal directions."""
@@ -98,11 +107,11 @@ class RandomCodec:
         """All arrays."""
         return ("projected", "self_influence")
 
-    def encode(self, plain: Terms, terms: Terms) -> dict[str, Tensor]:
+    def encode(self, terms: Terms, slope: None) -> dict[str, Tensor]:
         """Return projections and squared norms."""
-        return {"projected": self.projection.project(plain), "self_influence": squared_norms(plain).total}
+        return {"projected": self.projection.project(terms), "self_influence": squared_norms(terms)}
 
-    def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+    def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the sums of the arrays."""
         return _summed(codes)
 
@@ -125,11 +134,11 @@ class NoCodec:
         """The squared norms."""
         return ("self_influence",)
 
-    def encode(self, plain: Terms, terms: Terms) -> dict[str, Tensor]:
+    def encode(self, terms: Terms, slope: None) -> dict[str, Tensor]:
         """Return squared norms."""
-        return {"self_influence": squared_norms(plain).total}
+        return {"self_influence": squared_norms(terms)}
 
-    def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+    def join(self, codes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the sum of the squared norms."""
         return _summed(codes)
 
@@ -153,6 +162,6 @@ def read_codec(configuration: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     raise CorruptGeneration(f"the manifest names projection {kind!r}; known: {', '.join(PROJECTIONS)}")
 
 
-def _summed(codes: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+def _summed(codes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return each array, summed over blocks that are apart."""
-    return {name: torch.stack([code[name] for code in codes]).sum(0).cpu().numpy() for name in codes[0]}
+    return {name: torch.stack([code[name] for code in codes]).sum(0) for name in codes[0]}

@@ -1,13 +1,13 @@
-"""Factor codes: vectors of rank-1 blocks in the directions of `kgtrace_indexer.index.bases`; rows as they are."""
+"""Factor codes: vectors of rank-1 blocks in the directions of `kgtrace_indexer.index.bases`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kgtrace_indexer.gradients.terms import Slopes, Terms
-from kgtrace_indexer.index.bases import FLOAT32, FLOOR, Bases, rest_norm, split_slopes
+from kgtrace_indexer.index.bases import FLOAT32, FLOOR, Bases, Coordinates, rest_norm, split_slopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,17 @@ class FactorCode:
         return FactorCode(self.direction.index_select(0, group), self.size.index_select(0, group))
 
 
-def factor_code(vectors: Tensor, basis: Tensor, dtype: torch.dtype) -> FactorCode:
-    """Encode vectors (m, d) in a basis (d, c)."""
-    coordinates = vectors @ basis  # (m, d) @ (d, c) -> (m, c)
-    squared_norm = torch.linalg.vecdot(vectors, vectors)
-    norm = (squared_norm + FLOOR).sqrt()
-    direction = coordinates / norm[:, None]
-    return FactorCode(direction.to(dtype), torch.stack([norm, rest_norm(squared_norm, coordinates)], 1))
+def factor_codes_of(vectors: Sequence[Tensor], inside: Sequence[Tensor], dtype: torch.dtype) -> list[FactorCode]:
+    """Encode lists of vectors (mᵢ, dᵢ), given their coordinates (mᵢ, cᵢ) in a basis each."""
+    counts = [len(some) for some in vectors]
+    norms, lengths = (torch.cat([x.norm(dim=1) for x in some]) for some in (vectors, inside))
+    squared = norms.square()
+    norm = (squared + FLOOR).sqrt_()
+    size = torch.stack([norm, rest_norm(squared, lengths[:, None])], 1)
+    directions = [torch.empty_like(coordinates, dtype=dtype) for coordinates in inside]
+    for direction, coordinates, own in zip(directions, inside, norm.split(counts), strict=True):
+        torch.div(coordinates, own[:, None], out=direction)
+    return [FactorCode(*code) for code in zip(directions, size.split(counts), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +66,14 @@ def slopes_code(slopes: Slopes, basis: Tensor, dtype: torch.dtype) -> SlopesCode
     return SlopesCode((stored / norm[:, None]).to(dtype), at.int(), size)
 
 
-def row_gradients(terms: Terms) -> dict[str, np.ndarray]:
-    """Return ``TABLE.i.grad``, the gradient of each row that use i of a table reads, (n, directions, d) float32."""
-    return {
-        f"{table}.{i}.grad": use.grad.view(len(terms), terms.per_triple, -1).cpu().numpy()
-        for table, uses in terms.rows.items()
-        for i, use in enumerate(uses)
-    }
-
-
-def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Return the factor codes of training triples, and which rows they read, under the names they have in a part.
+def factor_codes(
+    terms: Terms, bases: Bases, dtype: torch.dtype, coordinates: Coordinates, slope: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return the factor codes of training triples under the names that they have in a part.
 
     Each array is (n, directions, …): ``NAME.u`` and ``NAME.v`` with ``.code`` in the stored type and ``.size`` in
-    float32; for use i of a table ``TABLE.i.index``, the row read, int32. Of a table whose rows were all scored there
-    are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at`` and, the own tail, ``.index``, int32.
+    float32. Of a table whose rows were all scored there are ``TABLE.x`` and ``TABLE.spread``, the latter with ``.at``
+    and, the own tail, ``.index``, int32. `slope` (n, D) multiplies the loss terms of rank-1 blocks.
     """
     codes: dict[str, Tensor] = {}
 
@@ -84,17 +81,14 @@ def factor_codes(terms: Terms, bases: Bases, dtype: torch.dtype) -> dict[str, np
         codes[f"{name}.code"], codes[f"{name}.size"] = code.direction, code.size
 
     for name, block in terms.kron.items():
-        add(f"{name}.u", factor_code(block.u, bases.kron[name].u, dtype))
-        shared = factor_code(block.v, bases.kron[name].v, dtype)
-        add(f"{name}.v", shared.of(block.group))
-    for table, uses in terms.rows.items():
-        for i, use in enumerate(uses):
-            codes[f"{table}.{i}.index"] = use.index.int()
+        u, v = factor_codes_of([block.u, block.v], coordinates[name], dtype)
+        add(f"{name}.u", u if slope is None else FactorCode(u.direction, u.size * slope.view(-1, 1)))
+        add(f"{name}.v", v.of(block.group))
     for table, spread in terms.spread.items():
         slopes = slopes_code(spread.u, bases.kron[table].u, dtype)
         add(f"{table}.spread", FactorCode(slopes.direction, slopes.size))
         codes[f"{table}.spread.at"], codes[f"{table}.spread.index"] = slopes.at, spread.u.tail.int()
-        shared = factor_code(spread.x, bases.kron[table].v, dtype)
-        add(f"{table}.x", shared.of(spread.u.group))
+        (x,) = factor_codes_of([spread.x], [spread.x @ bases.kron[table].v], dtype)
+        add(f"{table}.x", x.of(spread.u.group))
     shape = (len(terms), terms.per_triple)
-    return {name: tensor.reshape(*shape, *tensor.shape[1:]).cpu().numpy() for name, tensor in codes.items()}
+    return {name: tensor.reshape(*shape, *tensor.shape[1:]) for name, tensor in codes.items()}

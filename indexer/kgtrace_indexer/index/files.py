@@ -188,14 +188,12 @@ class Files:
         return lengths | {table: sum(map(len, pieces)) for table, pieces in lists.items()}
 
     def take(self, names: Collection[str], rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return rows (m,) of stored arrays; for ``TABLE.i.grad`` the gradient of each loss term's use i, (m, D, d)."""
+        """Return rows (m,) of stored arrays; for ``TABLE.grad`` the gradients of all reads, (m, R, d)."""
         stacks, lists = self.stacks(), self.row_lists()
         arrays = {name: stacks[name].take(torch.from_numpy(rows)).numpy() for name in names if name in stacks}
-        for table in lists.tables:
-            uses = sum(f"{table}.{i}.grad" in names for i in range(len(names)))
-            for i, grad in enumerate(np.split(lists.gradients(table, rows), max(1, uses), 1)):
-                arrays[f"{table}.{i}.grad"] = grad
-        return arrays
+        return arrays | {
+            f"{table}.grad": lists.gradients(table, rows) for table in lists.tables if f"{table}.grad" in names
+        }
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield all arrays with a row for each training triple or read, and the bases, as `read_blocks` does."""

@@ -86,6 +86,8 @@ class QueryCodes:
     """(b, k)."""
     residual: Tensor
     """(b, blocks)."""
+    on_cpu: np.ndarray
+    """(b, k + blocks) float32: both, side by side."""
     flat_dims: int
     """How many leading coordinates of φ belong to the flat blocks."""
     kron: Mapping[str, tuple[QueryFactors, QueryFactors]]
@@ -108,6 +110,7 @@ class QueryCodes:
         return QueryCodes(
             phi=self.phi[i : i + 1],
             residual=self.residual[i : i + 1],
+            on_cpu=self.on_cpu[i : i + 1],
             flat_dims=self.flat_dims,
             kron={name: (u.one(i), v.one(i)) for name, (u, v) in self.kron.items()},
             rows={table: rows.of_triple(i) for table, rows in self.rows.items()},
@@ -147,12 +150,14 @@ def encode_queries(terms: Terms, bases: Bases, device: torch.device) -> QueryCod
             grad = torch.cat([use.grad.view(*shape, -1) for use in uses], 1)
             factors = _factors(grad.flatten(0, 1), bases.kron[table].v, (len(terms), index.shape[1]), device)
             entries[table] = index.to(device), factors
+    rows, on_cpu = RowQueries.with_others(terms, {"code": torch.cat([code.phi, code.residual], 1)})
     return QueryCodes(
         phi=code.phi.to(device),
         residual=code.residual.to(device),
+        on_cpu=on_cpu["code"],
         flat_dims=bases.flat.shape[1],
         kron=kron,
-        rows=RowQueries.of(terms),
+        rows=rows,
         spread={table: _slopes(block, bases.kron[table], shape, device) for table, block in terms.spread.items()},
         entries=entries,
         norm=(code.squared_norm + FLOOR).sqrt().to(device),

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kgtrace_indexer.gradients.terms import Terms
+from kgtrace_indexer.transfers import to_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +27,23 @@ class RowQueries:
     @classmethod
     def of(cls, terms: Terms) -> dict[str, "RowQueries"]:
         """Return the gradients of test triples in the rows of each table."""
-        queries = {}
+        return cls.with_others(terms, {})[0]
+
+    @classmethod
+    def with_others(
+        cls, terms: Terms, others: Mapping[str, Tensor]
+    ) -> tuple[dict[str, "RowQueries"], dict[str, np.ndarray]]:
+        """Do the same, and copy other tensors to the CPU, all of it at once."""
+        stacks = dict(others)
         for table, uses in terms.rows.items():
-            index, grad = (
-                torch.stack(part, 1).cpu().numpy() for part in ([u.index for u in uses], [u.grad for u in uses])
-            )
-            shape = (len(terms), -1)
+            stacks[f"{table}.index"] = torch.stack([use.index for use in uses], 1)
+            stacks[f"{table}.grad"] = torch.stack([use.grad for use in uses], 1)
+        arrays, shape = to_host(stacks)(), (len(terms), -1)
+        queries = {}
+        for table in terms.rows:
+            index, grad = arrays[f"{table}.index"], arrays[f"{table}.grad"]
             queries[table] = cls.merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
-        return queries
+        return queries, {name: arrays[name] for name in others}
 
     def of_triple(self, number: int) -> "RowQueries":
         """Return the gradients of one test triple."""

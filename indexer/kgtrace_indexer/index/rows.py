@@ -16,7 +16,9 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from kgtrace_indexer.gradients.reads import Reads
 from kgtrace_indexer.index.bases import FLOOR
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.models.checkpoints import checkpoint_count, checkpoint_of
@@ -31,6 +33,8 @@ LISTED = ("offsets", "listed")
 
 _LARGEST = (1 << 23) - 1
 """Largest integer: it fills a sign and 23 bits."""
+_TINY = 1e-300
+"""In place of a norm of 0."""
 _BLOCK = 4096
 """Reads whose gradients are in memory together."""
 _KEPT = 32
@@ -47,27 +51,41 @@ def is_read(name: str) -> bool:
     return name.rpartition(".")[2] in STORED
 
 
-def store_reads(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Turn ``TABLE.i.index`` (n, D) and ``TABLE.i.grad`` (n, D, d) of n triples into the arrays that are stored.
+def read_codes(reads: Reads) -> dict[str, Tensor]:
+    """Encode reads by n triples: the arrays of `STORED` of each table, on the device of the reads.
 
-    Other arrays stay as they are. Read number i · D + direction of a triple is use i by the loss term of a direction.
+    Read number i · D + direction of a triple is use i by the loss term of a direction.
     """
-    stored = {name: array for name, array in arrays.items() if not name.endswith((".index", ".grad"))}
-    stored |= {name: array for name, array in arrays.items() if name.endswith(".spread.index")}
-    uses: dict[str, int] = {}
-    for name in arrays:
-        if name.endswith(".grad"):
-            table = name.removesuffix(".grad").rpartition(".")[0]
-            uses[table] = uses.get(table, 0) + 1
-    for table, count in uses.items():
-        grad = np.concatenate([arrays[f"{table}.{i}.grad"] for i in range(count)], 1)  # (n, R, d)
-        norm = np.sqrt(np.einsum("nrd,nrd->nr", grad, grad, dtype=np.float64)).astype(np.float32)
-        unit = _LARGEST / np.where(norm > 0, norm, 1).astype(np.float64)
-        code = np.rint(grad * unit[:, :, None]).astype(np.int32)  # no number exceeds the norm
-        row = np.concatenate([arrays[f"{table}.{i}.index"] for i in range(count)], 1)  # (n, R)
-        columns = (row, norm, (code >> 8).astype(np.int16), (code & 255).astype(np.uint8))
-        stored |= {f"{table}.{name}": array for name, array in zip(STORED, columns, strict=True)}
-    return stored
+    norm = torch.linalg.vector_norm(reads.grad, dim=2, dtype=torch.float64).float()  # (n, R)
+    unit = torch.div(torch.tensor(_LARGEST), norm.double().clamp_min_(_TINY))
+    code = (reads.grad * unit[:, :, None]).round_().int()  # no number exceeds the norm
+    high, low = (torch.empty(code.shape, dtype=kind, device=code.device) for kind in (torch.int16, torch.uint8))
+    torch.bitwise_right_shift(code, 8, out=high)
+    torch.bitwise_and(code, 255, out=low)
+    row = reads.index.int()
+    codes: dict[str, Tensor] = {}
+    for table, places in reads.tables.items():
+        of, numbers = slice(places.start, places.stop), slice(reads.widths[table])
+        columns = (row[:, of], norm[:, of], high[:, of, numbers], low[:, of, numbers])
+        codes |= {f"{table}.{name}": column for name, column in zip(STORED, columns, strict=True)}
+    return codes
+
+
+def read_gradients(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return ``TABLE.grad`` (n, R, d) float64, the gradients that arrays of `STORED` hold, of each table."""
+    return {
+        f"{table}.grad": _decoded(*(codes[f"{table}.{name}"] for name in ("norm", "high", "low")))
+        for table in listed_tables(codes)
+    }
+
+
+def _decoded(norm: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Return gradients (…, d) float64 of norms (…)."""
+    grad: np.ndarray = high.astype(np.float64)
+    grad *= 256
+    grad += low
+    grad *= (norm.astype(np.float64) / _LARGEST)[..., None]
+    return grad
 
 
 def list_reads(row: np.ndarray, rows: int) -> dict[str, np.ndarray]:
@@ -133,11 +151,7 @@ class RowList:
 
     def gradients(self, reads: np.ndarray) -> np.ndarray:
         """Return the gradients of reads (k,), (k, d) float64."""
-        grad: np.ndarray = self.high[reads].astype(np.float64)
-        grad *= 256
-        grad += self.low[reads]
-        grad *= (self.norms(reads) / _LARGEST)[:, None]
-        return grad
+        return _decoded(self.norms(reads), self.high[reads], self.low[reads])
 
     def norms(self, reads: np.ndarray) -> np.ndarray:
         """Return the norms of the gradients of reads (k,), (k,) float64."""

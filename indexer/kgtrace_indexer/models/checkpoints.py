@@ -19,7 +19,7 @@ from torch import Tensor
 from kgtrace_indexer.gradients.layers import NO_PARAMETERS, Selection
 from kgtrace_indexer.gradients.losses import Loss, OneToAll
 from kgtrace_indexer.gradients.terms import Kron, Rows, Spread, Terms
-from kgtrace_indexer.models.protocol import ScoringModel, head_scores, one_to_all
+from kgtrace_indexer.models.protocol import ScoringModel, head_scores, ids_device, one_to_all
 
 _MARK = "@"
 
@@ -63,6 +63,11 @@ class Checkpoints:
     def device(self) -> torch.device:
         """Where tensors passed in must be, and results are."""
         return self.trained.device
+
+    @property
+    def ids_device(self) -> torch.device:
+        """Where ids should be, as for each of the models."""
+        return ids_device(self.trained)
 
     def select(self, layers: Sequence[str]) -> Selection:
         """Resolve ``--layers``: the same parameters at every checkpoint."""

@@ -58,18 +58,21 @@ class ConvE(ConvENetwork):
 
     def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
         """Return the scores of all entities as tail, (m, E), for heads (m,) and relation rows (m,)."""
-        pair, group = self.distinct(head, relation)
-        return (self.forward(*pair).x @ self.entities.T + self.bias).index_select(0, group)
+        at = self.grouped(head, relation)
+        return torch.addmm(self.bias, self.forward(at).x, self.entities.T).index_select(0, at.group)
 
     def terms(
         self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: Loss, selection: Selection
     ) -> Terms:
         """Return the gradients of m loss terms (h, r) → t; see `ScoringModel.terms`."""
-        pair, group = self.distinct(head, relation)
-        hidden = self.forward(*pair)
-        x, e = hidden.x.index_select(0, group), self.entities.index_select(0, tail)
-        value, slope = loss((x * e).sum(1) + self.bias[tail])
-        kron, flat, rows = self._blocks(hidden, group, head, relation, slope[:, None] * e, selection)
+        at = self.grouped(head, relation, tail)
+        head, relation, tail = at.ids
+        hidden = self.forward(at)
+        x, e = hidden.x.index_select(0, at.group), self.entities.index_select(0, tail)
+        bias = self.bias.index_select(0, tail)
+        score = torch.baddbmm(bias[:, None, None], x[:, None], e[:, :, None])  # (m, 1, d) @ (m, d, 1)
+        value, slope = loss(score[:, 0, 0])
+        kron, flat, rows = self._blocks(hidden, at.group, head, relation, x, slope[:, None] * e, selection)
         if ENTITY in selection or BIAS in selection:
             rows[ENTITY] = [Rows(tail, slope[:, None] * _output(x, selection)), *rows.get(ENTITY, [])]
         return Terms(per_triple, value, kron, flat, rows)
@@ -78,10 +81,12 @@ class ConvE(ConvENetwork):
         self, head: Tensor, relation: Tensor, tail: Tensor, *, per_triple: int, loss: OneToAll, selection: Selection
     ) -> Terms:
         """Return the gradients of m loss terms of all tails' scores, eq. (7); see `OneToAllModel`."""
-        pair, group = self.distinct(head, relation)
-        hidden = self.forward(*pair)
-        value, slopes = loss(hidden.x @ self.entities.T + self.bias, *pair, group, tail)
-        kron, flat, rows = self._blocks(hidden, group, head, relation, slopes.along(self.entities), selection)
+        at = self.grouped(head, relation, tail)
+        head, relation, tail = at.ids
+        hidden = self.forward(at)
+        x = hidden.x.index_select(0, at.group)
+        value, slopes = loss(hidden.x @ self.entities.T + self.bias, *at.pair, at.group, tail)
+        kron, flat, rows = self._blocks(hidden, at.group, head, relation, x, slopes.along(self.entities), selection)
         spread = {}
         if ENTITY in selection or BIAS in selection:
             spread[ENTITY] = Spread(slopes, _output(hidden.x, selection))
@@ -91,22 +96,25 @@ class ConvE(ConvENetwork):
         self, head: Tensor, relation: Tensor, weights: Tensor, selection: Selection
     ) -> Mapping[str, Sequence[Rows]]:
         """Return the gradients of Σ_e w_e s(h, r, e) in the rows of heads and relations; see `ExpectedScoreModel`."""
-        pair, group = self.distinct(head, relation)
-        hidden = self.forward(*pair)
-        _, _, rows = self._blocks(hidden, group, head, relation, weights @ self.entities, selection)
+        at = self.grouped(head, relation)
+        head, relation = at.ids
+        hidden = self.forward(at)
+        x = hidden.x.index_select(0, at.group)
+        _, _, rows = self._blocks(hidden, at.group, head, relation, x, weights @ self.entities, selection)
         return rows
 
     def factors(self, head: Tensor, relation: Tensor, selection: Selection) -> Factors:
         """Return the factors of the scores of (h, r) → e, for one head and relation row (1,); see `FactoredModel`."""
-        hidden = self.forward(head, relation)
+        at = self.grouped(head, relation)
+        head, relation = at.ids
+        hidden = self.forward(at)
         own = {ENTITY: _output(hidden.x, selection)[0]} if ENTITY in selection or BIAS in selection else {}
         alive = (hidden.x[0] > 0).nonzero().flatten()  # the others stay 0
         if not len(alive):
             return Factors({}, self.entities[:, alive], own)
         every = torch.zeros_like(alive)
         delta = torch.diag(self.bn2.scale)[alive]
-        active = hidden.v[:, :-1].sign()
-        pieces = [self._to_image(self._to_maps(active, g, d)) for g, d in _pieces(self.step, every, delta)]
+        pieces = [self._to_image(self._to_maps(hidden, g, d)) for g, d in _pieces(self.step, every, delta)]
         at_head, at_relation = (torch.cat(pieces) * self.bn0.scale[:, None, None]).split(self.height, 2)
         rows: dict[str, list[Rows]] = {}
         if RELATION in selection:
@@ -123,16 +131,17 @@ class ConvE(ConvENetwork):
         ⟨∇ℓ, g'⟩ is the derivative of ℓ along g', eq. (16), which one forward pass for each distinct (h, r) gives in
         forward mode (Wengert, 1964): no gradient is formed, and loss terms of one (h, r) share almost all of the work.
         """
-        pair, group = self.distinct(head, relation)
+        at = self.grouped(head, relation, tail)
+        group, tail = at.group, at.ids[2]
         change = _Change(test, selection.head_use)
         if self._reaches_input(selection):
-            convolved = self.convolve(*pair)
-            a_change = self._a_change(convolved, *pair, change)  # (g, q)
+            convolved = self.convolve(*at.pair)
+            a_change = self._a_change(convolved, *at.pair, change)  # (g, q)
             both = torch.cat([convolved.v[:, :-1], a_change]) @ self.linear.T  # reads the weight once
             z2, z2_change = both.split(len(a_change))  # (g, d) each
             hidden = self.activate(convolved, z2)
         else:
-            hidden = self.compute(*pair)
+            hidden = self.compute(*at.pair)
             z2_change = torch.zeros_like(hidden.x)
         x_change = self._x_change(hidden, z2_change, change).index_select(0, group)  # (m, d)
 
@@ -178,10 +187,17 @@ class ConvE(ConvENetwork):
         return bool(deeper & selection.parameters) or (ENTITY in selection and selection.head_use)
 
     def _blocks(
-        self, hidden: Hidden, group: Tensor, head: Tensor, relation: Tensor, pull: Tensor, selection: Selection
+        self,
+        hidden: Hidden,
+        group: Tensor,
+        head: Tensor,
+        relation: Tensor,
+        x: Tensor,
+        pull: Tensor,
+        selection: Selection,
     ) -> tuple[dict[str, Kron], dict[str, Tensor], dict[str, list[Rows]]]:
-        """Return all blocks but that of the tail's row, given dℓ/dx as `pull` (m, d)."""
-        dy2 = (hidden.x > 0).index_select(0, group) * pull  # (m, d)
+        """Return all blocks but that of the tail's row, given x of each loss term, (m, d), and dℓ/dx as `pull`."""
+        dy2 = _through_relu(pull, x)  # (m, d)
         delta = dy2 * self.bn2.scale
         kron: dict[str, Kron] = {}
         rows: dict[str, list[Rows]] = {}
@@ -202,42 +218,30 @@ class ConvE(ConvENetwork):
 
     def _backward(self, hidden: Hidden, group: Tensor, delta: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return the gradients of small tensors, and of the head's and the relation's embedding, (m, d) each."""
-        active = hidden.v[:, :-1].sign()  # (g, q)
-        chunks = [self._backward_chunk(hidden, active, g, d) for g, d in _pieces(self.step, group, delta)]
-        q, image, bn0_weight, bn0_bias = (torch.cat(tensors) for tensors in zip(*chunks, strict=True))
-        total = q[:, :, -1]  # (m, O)
-        scaled = q * self.bn1.scale[:, None]
-        # Σ dy1 · (z1 − mean)/σ, with z1 = conv · patches
-        bn1_weight = ((q * self.conv).sum(2) - total * self.bn1.mean) * self.bn1.inverse_std
-        small = {
-            self.conv_weight_name: scaled[:, :, :-1].flatten(1),
-            self.conv_bias_name: scaled[:, :, -1],
-            self.bn1.weight_name: bn1_weight,
-            self.bn1.bias_name: total,
-            self.bn0.weight_name: bn0_weight,
-            self.bn0.bias_name: bn0_bias,
-        }
+        chunks = [self._backward_chunk(hidden, g, d) for g, d in _pieces(self.step, group, delta)]
+        *small, image = chunks[0] if len(chunks) == 1 else (torch.cat(tensors) for tensors in zip(*chunks, strict=True))
         head, relation = image.split(self.height, 2)  # (m, C, H, W) each
-        return small, head.flatten(1), relation.flatten(1)
+        names = [self.conv_weight_name, self.conv_bias_name, self.bn1.weight_name, self.bn1.bias_name]
+        names += [self.bn0.weight_name, self.bn0.bias_name]
+        blocks = [*small[0].split(self.of_q_sizes, 1), *small[1:]]
+        return dict(zip(names, blocks, strict=True)), head.flatten(1), relation.flatten(1)
 
-    def _backward_chunk(
-        self, hidden: Hidden, active: Tensor, group: Tensor, delta: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return Q (m, O, C·kh·kw + 1), and the gradients of the image before bn0 and of bn0's weight and bias."""
-        dy1 = self._to_maps(active, group, delta)
-        q = torch.bmm(dy1, hidden.patches.index_select(0, group).transpose(1, 2))  # (m, O, C·kh·kw + 1)
+    def _backward_chunk(self, hidden: Hidden, group: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return gradients of the convolution and bn1 side by side, of bn0's weight and bias, and of the image."""
+        dy1 = self._to_maps(hidden, group, delta)
+        q = torch.bmm(dy1, hidden.patches.index_select(0, group).mT)  # (m, O, C·kh·kw + 1)
         image = self._to_image(dy1)
-        bn0_weight = (image * hidden.image.index_select(0, group)).sum((2, 3))
-        return q, image * self.bn0.scale[:, None, None], bn0_weight, image.sum((2, 3))
+        bn0_weight = torch.einsum("mchw,mchw->mc", image, hidden.image.index_select(0, group))
+        return q.flatten(1) @ self.of_q, bn0_weight, image.sum((2, 3)), image * self.bn0.scale[:, None, None]
 
-    def _to_maps(self, active: Tensor, group: Tensor, delta: Tensor) -> Tensor:
+    def _to_maps(self, hidden: Hidden, group: Tensor, delta: Tensor) -> Tensor:
         """Return the gradient of the convolution's output behind bn1, (m, O, positions), from the linear layer's δ."""
-        dy1 = (delta @ self.linear).mul_(active.index_select(0, group))  # (m, d) @ (d, q) -> (m, q)
+        dy1 = _through_relu(delta @ self.linear, hidden.v.index_select(0, group)[:, :-1])  # (m, d) @ (d, q) -> (m, q)
         return dy1.view(len(group), self.conv.shape[0], -1)
 
     def _to_image(self, dy1: Tensor) -> Tensor:
         """Return the gradient of the image behind bn0, (m, C, 2H, W)."""
-        columns = torch.matmul((self.conv[:, :-1] * self.bn1.scale[:, None]).T, dy1)  # (m, C·kh·kw, positions)
+        columns = torch.matmul(self.conv_bn1[:, :-1].T, dy1)  # (m, C·kh·kw, positions)
         return F.fold(columns, (2 * self.height, self.width), self.kernel_size)
 
 
@@ -246,6 +250,12 @@ def _pieces(step: int, group: Tensor, delta: Tensor) -> Iterator[tuple[Tensor, T
     return zip(group.split(step), delta.split(step), strict=True)
 
 
+def _through_relu(grad: Tensor, output: Tensor) -> Tensor:
+    """Return the gradient of relu's input, (m, d), given that of its output and the output itself, (m, d) each."""
+    through: Tensor = torch.ops.aten.threshold_backward(grad, output, 0)  # in one operation, as autograd computes it
+    return through
+
+
 def _output(x: Tensor, selection: Selection) -> Tensor:
     """Return the score's gradient with respect to the tail's row and bias, (m, d + 1), for x (m, d): eq. (6)."""
-    return torch.cat([x * (ENTITY in selection), torch.full_like(x[:, :1], float(BIAS in selection))], 1)
+    return F.pad(x if ENTITY in selection else torch.zeros_like(x), (0, 1), value=float(BIAS in selection))

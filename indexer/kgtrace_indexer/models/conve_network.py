@@ -9,19 +9,18 @@ The last step, the score, is left to the caller. g is the number of distinct (h,
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kgtrace_indexer.inputs.model_file import ModelFile
+from kgtrace_indexer.pieces import piece_floats
+from kgtrace_indexer.transfers import to_device
 from kgtrace_store.errors import UnsupportedModel
 
 ENTITY = "entity_representations.0._embeddings.weight"
 BIAS = "entity_representations.1._embeddings.weight"
 RELATION = "relation_representations.0._embeddings.weight"
-
-_CHUNK_FLOATS = {"cpu": 1 << 21, "cuda": 1 << 28}
-"""Size of the widest temporary, (chunk, q) floats. On a CPU 8 MiB stay in the caches, and are not given back to the
-system; a GPU has room for 1 GiB."""
 
 _REMEMBERED = 256
 """Distinct (h, r) up to which the last forward pass is kept: a query wants the gradients and the scores of the same."""
@@ -43,9 +42,24 @@ class BatchNorm:
         self.names = [] if prefix is None else [self.weight_name, self.bias_name]
         self.mean = tensor("running_mean", 0.0)
         self.inverse_std = (tensor("running_var", 1.0) + eps).rsqrt()
+        self.shift = -self.mean * self.inverse_std
         self.gain = tensor("weight", 1.0)
         self.scale = self.inverse_std * self.gain
         self.bias = tensor("bias", 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """The ids of m samples on the model's device, and their distinct (h, r)."""
+
+    keys: np.ndarray
+    """(g,) int64: a number of each distinct (h, r), ascending."""
+    pair: tuple[Tensor, Tensor]
+    """Distinct heads and relation rows, (g,) int64 each."""
+    group: Tensor
+    """(m,) int64: each sample's place among them."""
+    ids: tuple[Tensor, ...]
+    """Heads, relation rows and, where given, tails of the samples, (m,) int64 each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +130,51 @@ class ConvENetwork:
         self.bn2 = BatchNorm(model, last, self.linear.shape[0], self.device, dtype)
         self.conv_bn1 = self.conv * self.bn1.scale[:, None]  # the convolution and bn1 together
         self.conv_bn1[:, -1] += self.bn1.bias - self.bn1.mean * self.bn1.scale
-        self.step = max(1, _CHUNK_FLOATS[self.device.type] // self.linear.shape[1])  # samples computed at a time
-        self._last: tuple[Tensor, Hidden] | None = None
+        self.of_q, self.of_q_sizes = self._of_q()
+        self.bn2_shift = (self.linear_bias - self.bn2.mean) * self.bn2.inverse_std
+        self.floats = self.linear.shape[1]  # of the widest vector of a loss term
+        self.step = max(1, 2 * piece_floats(self.device) // self.linear.shape[1])  # samples computed at a time
+        self._last: tuple[np.ndarray, Hidden] | None = None
 
-    def distinct(self, head: Tensor, relation: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Return the distinct heads and relation rows, (g,) each, and each sample's place among them, (m,)."""
-        pairs, group = torch.unique(head * len(self.relations) + relation, return_inverse=True)
-        return (pairs // len(self.relations), pairs % len(self.relations)), group
+    def _of_q(self) -> tuple[Tensor, list[int]]:
+        """Return the linear map (O · (C·kh·kw + 1), ·) from Q to the gradients of the convolution and bn1.
 
-    def forward(self, head: Tensor, relation: Tensor) -> Hidden:
-        """Run the forward pass for distinct heads and relation rows (g,); the last small one is remembered."""
-        if len(head) > _REMEMBERED:
-            return self.compute(head, relation)
-        pairs, last = torch.stack([head, relation]), self._last  # which another thread may replace
-        if last is None or not torch.equal(last[0], pairs):
-            self._last = last = pairs, self.compute(head, relation)
+        The columns are those of the convolution's weight and bias, and of bn1's weight and bias: so many of each.
+        """
+        channels, width = self.conv.shape
+        of_q = self.conv.new_zeros(channels, width, channels, width + 2)
+        every = torch.arange(channels, device=self.device)
+        of_q[every, :, every, :width] = torch.diag_embed(self.bn1.scale[:, None].expand(-1, width))
+        # Σ dy1 · (z1 − mean)/σ, with z1 = conv · patches
+        of_q[every, :, every, width] = self.conv * self.bn1.inverse_std[:, None]
+        of_q[every, -1, every, width] -= self.bn1.mean * self.bn1.inverse_std
+        of_q[every, -1, every, width + 1] = 1.0
+        of_q = of_q.flatten(0, 1)  # (O · width, O, width + 2)
+        maps = [of_q[:, :, : width - 1], of_q[:, :, width - 1], of_q[:, :, width], of_q[:, :, width + 1]]
+        flat = [one.flatten(1) for one in maps]
+        return torch.cat(flat, 1), [one.shape[1] for one in flat]
+
+    @property
+    def ids_device(self) -> torch.device:
+        """The CPU: distinct (h, r) are found there, so that nobody waits for a GPU to count them."""
+        return torch.device("cpu")
+
+    def grouped(self, head: Tensor, relation: Tensor, *tail: Tensor) -> Grouped:
+        """Find the distinct heads and relation rows of samples (m,), and put all ids on the model's device."""
+        ids = [column.cpu().numpy() for column in (head, relation, *tail)]
+        keys, group = np.unique(ids[0] * len(self.relations) + ids[1], return_inverse=True)
+        columns = [*np.divmod(keys, len(self.relations)), group, *ids]
+        placed = to_device(np.concatenate(columns), self.device)  # in one copy
+        heads, relations, groups, *samples = placed.split([len(column) for column in columns])
+        return Grouped(keys, (heads, relations), groups, tuple(samples))
+
+    def forward(self, at: Grouped) -> Hidden:
+        """Run the forward pass for the distinct heads and relation rows; the last small one is remembered."""
+        if len(at.keys) > _REMEMBERED:
+            return self.compute(*at.pair)
+        last = self._last  # which another thread may replace
+        if last is None or not np.array_equal(last[0], at.keys):
+            self._last = last = at.keys, self.compute(*at.pair)
         return last[1]
 
     def compute(self, head: Tensor, relation: Tensor) -> Hidden:
@@ -144,9 +188,12 @@ class ConvENetwork:
         image = torch.cat(
             [self.entities.index_select(0, head).view(shape), self.relations.index_select(0, relation).view(shape)], 2
         )
-        image = (image - self.bn0.mean[:, None, None]) * self.bn0.inverse_std[:, None, None]
-        columns = unfold(image * self.bn0.gain[:, None, None] + self.bn0.bias[:, None, None], self.kernel_size)
-        patches = torch.cat([columns, torch.ones_like(columns[:, :1])], 1)  # (g, C·kh·kw + 1, positions)
+        image = torch.addcmul(self.bn0.shift[:, None, None], image, self.bn0.inverse_std[:, None, None])
+        patches = unfold(
+            torch.addcmul(self.bn0.bias[:, None, None], image, self.bn0.gain[:, None, None]),
+            self.kernel_size,
+            ones=True,
+        )
         v = self.linear.new_ones(len(head), self.linear.shape[1] + 1)
         for chunk, out in zip(patches.split(self.step), v.split(self.step), strict=True):
             z1 = torch.matmul(self.conv_bn1, chunk)  # (·, O, positions)
@@ -155,12 +202,18 @@ class ConvENetwork:
 
     def activate(self, convolved: Convolved, z2: Tensor) -> Hidden:
         """Finish the forward pass, given z2 = W a, (g, d)."""
-        normal = (z2 + self.linear_bias - self.bn2.mean) * self.bn2.inverse_std
-        x = (normal * self.bn2.gain + self.bn2.bias).relu()
+        normal = torch.addcmul(self.bn2_shift, z2, self.bn2.inverse_std)
+        x = torch.addcmul(self.bn2.bias, normal, self.bn2.gain).relu()
         return Hidden(convolved.image, convolved.patches, convolved.v, normal, x)
 
 
-def unfold(image: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """Return `torch.nn.functional.unfold` of (g, C, H, W), (g, C·kh·kw, positions); eight times faster on a CPU."""
+def unfold(image: Tensor, kernel_size: tuple[int, int], *, ones: bool = False) -> Tensor:
+    """Return `torch.nn.functional.unfold` of (g, C, H, W), (g, C·kh·kw, positions); eight times faster on a CPU.
+
+    `ones` adds a row of ones, (g, C·kh·kw + 1, positions).
+    """
     windows = image.unfold(2, kernel_size[0], 1).unfold(3, kernel_size[1], 1)  # (g, C, H', W', kh, kw)
-    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(image), -1, windows.shape[2] * windows.shape[3])
+    size = windows.shape[1] * kernel_size[0] * kernel_size[1]
+    columns = image.new_ones(len(image), size + ones, *windows.shape[2:4])
+    columns[:, :size].unflatten(1, (windows.shape[1], *kernel_size)).copy_(windows.permute(0, 1, 4, 5, 2, 3))
+    return columns.flatten(2)

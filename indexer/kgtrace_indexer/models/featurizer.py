@@ -21,8 +21,7 @@ from kgtrace_indexer.gradients.losses import (
     removal,
     score_itself,
 )
-from kgtrace_indexer.gradients.norms import squared_norms
-from kgtrace_indexer.gradients.terms import Terms, inner
+from kgtrace_indexer.gradients.terms import Terms, concatenate, inner
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import Checkpoints, block_of
 from kgtrace_indexer.models.conve import ConvE
@@ -33,10 +32,12 @@ from kgtrace_indexer.models.protocol import (
     ForwardModel,
     ScoringModel,
     head_scores,
+    ids_device,
     one_to_all,
     scoring_model,
 )
 from kgtrace_indexer.names import Direction, Directions, Outcome
+from kgtrace_indexer.pieces import in_halves, triples_together
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
 SQUARED_NORM = "squared_norm"
@@ -50,9 +51,6 @@ OF_TWO_LOSSES = (SQUARED_NORM, SLOPE)
 
 _BATCH_SIZE = 2048
 """Triples whose gradients are computed together, by automatic differentiation."""
-_BATCH_SIZES = {"cpu": 256, "cuda": 8192}
-"""Triples whose gradients are computed together, in closed form: they should stay in a CPU's caches; a GPU needs
-more."""
 _FORWARD_MODE = (64, 4)
 """Training triples from which, and test triples up to which, a pass for each of the latter is faster than gradients."""
 
@@ -81,10 +79,13 @@ class Encoder(Protocol):
     Gradients of the same triples come apart: each `Terms` holds other blocks of them, and is in memory alone.
     """
 
-    def encode(self, plain: Terms, terms: Terms) -> Any:
-        """Return the codes of one `Terms`, for `join`: of `plain` for TracIn, and of the rows of `terms`."""
+    def encode(self, terms: Terms, slope: Any) -> Any:
+        """Return the codes of one `Terms`, for `join`.
 
-    def join(self, codes: Sequence[Any]) -> dict[str, np.ndarray]:
+        `slope` (n, D) turns the gradients into those for TracIn, of all blocks but embedding rows; None if they are.
+        """
+
+    def join(self, codes: Sequence[Any]) -> dict[str, Tensor]:
         """Return the arrays, one row for each triple."""
 
 
@@ -114,8 +115,11 @@ class Featurizer:
 
         `triples` is the number for a loss without negatives; None stands for one that suits the model and the device.
         """
-        suits = _BATCH_SIZES[self.model.device.type] if self.concurrent else _BATCH_SIZE
-        return self.block(triples or suits, apart=True)
+        if triples is None:
+            widest = max((model.floats for model in self._models if isinstance(model, ConvE)), default=0)
+            of_device = partial(triples_together, self.model.device, len(self._training_directions) * widest)
+            triples = of_device() if self.concurrent else _BATCH_SIZE
+        return self.block(triples, apart=True)
 
     def block(self, triples: int, *, apart: bool = False) -> int:
         """Return how many triples make about as many gradients as `triples` with one checkpoint and no negatives.
@@ -140,8 +144,12 @@ class Featurizer:
         return terms.weighted(bce_over_removal(terms.loss))
 
     def training_terms(self, triples: np.ndarray) -> Terms:
-        """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives."""
-        return self._terms(triples, self._training_directions)
+        """Return the gradients of training triples (n, 3): a loss term for each direction, and for its negatives.
+
+        Raises `DeviceMemoryFull`.
+        """
+        of_some = partial(self._terms, directions=self._training_directions)
+        return concatenate(in_halves(of_some, triples, "training triple"))
 
     def training_terms_apart(self, triples: np.ndarray) -> Iterator[Terms]:
         """Yield the blocks of `training_terms`, one checkpoint at a time."""
@@ -149,35 +157,37 @@ class Featurizer:
         for model in models:
             yield replace(self, model=model).training_terms(triples)
 
-    def codes(self, triples: np.ndarray, codec: Encoder) -> dict[str, np.ndarray]:
-        """Encode the gradients of training triples (n, 3).
+    def codes(self, triples: np.ndarray, codec: Encoder) -> dict[str, Tensor]:
+        """Encode the gradients of training triples (n, 3), on the model's device.
 
-        With `tracin_loss`, the gradients under ``bce`` are encoded, and the rows under ``removal``; then `SQUARED_NORM`
-        (n,) under ``removal`` and `SLOPE` (n, checkpoints · D), checkpoint by checkpoint, are added.
+        With `tracin_loss`, the gradients under ``bce`` are encoded, and the rows under ``removal``; `SQUARED_NORM` (n,)
+        is under ``removal``, and `SLOPE` (n, checkpoints · D) is added, checkpoint by checkpoint.
+
+        Raises `DeviceMemoryFull`.
         """
+        pieces = in_halves(partial(self._codes, codec=codec), triples, "training triple")
+        return pieces[0] if len(pieces) == 1 else {name: torch.cat([p[name] for p in pieces]) for name in pieces[0]}
+
+    def _codes(self, triples: np.ndarray, codec: Encoder) -> dict[str, Tensor]:
         codes: list[Any] = []
-        norms: list[Tensor] = []
         slopes: list[Tensor] = []
         for terms in self.training_terms_apart(triples):
-            if self.tracin_loss is None:
-                codes.append(codec.encode(terms, terms))
-                continue
-            slope = bce_over_removal(terms.loss)
-            codes.append(codec.encode(terms.weighted(slope), terms))
-            norms.append(squared_norms(terms).total)
-            slopes.append(slope.view(len(terms), -1))
+            slope = None if self.tracin_loss is None else bce_over_removal(terms.loss).view(len(terms), -1)
+            codes.append(codec.encode(terms, slope))
+            if slope is not None:
+                slopes.append(slope)
         arrays = codec.join(codes)
-        if slopes:
-            arrays[SQUARED_NORM] = torch.stack(norms).sum(0).cpu().numpy()
-            arrays[SLOPE] = torch.cat(slopes, 1).cpu().numpy()
-        return arrays
+        return arrays | {SLOPE: torch.cat(slopes, 1)} if slopes else arrays
 
     def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
         """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.
 
         For many training triples and few test triples a `ForwardModel` does it in forward mode: a pass for each of the
-        latter, but no gradients.
+        latter, but no gradients. Raises `DeviceMemoryFull`.
         """
+        return torch.cat(in_halves(partial(self._influences, tests=tests), triples, "training triple"))
+
+    def _influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
         model, (least, most) = self.model, _FORWARD_MODE
         passes = len(triples) >= least and len(tests) <= most
         if isinstance(self.loss, OneToAll) or not isinstance(model, ForwardModel) or not passes:
@@ -271,7 +281,7 @@ class Featurizer:
         return ids * [1, 2, 1] if direction == "tail" else ids[:, ::-1] * [1, 2, 1] + [0, 1, 0]
 
     def _columns(self, instances: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        source, relation, target = torch.as_tensor(instances, device=self.model.device).unbind(1)
+        source, relation, target = torch.as_tensor(instances, device=ids_device(self.model)).unbind(1)
         return source, relation, target
 
 

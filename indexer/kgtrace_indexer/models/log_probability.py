@@ -50,8 +50,9 @@ def log_probability_terms(
             f"{type(model).__name__} has no expected_rows, which outcome probability needs: ask for outcome logit"
         )
     scores = model.tail_scores(head, relation)  # (m, E)
-    others = scores.softmax(1).scatter(1, tail[:, None], 0)
-    loss = -scores.log_softmax(1).gather(1, tail[:, None])[:, 0]
+    column = tail[:, None].to(scores.device)
+    others = scores.softmax(1).scatter(1, column, 0)
+    loss = -scores.log_softmax(1).gather(1, column)[:, 0]
     own = model.terms(head, relation, tail, per_triple=1, loss=score_itself, selection=selection)
     rows = {table: list(uses) for table, uses in own.weighted(-others.sum(1)).rows.items()}
     for table, expected in model.expected_rows(head, relation, others, selection).items():

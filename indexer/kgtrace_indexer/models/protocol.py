@@ -32,7 +32,7 @@ class ScoringModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where tensors passed in must be, and results are."""
+        """Where results are, and tensors passed in must be, but for a model's `ids_device`."""
 
     def select(self, layers: Sequence[str]) -> Selection:
         """Resolve ``--layers``; raise `BadRequest` for layers that this model lacks."""
@@ -105,6 +105,11 @@ class HeadScoringModel(Protocol):
 
     def head_scores(self, relation: Tensor, tail: Tensor) -> Tensor:
         """Return s(e, r, t) of all entities e, (m, E), for relation rows (m,) and tails (m,)."""
+
+
+def ids_device(model: ScoringModel) -> torch.device:
+    """Return where ids that are passed to a model should be: its `device`, unless it has an `ids_device`."""
+    return getattr(model, "ids_device", model.device)
 
 
 def head_scores(model: ScoringModel, relation: Tensor, tail: Tensor) -> Tensor:

@@ -194,7 +194,7 @@ class TracInAnalyzer:
         table = self._table(training_triples)
         norms = torch.zeros(len(table.ids))
         for rows, terms in self._batches(table):
-            norms[rows] = squared_norms(terms).total.cpu()
+            norms[rows] = squared_norms(terms).cpu()
         self._require_finite(norms, torch.arange(len(norms)), table)
         rows, values = best(torch.arange(len(norms)), norms, "proponents", len(norms) if top_k is None else top_k)
         return [

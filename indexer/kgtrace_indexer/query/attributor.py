@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,9 +16,11 @@ from kgtrace_indexer.index.codec import Codec
 from kgtrace_indexer.index.files import Files
 from kgtrace_indexer.index.preconditioner import check_damping, row_terms
 from kgtrace_indexer.index.row_queries import RowQueries, paired_products
+from kgtrace_indexer.index.rows import read_gradients
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES, Featurizer
 from kgtrace_indexer.names import PRECONDITIONS, Damping, Direction, Group, Order, Outcome, Score
+from kgtrace_indexer.pieces import in_halves
 from kgtrace_indexer.query.aggregate import Aggregator
 from kgtrace_indexer.query.attribution import attribute, known_ids
 from kgtrace_indexer.query.certify import SearchOptions
@@ -30,6 +32,7 @@ from kgtrace_indexer.query.reasons import Reasons
 from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.scan import SCAN_BLOCK, among, near, scan
 from kgtrace_indexer.threads import one_thread, side_by_side
+from kgtrace_indexer.transfers import to_host
 from kgtrace_store.errors import BadRequest
 from kgtrace_store.generation import Generation
 from kgtrace_store.manifest import Manifest
@@ -145,22 +148,15 @@ class Attributor:
         self._check(score, damping, outcome)
         score = score or self.score
         retrieval = None if exact else self._retrievals.get(score)
-
-        def answer(triples: np.ndarray) -> Answer:
-            return self._answer(
-                triples, retrieval, top_k=top_k, order=order, max_candidates=max_candidates, restriction=restriction,
-                direction=direction, score=score, damping=damping, outcome=outcome, wanted=wanted,
-            )  # fmt: skip
-
+        answer = partial(
+            self._answer, retrieval=retrieval, top_k=top_k, order=order, max_candidates=max_candidates,
+            restriction=restriction, direction=direction, score=score, damping=damping, outcome=outcome, wanted=wanted,
+        )  # fmt: skip
         threads = torch.get_num_threads() if self.featurizer.concurrent else 1
         parts = 1 if retrieval is None else max(1, min(threads, len(triples) // _LEAST))
-        if parts == 1:
-            return answer(triples)
-        answers = list(side_by_side(answer, np.array_split(triples, parts)))
-        stages = zip(*(astuple(part.seconds) for part in answers), strict=True)
-        return Answer(
-            [attribution for part in answers for attribution in part.attributions], Seconds(*map(max, stages))
-        )
+        some = partial(in_halves, answer, what="test triple")
+        batches = map(some, [triples]) if parts == 1 else side_by_side(some, np.array_split(triples, parts))
+        return Answer.joined([part for batch in batches for part in batch])
 
     def _answer(
         self,
@@ -184,13 +180,16 @@ class Attributor:
             plain = self.featurizer.plain_terms(own, triples, direction)
             explained = own if outcome == "logit" else self._explaining(outcome).test_terms(triples, direction)
             terms = plain if score == "tracin" else explained
-            scores = self.featurizer.candidate_scores(triples, direction)
-            rows, queries = {}, {}
+            of_model = {"losses": (plain if score == "tracin" else own).losses()}
+            of_model["scores"] = self.featurizer.candidate_scores(triples, direction)
+            if score == "tracin":
+                of_model["norms"] = squared_norms(plain)
+            rows, on_cpu = RowQueries.with_others(explained, of_model)
+            queries = {}
             if score == "preconditioned" or "preconditioned" in self._retrievals:
-                rows = RowQueries.of(explained)
                 queries = self._influences.preconditioner.changed(rows, self._damping(damping))
             if score == "tracin":
-                norms = self_influence = squared_norms(plain).total.tolist()
+                norms = self_influence = on_cpu["norms"].tolist()
             else:
                 norms, self_influence = (paired_products(gradients, queries).tolist() for gradients in (queries, rows))
             clock.lap("gradient")
@@ -218,8 +217,8 @@ class Attributor:
                 values["preconditioned"] = self._influences.preconditioned(tops, queries)
             clock.lap("rerank")
             attributions = attribute(
-                self.training, self.vocabulary, triples, scores.cpu().numpy(), tops, values, direction,
-                score=score, loss=(self.loss(score), (plain if score == "tracin" else own).losses().tolist()),
+                self.training, self.vocabulary, triples, on_cpu["scores"], tops, values, direction,
+                score=score, loss=(self.loss(score), on_cpu["losses"].tolist()),
                 self_influence=self_influence, squared_norm=norms,
             )  # fmt: skip
             clock.lap("gradient")
@@ -354,11 +353,11 @@ class Attributor:
         return bool(self._retrievals)
 
     def encode_again(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the stored float32 codes of training triples `rows` (m,), computed anew under their names."""
+        """Return what `Files.take` returns of training triples `rows` (m,), of float32 codes and ``.grad``, anew."""
         with torch.inference_mode():
-            codes = self.featurizer.codes(self.training.triples[rows], self._codec)
+            codes = to_host(self.featurizer.codes(self.training.triples[rows], self._codec))()
         checked = (*self._codec.checked, *OF_TWO_LOSSES)
-        return {name: array for name, array in codes.items() if name in checked or name.endswith(".grad")}
+        return {name: array for name, array in codes.items() if name in checked} | read_gradients(codes)
 
     def self_influence_again(self, rows: np.ndarray) -> np.ndarray:
         """Return the preconditioned self-influences of training triples `rows` (m,), computed anew, (m,) float32."""

@@ -12,6 +12,7 @@ from kgtrace_indexer.gradients.random_projection import RandomProjection
 from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.bases import Bases
 from kgtrace_indexer.index.bounds import Codes
+from kgtrace_indexer.index.device_search import range_searches
 from kgtrace_indexer.index.query_code import QueryCodes, encode_queries
 from kgtrace_indexer.index.short_code import ShortCode
 from kgtrace_indexer.index.stack import Stack
@@ -59,7 +60,7 @@ class Cascade:
             if mask is None or index is not self.index:
                 searched.append(i)
             else:
-                rows = torch.from_numpy(np.flatnonzero(mask)).to(self.codes.device)
+                rows = torch.from_numpy(np.flatnonzero(mask))
                 search.look(torch.full_like(rows, i), rows)
         for group in self._groups(queries, searched):
             self._search(search, index, queries, options, group)
@@ -104,17 +105,18 @@ class Cascade:
 
         frontier = scores[:, -1].reshape(len(group), -1).max(1)
         threshold, room = search.threshold().tolist(), search.room.tolist()
+        again = []
+        for number, (i, most) in enumerate(zip(group, frontier, strict=True)):
+            if most > threshold[i] and room[i] > 0:
+                again.append(number)
+            elif most > threshold[i]:
+                search.leave_out(torch.tensor([i]), torch.tensor([most]))
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        for i, most, signed in zip(group, frontier, vectors.reshape(len(group), -1, vectors.shape[1]), strict=True):
-            if most <= threshold[i]:
-                continue
-            if room[i] <= 0:
-                whose = torch.tensor([i], device=self.codes.device)
-                search.leave_out(whose, torch.tensor([most], device=self.codes.device))
-                continue
-            for vector in signed:
-                above = index.range_search(vector, threshold[i])[1]
-                pairs.append((np.full(len(above), i), above))
+        signs = len(vectors) // len(group)
+        searches = [signs * number + sign for number in again for sign in range(signs)]
+        least = np.array([threshold[i] for i in group], np.float64).repeat(signs)
+        for of, above in range_searches(index, vectors[searches], least[searches]):
+            pairs.append((np.asarray(group)[np.asarray(searches)[of] // signs], above))
             if sum(len(rows) for _, rows in pairs) > _PAIRS:
                 look(pairs)
                 pairs = []
@@ -126,9 +128,7 @@ class Cascade:
 
     def _distinct(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
         """Return pairs of a test triple and a training triple, (m,) each, once each."""
-        query, rows = (
-            torch.from_numpy(np.concatenate(part)).to(self.codes.device) for part in zip(*pairs, strict=True)
-        )
+        query, rows = (torch.from_numpy(np.concatenate(part)) for part in zip(*pairs, strict=True))
         keys = self._key(query, rows).unique()
         return keys // len(self.codes), keys % len(self.codes)
 
@@ -168,7 +168,7 @@ class Cascade:
 
     def _vectors(self, queries: QueryCodes, searched: Sequence[int], signs: Sequence[int]) -> np.ndarray:
         """Return the index's query vectors of the searched test triples, a row for each and each sign of it."""
-        phi, rho = queries.phi[searched].cpu().numpy(), queries.residual[searched].cpu().numpy()
+        phi, rho = np.split(queries.on_cpu[list(searched)], [queries.phi.shape[1]], 1)
         signed = np.tile(np.array(signs, np.float32), len(phi))[:, None] * phi.repeat(len(signs), 0)
         return self.short.query_vectors(signed, rho.repeat(len(signs), 0))
 
@@ -184,15 +184,12 @@ class Cascade:
         """Return the index's upper bound, and the factor bound's lower and upper one, (m,) each."""
         codes = encode_queries(terms, self.bases, self.codes.device)
         estimate, slack = self._bracket(codes, rows)
-        there = rows.to(self.codes.device)
-        upper = self.codes.index_upper(codes, torch.zeros_like(there), there, (1,))
-        return upper.cpu(), estimate - slack, estimate + slack
+        upper = self.codes.index_upper(codes, torch.zeros_like(rows), rows, (1,))
+        return upper, estimate - slack, estimate + slack
 
     def _bracket(self, query: QueryCodes, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor bound's estimates and slacks of training triples, (m,) each; all on the CPU."""
-        there = rows.to(self.codes.device)
-        estimate, slack = self.codes.bracket(query, torch.zeros_like(there), there)
-        return estimate.cpu(), slack.cpu()
+        return self.codes.bracket(query, torch.zeros_like(rows), rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from kgtrace_indexer.index.bounds import Codes
 from kgtrace_indexer.index.query_code import QueryCodes
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.names import Order
+from kgtrace_indexer.pieces import piece_floats
 
 SIGNS: dict[Order, tuple[int, ...]] = {"proponents": (1,), "opponents": (-1,), "absolute": (1, -1)}
 """By which an influence has to be multiplied to be large in the sense of an order; for ``absolute``, either."""
@@ -55,7 +56,10 @@ _TOGETHER = 8192
 _EXACT_BLOCKS = (64, 2048)
 """Training triples whose exact influence is computed at a time, at first and at most: the search may stop in between,
 and where many are equal, as all are for a gradient of zero, one doubling follows another."""
+_GPU_BLOCKS = (65_536, 65_536)
+"""Both on a GPU: a round takes as long for many as for few."""
 
+CPU = torch.device("cpu")
 
 Exact = Callable[[Tensor, Tensor], Tensor]
 """Maps test triples (m,) and training triples (m,), by their numbers, to influences (m,), on the CPU."""
@@ -128,7 +132,10 @@ def best(rows: Tensor, influence: Tensor, order: Order, top_k: int) -> tuple[Ten
 
 
 class CertifiedSearch:
-    """The way of b test triples through the cascade, side by side: of pairs of a test triple and a training triple."""
+    """The way of b test triples through the cascade, side by side: of pairs of a test triple and a training triple.
+
+    Pairs are counted, compared and sorted on the CPU; bounds and influences are computed on the device.
+    """
 
     def __init__(self, queries: QueryCodes, codes: Codes, exact: Exact, options: SearchOptions) -> None:
         """`exact` computes influences."""
@@ -138,22 +145,25 @@ class CertifiedSearch:
         self._top_k = options.top_k
         self._order: Order = options.order
         self._signs = SIGNS[options.order]
-        device = codes.device
-        self._query, self._rows = torch.empty(2, 0, dtype=torch.int64, device=device)
-        self._lower, self._upper = torch.empty(2, 0, device=device)
-        self._influence = torch.empty(0, device=device)  # NaN where not computed
+        self._blocks, self._exact_blocks = (
+            (_BLOCKS, _EXACT_BLOCKS) if codes.device.type == "cpu" else (_GPU_BLOCKS,) * 2
+        )
+        self._together = _TOGETHER * (piece_floats(codes.device) // piece_floats(CPU))
+        self._query, self._rows = torch.empty(2, 0, dtype=torch.int64)
+        self._lower, self._upper = torch.empty(2, 0)
+        self._influence = torch.empty(0)  # NaN where not computed
         self.room = torch.full((len(queries),), inf if options.max_candidates is None else options.max_candidates)
-        self.room = self.room.double().to(device)
-        self._unseen = torch.full((len(queries),), -inf, device=device)  # bound of triples left out for want of room
-        self._candidates, self._exact_terms = torch.zeros(2, len(queries), dtype=torch.int64, device=device)
+        self.room = self.room.double()
+        self._unseen = torch.full((len(queries),), -inf)  # bound of triples left out for want of room
+        self._candidates, self._exact_terms = torch.zeros(2, len(queries), dtype=torch.int64)
 
     def look(self, query: Tensor, rows: Tensor) -> None:
         """Take pairs (m,), each of them once, through the cascade."""
-        size, most = max(_BLOCKS[0], 4 * self._top_k), _BLOCKS[1]
+        size, most = max(self._blocks[0], 4 * self._top_k), self._blocks[1]
         counts = torch.bincount(query, minlength=len(self._queries))
-        upper = torch.full((len(rows),), inf, device=rows.device)
+        upper = torch.full((len(rows),), inf)
         ranked = (counts > self.room.clamp_max(size))[query].nonzero().flatten()
-        for batch in ranked.split(_TOGETHER):
+        for batch in ranked.split(self._together) if len(ranked) else ():
             upper[batch] = self._codes.index_upper(*self._query_codes(query[batch]), rows[batch], self._signs)
         order = upper.argsort(descending=True)
         order = order[query[order].argsort(stable=True)]
@@ -187,13 +197,13 @@ class CertifiedSearch:
         query = self._query[order].sort(stable=True)
         order, query = order[query.indices], query.values
         is_nth = _numbers(query) == self._top_k - 1
-        nth = torch.full((len(self._queries),), -inf, device=values.device)
+        nth = torch.full((len(self._queries),), -inf)
         nth[query[is_nth]] = values[order[is_nth]]
         return nth
 
     def _bracket(self, query: Tensor, rows: Tensor) -> None:
         """Take in the factor bounds of pairs (m,); forget pairs that cannot be among the best."""
-        batches = zip(query.split(_TOGETHER), rows.split(_TOGETHER), strict=True)
+        batches = zip(query.split(self._together), rows.split(self._together), strict=True)
         brackets = [self._codes.bracket(*self._query_codes(of), some) for of, some in batches]
         estimate, slack = (torch.cat(part) for part in zip(*brackets, strict=True))
         middle = value(estimate, self._order)
@@ -217,7 +227,7 @@ class CertifiedSearch:
 
     def _decide(self) -> None:
         """Compute exact influences, best upper bound first, until none of the others can matter."""
-        size, most = _EXACT_BLOCKS
+        size, most = self._exact_blocks
         while True:
             open_ = (self._influence.isnan() & (self._upper >= self.threshold()[self._query])).nonzero().flatten()
             if not len(open_):
@@ -225,14 +235,14 @@ class CertifiedSearch:
             # an estimate of the final threshold: pairs above it come first
             likely = self._nth_largest((self._lower + self._upper) / 2)
             above = self._upper[open_] >= likely[self._query[open_]]
-            has_above = torch.zeros(len(self._queries), dtype=torch.bool, device=above.device)
+            has_above = torch.zeros(len(self._queries), dtype=torch.bool)
             has_above[self._query[open_[above]]] = True
             chosen = open_[above | ~has_above[self._query[open_]]]
             chosen = chosen[self._upper[chosen].argsort(descending=True)]
             chosen = chosen[self._query[chosen].argsort(stable=True)]
             chosen = chosen[_numbers(self._query[chosen]) < size]
             size = min(2 * size, most)
-            influence = self._exact(self._query[chosen].cpu(), self._rows[chosen].cpu()).to(self._codes.device)
+            influence = self._exact(self._query[chosen], self._rows[chosen])
             self._influence[chosen] = influence
             self._lower[chosen] = self._upper[chosen] = value(influence, self._order)
             self._exact_terms += torch.bincount(self._query[chosen], minlength=len(self._queries))
@@ -240,7 +250,7 @@ class CertifiedSearch:
     def top(self) -> list[TopK]:
         """Return the top k of each test triple."""
         known = (~self._influence.isnan()).nonzero().flatten()
-        query, rows, influence = (pairs[known].cpu() for pairs in (self._query, self._rows, self._influence))
+        query, rows, influence = (pairs[known] for pairs in (self._query, self._rows, self._influence))
         order = rows.argsort()
         order = order[value(influence[order], self._order).argsort(descending=True, stable=True)]
         order = order[query[order].argsort(stable=True)]
@@ -263,7 +273,7 @@ class CertifiedSearch:
 
 def _numbers(query: Tensor) -> Tensor:
     """Return the number of each pair among the pairs of its test triple, for test triples (m,) in ascending order."""
-    return torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
+    return torch.arange(len(query)) - torch.searchsorted(query, query)
 
 
 def nth_largest(values: Tensor, n: int) -> float:

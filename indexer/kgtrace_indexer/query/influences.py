@@ -18,6 +18,7 @@ from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Score
 from kgtrace_indexer.query.certify import TopK
 from kgtrace_indexer.query.scan import SCAN_BLOCK
+from kgtrace_indexer.transfers import to_device
 
 
 class Influences:
@@ -52,7 +53,8 @@ class Influences:
         for start in range(0, len(distinct), size):
             block = (place // size == start // size).nonzero().flatten()
             terms = featurizer.training_terms(self._training.triples[distinct[start : start + size].numpy()])
-            training, test = ((place[block] - start).to(terms.loss.device), query[block].to(terms.loss.device))
+            pairs = np.stack([place[block].numpy() - start, query[block].numpy()])
+            training, test = to_device(pairs, terms.loss.device)
             influences[block] = paired(terms, training, tests, test).cpu()
         return influences
 

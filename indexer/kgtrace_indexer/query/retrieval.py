@@ -50,5 +50,5 @@ def row_brackets(lists: RowLists, total: Total) -> Brackets:
 
 def norm_products(terms: Terms, squared: Tensor) -> Tensor:
     """Return ‖g‖‖g'‖ for squared norms of gradients g and a test triple's g', with slack for rounding."""
-    own = squared_norms(terms).total[0].cpu()
+    own = squared_norms(terms)[0].cpu()
     return (squared + FLOOR).sqrt() * (own + FLOOR).sqrt() * (1 + ROUNDING)

@@ -153,7 +153,7 @@ def test_a_served_training_triple_reproduces_its_stored_row(umls_index: Path) ->
     rows = np.arange(0, len(attributor), 37)
     again = attributor.encode_again(rows)
     stored = attributor.files.take(again.keys(), rows)
-    assert sum(name.endswith(".grad") for name in again) == 3
+    assert sum(name.endswith(".grad") for name in again) == 2
     for name, fresh in again.items():
         scale = np.sqrt(attributor.training.squared_norm["preconditioned"][rows]).max()
         np.testing.assert_allclose(fresh, stored[name], rtol=1e-3, atol=1e-4 * scale)

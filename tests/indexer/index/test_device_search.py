@@ -26,7 +26,7 @@ class TestTorchSearchInBlocks(TestTorchSearch):
 
     @pytest.fixture(autouse=True)
     def _blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(device_search, "_SCORES", 64)
+        monkeypatch.setattr(device_search, "piece_floats", lambda device: 64)
 
 
 def test_it_holds_what_the_index_on_disk_holds(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 
+from kgtrace_indexer.gradients.reads import Reads
 from kgtrace_indexer.index.inverted import InvertedFile
-from kgtrace_indexer.index.rows import RowList, list_reads, store_reads
+from kgtrace_indexer.index.rows import RowList, list_reads, read_codes
 from kgtrace_store.search import load_faiss, read_faiss
 
 ROWS, TRIPLES = 5, 40
@@ -18,9 +20,9 @@ def row_list(seed: int, width: int, scale: float) -> tuple[RowList, np.ndarray]:
         "f4"
     )
     grad[rng.random(TRIPLES) < 0.2, 1] = 0
-    arrays = {f"t.{i}.grad": grad[:, i : i + 1] for i in range(3)}
-    arrays |= {f"t.{i}.index": rng.integers(0, ROWS - 1, (TRIPLES, 1)).astype("i4") for i in range(3)}
-    stored = store_reads(arrays)
+    index = torch.from_numpy(rng.integers(0, ROWS - 1, (TRIPLES, 3)))
+    reads = Reads({"t": range(3)}, {"t": width}, index, torch.from_numpy(grad))
+    stored = {name: codes.numpy() for name, codes in read_codes(reads).items()}
     listed = {f"t.{name}": array for name, array in list_reads(stored["t.row"], ROWS).items()}
     return RowList.of(100, "t", stored | listed), grad.reshape(-1, width)
 

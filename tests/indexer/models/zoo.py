@@ -203,7 +203,7 @@ def influence_error(saved: Saved, featurizer: Featurizer) -> float:
     g = torch.stack([saved.gradient(t, directions, names) for t in first])
     with torch.inference_mode():
         terms = featurizer.training_terms(first)
-        own = squared_norms(terms).total
+        own = squared_norms(terms)
         worst = relative_error(own, g.square().sum(1), g.square().sum(1))
         with torch.inference_mode(False):
             gradients = {each: torch.stack([saved.gradient(t, [each], names) for t in second]) for each in directions}

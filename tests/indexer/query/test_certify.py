@@ -185,7 +185,7 @@ class Case:
         """The largest Σ‖g‖ Σ‖g'‖ over loss terms, to which errors of influences are relative: the terms may cancel."""
 
         def largest(terms: Terms) -> torch.Tensor:
-            norms = squared_norms(replace(double(terms), per_triple=1)).total.clamp_min(0).sqrt()
+            norms = squared_norms(replace(double(terms), per_triple=1)).clamp_min(0).sqrt()
             return norms.view(-1, terms.per_triple).sum(1).max()
 
         return float(largest(self.training_terms) * max(map(largest, self.all_test_terms)))

@@ -1,0 +1,64 @@
+"""How much is computed at a time: what fits into a CPU's caches, or into a GPU's free memory.
+
+Every size that depends on the device is chosen here.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, Self, TypeVar
+
+import torch
+
+from kgtrace_store.errors import DeviceMemoryFull
+
+Items = TypeVar("Items", bound="Halvable")
+Result = TypeVar("Result")
+
+_CACHE_FLOATS = 1 << 20
+"""Floats of a temporary on a CPU: 4 MiB stay in the caches, and are not given back to the system."""
+_TEMPORARIES = 16
+"""Temporaries of the size of a piece that a GPU should have room for."""
+_CPU_TRIPLES = 256
+"""Training triples whose gradients are computed together on a CPU: they should stay in its caches."""
+_GPU_TRIPLES = 8192
+"""The same on a GPU, if there is room."""
+
+
+class Halvable(Protocol):
+    """A list, an array or a tensor."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Self: ...
+
+
+def piece_floats(device: torch.device) -> int:
+    """Return how many floats a temporary may hold."""
+    return _CACHE_FLOATS if device.type == "cpu" else max(_CACHE_FLOATS, _free_bytes(device) // (4 * _TEMPORARIES))
+
+
+def triples_together(device: torch.device, floats: int) -> int:
+    """Return how many training triples' gradients are computed together, given the floats of one's widest piece."""
+    return _CPU_TRIPLES if device.type == "cpu" else max(1, min(_GPU_TRIPLES, piece_floats(device) // floats))
+
+
+def in_halves(function: Callable[[Items], Result], items: Items, what: str) -> list[Result]:
+    """Return a function's results: for all items, or, where the device's memory is too small, for halves of them.
+
+    Raises `DeviceMemoryFull`, which says `what` a single item is, where it is too small even for that.
+    """
+    try:
+        return [function(items)]
+    except torch.OutOfMemoryError as e:
+        if len(items) == 1:
+            raise DeviceMemoryFull(
+                f"the device's memory is too small for one {what}: free some, or use --device cpu"
+            ) from e
+    torch.cuda.empty_cache()  # of pieces that no half needs; does nothing where there is no GPU
+    middle = len(items) // 2
+    return [result for half in (items[:middle], items[middle:]) for result in in_halves(function, half, what)]
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Return the bytes that are free on a GPU, or kept by torch for later tensors."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
