@@ -57,7 +57,7 @@ _EXACT_BLOCKS = (64, 2048)
 """Training triples whose exact influence is computed at a time, at first and at most: the search may stop in between,
 and where many are equal, as all are for a gradient of zero, one doubling follows another."""
 _GPU_BLOCKS = (65_536, 65_536)
-"""Both on a GPU: a round takes as long for many as for few."""
+"""Both on a GPU, whose rounds are waited for, whatever they compute."""
 
 CPU = torch.device("cpu")
 
