@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "cpu": cpu[1] if cpu else platform.processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -38,7 +38,7 @@ from kgtrace_store.search import set_search_threads
 QUERIES = 50
 TOGETHER = 10
 """Test triples whose influences are summed."""
-SECONDS = 300
+SECONDS = 120
 """After which no further question of a kind is asked."""
 ADDED = 100
 """One training triple is appended for so many indexed ones."""

@@ -71,18 +71,20 @@ class TorchSearch:
 
 
 def range_searches(
-    index: SearchIndex, queries: np.ndarray, thresholds: np.ndarray
+    index: SearchIndex, queries: np.ndarray, thresholds: np.ndarray, together: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the numbers of queries (b, dim) and ids of vectors whose inner products reach the query's threshold (b,).
 
-    A `TorchSearch` takes all queries together, others take them one by one.
+    What so many successive queries find `together` comes at once. A `TorchSearch` takes many queries at a time, others
+    take them one by one.
     """
     if not isinstance(index, TorchSearch):
-        for number, (query, threshold) in enumerate(zip(queries, thresholds, strict=True)):
-            ids = index.range_search(query, float(threshold))[1]
-            yield np.full(len(ids), number), ids
+        for start in range(0, len(queries), together):
+            numbers = range(start, start + together)
+            ids = [index.range_search(queries[number], float(thresholds[number]))[1] for number in numbers]
+            yield np.repeat(numbers, [len(each) for each in ids]), np.concatenate(ids)
         return
-    step = max(1, piece_floats(index.device) // max(1, index.ntotal))
+    step = max(1, piece_floats(index.device) // max(1, index.ntotal * together)) * together
     for start in range(0, len(queries), step):
         of, _, ids = index.range_searches(queries[start : start + step], thresholds[start : start + step])
         yield of + start, ids

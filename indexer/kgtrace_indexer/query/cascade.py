@@ -115,7 +115,7 @@ class Cascade:
         signs = len(vectors) // len(group)
         searches = [signs * number + sign for number in again for sign in range(signs)]
         least = np.array([threshold[i] for i in group], np.float64).repeat(signs)
-        for of, above in range_searches(index, vectors[searches], least[searches]):
+        for of, above in range_searches(index, vectors[searches], least[searches], signs):
             pairs.append((np.asarray(group)[np.asarray(searches)[of] // signs], above))
             if sum(len(rows) for _, rows in pairs) > _PAIRS:
                 look(pairs)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kgtrace_indexer.index import device_search
-from kgtrace_indexer.index.device_search import TorchSearch
+from kgtrace_indexer.index.device_search import TorchSearch, range_searches
 from kgtrace_store.search import FaissSearch, SearchIndex
 from tests.store.contract import SearchIndexContract
 
@@ -39,6 +39,27 @@ def test_it_holds_what_the_index_on_disk_holds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         np.sort(there.range_search(query, 0.5)[1]), np.sort(stored.range_search(query, 0.5)[1])
     )
+
+
+@pytest.mark.parametrize("floats", [1, 400, 900, 1 << 20])
+@pytest.mark.parametrize("kind", [FaissSearch, TorchSearch])
+def test_successive_searches_that_belong_together_are_not_torn_apart(
+    kind: type, floats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is searched at a time; every search finds what it finds alone."""
+    monkeypatch.setattr(device_search, "piece_floats", lambda device: floats)
+    rng = np.random.default_rng(0)
+    vectors, queries = (rng.standard_normal((count, 8)).astype(np.float32) for count in (100, 6))
+    index = FaissSearch.build([vectors], 100, 8)
+    least = np.linspace(-1, 2, 6)
+    wanted = [np.sort(index.range_search(query, each)[1]).tolist() for query, each in zip(queries, least, strict=True)]
+    found: dict[int, list[int]] = {}
+    pieces = range_searches(index if kind is FaissSearch else TorchSearch.of(index, CPU), queries, least, 2)
+    for of, ids in pieces:
+        numbers = np.unique(of).tolist()
+        assert not {number // 2 for number in numbers} & {number // 2 for number in found}
+        found |= {number: np.sort(ids[of == number]).tolist() for number in numbers}
+    assert [found.get(number, []) for number in range(6)] == wanted
 
 
 @pytest.mark.gpu

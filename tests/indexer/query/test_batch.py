@@ -74,6 +74,19 @@ def test_what_the_first_entries_leave_open(
         assert missed.max(initial=-np.inf) <= last + found.bound_gap + 1e-6
 
 
+def test_a_triple_that_is_large_by_either_sign_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few pairs are taken at a time."""
+    monkeypatch.setattr(cascade, "_PAIRS", 1)
+    case = Case(
+        seed=0, triples=76, scale=0.2, dim=1, layers="all", both=False, dtype=torch.float16, loss="bce-kvsall"
+    )  # fmt: skip
+    terms = case.test_terms(0)
+    (found,) = case.retrieval.find(terms, case.ask(terms, top_k=6, order="absolute"))
+    assert len(found.rows.unique()) == 6
+    best = value(case.truth[:, 0], "absolute").topk(6).values
+    torch.testing.assert_close(value(found.influence, "absolute").double(), best, rtol=1e-4, atol=1e-6 * case.magnitude)
+
+
 @given(cases, st.integers(1, 20), st.sampled_from(ORDERS), st.data())
 @settings(max_examples=60)
 def test_a_batch_is_its_triples(case: Case, top_k: int, order: str, data: st.DataObject) -> None:
