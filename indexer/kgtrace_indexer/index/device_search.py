@@ -81,8 +81,8 @@ def range_searches(
     if not isinstance(index, TorchSearch):
         for start in range(0, len(queries), together):
             numbers = range(start, start + together)
-            ids = [index.range_search(queries[number], float(thresholds[number]))[1] for number in numbers]
-            yield np.repeat(numbers, [len(each) for each in ids]), np.concatenate(ids)
+            found = [index.range_search(queries[number], float(thresholds[number]))[1] for number in numbers]
+            yield np.repeat(numbers, [len(ids) for ids in found]), np.concatenate(found)
         return
     step = max(1, piece_floats(index.device) // max(1, index.ntotal * together)) * together
     for start in range(0, len(queries), step):
