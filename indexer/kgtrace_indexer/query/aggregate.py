@@ -157,7 +157,7 @@ class GroupSums:
 
     def add(self, groups: Tensor, influence: Tensor, slack: Tensor) -> None:
         """Take in training triples of groups (m,): influence and how far it may be off, (m,) each."""
-        self._counts += torch.bincount(groups, minlength=len(self._counts))
+        self._counts.index_add_(0, groups, torch.ones_like(groups))  # touches no group that has none here
         parts = torch.stack([influence, influence.clamp_min(0), influence.clamp_max(0), slack])  # (4, m)
         self._sums.index_add_(1, groups, parts.double())
 

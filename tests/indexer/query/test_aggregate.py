@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kgtrace_indexer import Attributor, BuildConfig, Restriction, build, open_index
 from kgtrace_indexer.query import aggregate as engine, total as totals
@@ -62,6 +63,29 @@ def test_bounds_of_sums_hold(seed: int, rows: int, size: int, order: Any, top_k:
         )
     if not slack:
         assert found.certified
+
+
+class Widest(TorchDispatchMode):
+    """Remembers the largest tensor that was computed, but for those that were changed in place."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func._schema.is_mutable and torch.is_tensor(result):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+def test_what_a_block_adds_costs_nothing_for_other_groups() -> None:
+    """However many groups there are: millions of training triples are added thousands at a time."""
+    sums = GroupSums(1_000_000)
+    with Widest() as widest:
+        sums.add(torch.tensor([5, 999_999, 5]), torch.ones(3), torch.zeros(3))
+    assert 3 <= widest.numbers < 100
+    found = sums.best("proponents", 2)
+    assert found.groups.tolist() == [5, 999_999]
+    assert found.sums.counts.tolist() == [2, 1]
 
 
 @pytest.fixture(scope="module")
