@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from benchmarks.service import RESULTS, SHARED, closed_loop, machine, percentile, request, serving
+from benchmarks.fb15k237 import machine
+from benchmarks.service import RESULTS, SHARED, closed_loop, percentile, request, serving
 from kgtrace_indexer import BuildConfig, TripleTable, build, read_model, read_training_folder
 from kgtrace_indexer.inputs.triples import read_triples
 from kgtrace_store import IndexRoot

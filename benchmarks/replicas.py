@@ -26,9 +26,10 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.fb15k237 import machine
 from benchmarks.pages import DOCS, replace
 from benchmarks.reload import KEY, LONGEST, Load, connections, prepare, publish, served
-from benchmarks.service import KGTRACE, RESULTS, connection, machine, request, serving
+from benchmarks.service import KGTRACE, RESULTS, connection, request, serving
 from kgtrace_store import IndexRoot
 
 CONFIGURATION = Path(__file__).parents[1] / "docker" / "haproxy.cfg"

@@ -15,7 +15,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import platform
 import random
 import re
 import signal
@@ -30,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import uvloop
 
+from benchmarks.fb15k237 import machine
 from kgtrace_indexer import BuildConfig, build, open_index, read_model, read_training_folder
 from kgtrace_indexer.inputs.triples import read_triples
 from kgtrace_indexer.threads import limit_threads
@@ -150,17 +149,6 @@ PARTS: dict[str, Callable[[Trial], dict[str, Any]]] = {
     "body": body,
     "soak": soaked,
 }
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "cores": os.cpu_count(),
-        "cpu": cpu[1] if cpu else platform.processor(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def prepare(root: Path) -> np.ndarray:

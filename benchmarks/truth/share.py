@@ -5,7 +5,9 @@
 
 Models are trained on random halves of the training triples with several seeds, as for `lds`, and a method's sums over
 the halves are compared with what happened; `outcomes` says how, and what no method can pass. Several models are
-`kgtrace build --model A --model B ...`: the mean of what single models of other seeds say.
+`kgtrace build --model A --model B ...`: the mean of what single models of other seeds say. Of ComplEx's first model the
+derivative *through training* is a row, too, the limit of all first-order forecasts for its seed (`unrolled`); it takes
+longer than all other rows.
 
 What was trained is kept in ``.bench/truth``, so that an interrupted run goes on, and what happened is published in
 ``releases/retraining``. Writes ``benchmarks/results/share-PROBLEM-cpu.json`` and the tables in ``docs/truth.md``.

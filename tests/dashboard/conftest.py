@@ -61,6 +61,15 @@ def running(source: Any, **options: Any) -> Iterator[Site]:
             thread.join()
 
 
+@contextmanager
+def following(root: Path) -> Iterator[Site]:
+    """Follow an index root, as `kgtrace serve` does, from when it answers to the end of the block."""
+    settings = Settings(index=root, device="cpu", threads=1)
+    with running(serving.loader(settings), index=root) as site:
+        wait_until(lambda: httpx.get(f"{site.url}/readyz", timeout=PATIENCE).status_code == 200)
+        yield site
+
+
 @pytest.fixture(scope="package")
 def root(
     umls: tuple[ModelFile, Vocabulary, TripleTable], umls_index: Path, tmp_path_factory: pytest.TempPathFactory
@@ -75,18 +84,14 @@ def root(
 @pytest.fixture(scope="package")
 def site(root: Path) -> Iterator[Site]:
     """A service that follows the index root, as `kgtrace serve` runs it."""
-    settings = Settings(index=root, device="cpu", threads=1)
-    with running(serving.loader(settings), index=root) as site:
-        wait_until(lambda: httpx.get(f"{site.url}/readyz", timeout=PATIENCE).status_code == 200)
+    with following(root) as site:
         yield site
 
 
 @pytest.fixture(scope="package")
 def nightly(nights: Path) -> Iterator[Site]:
     """A service whose generations are of different models."""
-    settings = Settings(index=nights, device="cpu", threads=1)
-    with running(serving.loader(settings), index=nights) as site:
-        wait_until(lambda: httpx.get(f"{site.url}/readyz", timeout=PATIENCE).status_code == 200)
+    with following(nights) as site:
         yield site
 
 

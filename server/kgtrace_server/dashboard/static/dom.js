@@ -32,6 +32,15 @@ function nodes(child) {
   return [child instanceof Node ? child : String(child)];
 }
 
+/**
+ * The head of a table.
+ * @param {...([string, string?] | null | undefined | false)} columns the text of each, and its class if it has one
+ */
+export function tableHead(...columns) {
+  const column = ([text, kind]) => el("th", { scope: "col", class: kind }, text);
+  return el("thead", {}, el("tr", {}, columns.filter(Boolean).map(column)));
+}
+
 /** Text that may be broken before slashes and after underscores: `/people/person/place_of_birth`. */
 export function breakable(text) {
   return text.split(/(?<=[^/])(?=\/)|(?<=_)(?=[^_])/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));

@@ -3,7 +3,7 @@
 import { address, get, Problem } from "../api.js";
 import { explainAll } from "../batch.js";
 import { changeRows } from "../csv.js";
-import { announce, el, named, tripleNames, tripleText } from "../dom.js";
+import { announce, el, named, tableHead, tripleNames, tripleText } from "../dom.js";
 import { count, number, signed } from "../format.js";
 import { inBoth } from "../generations.js";
 import { section } from "../panel.js";
@@ -106,15 +106,7 @@ function numbers(page, { from, to }, before, after) {
     el(
       "table",
       { class: "numbers" },
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          ["The model says", "Before", "After"].map((name) => el("th", { scope: "col" }, name)),
-        ),
-      ),
+      tableHead(["The model says"], ["Before"], ["After"]),
       el(
         "tbody",
         {},
@@ -160,16 +152,7 @@ function table(page, prediction, facts) {
   return el(
     "table",
     { class: "influences" },
-    el(
-      "thead",
-      {},
-      el(
-        "tr",
-        {},
-        el("th", { scope: "col" }, "Training triple"),
-        ["Before", "After"].map((name) => el("th", { scope: "col", class: "number" }, name)),
-      ),
-    ),
+    tableHead(["Training triple"], ["Before", "number"], ["After", "number"]),
     Object.entries(FATES).map(group),
   );
 }

@@ -1,7 +1,7 @@
 // The same explanation by both scores, side by side, with the place of each training triple in the other list.
 
 import { address, get } from "../api.js";
-import { el, tripleNames } from "../dom.js";
+import { el, tableHead, tripleNames } from "../dom.js";
 import { count, signed } from "../format.js";
 import { section } from "../panel.js";
 import { UNASKED } from "./explaining.js";
@@ -81,7 +81,6 @@ function list(page, ticks, score, { triple: prediction, influences, certified },
       el("td", { class: "number" }, place ? count(place) : `> ${count(other.size)}`),
     );
   };
-  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   return section(
     3,
     SCORES[score],
@@ -96,18 +95,7 @@ function list(page, ticks, score, { triple: prediction, influences, certified },
     el(
       "table",
       { class: "influences" },
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          column("#", "number"),
-          column("Training triple"),
-          column("Influence", "number"),
-          column("Other", "number"),
-        ),
-      ),
+      tableHead(["#", "number"], ["Training triple"], ["Influence", "number"], ["Other", "number"]),
       el("tbody", {}, influences.slice(0, SHOWN).map(row)),
     ),
   );

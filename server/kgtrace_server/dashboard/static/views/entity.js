@@ -3,7 +3,7 @@
 import { address, get } from "../api.js";
 import { bar, barScale } from "../charts.js";
 import { selfInfluenceRows } from "../csv.js";
-import { breakable, el, nameOf, named } from "../dom.js";
+import { breakable, el, nameOf, named, tableHead } from "../dom.js";
 import { count, number } from "../format.js";
 import { Panel, section } from "../panel.js";
 import { advice } from "./advice.js";
@@ -120,7 +120,6 @@ function list(page, thing, { side, parameters, answer }) {
       ),
     );
   };
-  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   const cut = `The ${count(members.length)} of largest self-influence, of ${count(answer.count)}.`;
   return section(
     3,
@@ -130,17 +129,7 @@ function list(page, thing, { side, parameters, answer }) {
       ? el(
           "table",
           {},
-          el(
-            "thead",
-            {},
-            el(
-              "tr",
-              {},
-              column("Relation"),
-              column(side === "head" ? "Tail" : "Head"),
-              column("Self-influence", "influence"),
-            ),
-          ),
+          tableHead(["Relation"], [side === "head" ? "Tail" : "Head"], ["Self-influence", "influence"]),
           el("tbody", {}, members.map(row)),
         )
       : el("p", { class: "empty" }, "None."),

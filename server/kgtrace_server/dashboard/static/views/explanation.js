@@ -3,7 +3,7 @@
 import { address, get } from "../api.js";
 import { bar, barScale } from "../charts.js";
 import { influenceRows } from "../csv.js";
-import { announce, el, tripleNames, tripleString, tripleText } from "../dom.js";
+import { announce, el, tableHead, tripleNames, tripleString, tripleText } from "../dom.js";
 import { byOtherScore, count, number, signed } from "../format.js";
 import { graph, legend, most } from "../graph.js";
 import { behind, drawn, section } from "../panel.js";
@@ -141,7 +141,6 @@ function list(page, ticks, question, title, order, { answer, result, source }, s
         influence !== null && bar(influence, scale),
       ),
     );
-  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   const picture = () =>
     barPicture(
       `${tripleString(result.triple)}: ${title.toLowerCase()}`,
@@ -159,7 +158,7 @@ function list(page, ticks, question, title, order, { answer, result, source }, s
     el(
       "table",
       { class: "influences" },
-      el("thead", {}, el("tr", {}, column("#", "number"), column("Training triple"), column(heading, "influence"))),
+      tableHead(["#", "number"], ["Training triple"], [heading, "influence"]),
       bodies(shown, shown.map(row), question),
     ),
     shown.length === 0 && el("p", { class: "empty" }, "None of this reason."),

@@ -1,7 +1,7 @@
 // The training triples of a set, and what is predicted without them, in words.
 
 import { bar, barScale } from "../charts.js";
-import { el, tripleNames } from "../dom.js";
+import { el, tableHead, tripleNames } from "../dom.js";
 import { about, count, signed } from "../format.js";
 import { because } from "./reasons.js";
 
@@ -54,15 +54,10 @@ export function factTable(page, ticks, { triple: prediction, facts }) {
       ),
       changes && el("td", { class: "influence" }, el("span", { class: "number" }, signed(change)), bar(change, scale)),
     );
-  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   return el(
     "table",
     {},
-    el(
-      "thead",
-      {},
-      el("tr", {}, column("#", "number"), column("Training triple"), changes && column("Change of score", "influence")),
-    ),
+    tableHead(["#", "number"], ["Training triple"], changes && ["Change of score", "influence"]),
     el("tbody", {}, facts.map(row)),
   );
 }

@@ -3,7 +3,7 @@
 import { address, get, Problem } from "../api.js";
 import { line } from "../charts.js";
 import { generationRows } from "../csv.js";
-import { el } from "../dom.js";
+import { el, tableHead } from "../dom.js";
 import { ago, count, megabytes, moment, percent } from "../format.js";
 import { Panel, drawn, section } from "../panel.js";
 
@@ -150,21 +150,19 @@ function table(page, { serving, generations: all }) {
             ),
           ],
     );
-  const columns = ["Generation", "Built", "Model", "Triples", "Size", "Agreement"];
   return el(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": "Generations on disk" },
     el(
       "table",
       {},
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          columns.map((text, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, text)),
-        ),
+      tableHead(
+        ["Generation"],
+        ["Built"],
+        ["Model"],
+        ["Triples", "number"],
+        ["Size", "number"],
+        ["Agreement", "number"],
       ),
       el("tbody", {}, [...all].reverse().map(row)),
     ),

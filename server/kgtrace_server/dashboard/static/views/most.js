@@ -2,7 +2,7 @@
 
 import { address, get, Problem } from "../api.js";
 import { explainAll } from "../batch.js";
-import { el, tripleNames } from "../dom.js";
+import { el, tableHead, tripleNames } from "../dom.js";
 import { count } from "../format.js";
 import { inBoth } from "../generations.js";
 import { section } from "../panel.js";
@@ -33,7 +33,6 @@ export async function changedMost(page, chosen, signal) {
       el("td", { class: "number" }, `${rank(before)} → ${rank(after)}`),
       el("td", { class: "number" }, `${common} of ${after.influences.length}`),
     );
-  const columns = ["Triple", "Rank", "In common"];
   return [
     section(
       2,
@@ -48,15 +47,7 @@ export async function changedMost(page, chosen, signal) {
       el(
         "table",
         {},
-        el(
-          "thead",
-          {},
-          el(
-            "tr",
-            {},
-            columns.map((text, i) => el("th", { scope: "col", class: i ? "number" : null }, text)),
-          ),
-        ),
+        tableHead(["Triple"], ["Rank", "number"], ["In common", "number"]),
         el("tbody", {}, rows.map(row)),
       ),
     ),

@@ -2,7 +2,7 @@
 
 import { address, get } from "../api.js";
 import { predictionRows } from "../csv.js";
-import { breakable, el, nameOf, named } from "../dom.js";
+import { breakable, el, nameOf, named, tableHead } from "../dom.js";
 import { count, number } from "../format.js";
 import { section } from "../panel.js";
 import { labels } from "./facts.js";
@@ -46,7 +46,6 @@ async function card(page, label, side, signal) {
     const head = el("th", { scope: "rowgroup", colspan: 3 }, breakable(nameOf(relation)));
     return el("tbody", {}, el("tr", { class: "group" }, head), members.map(row));
   };
-  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   return section(
     3,
     title,
@@ -54,7 +53,7 @@ async function card(page, label, side, signal) {
     el(
       "table",
       {},
-      el("thead", {}, el("tr", {}, column(heading), column("Score", "number"), column("Rank", "number"))),
+      tableHead([heading], ["Score", "number"], ["Rank", "number"]),
       [...groups.values()].map(body),
     ),
     el(

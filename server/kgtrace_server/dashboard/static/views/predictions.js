@@ -2,7 +2,7 @@
 
 import { address, get } from "../api.js";
 import { predictionRows } from "../csv.js";
-import { el, named } from "../dom.js";
+import { el, named, tableHead } from "../dom.js";
 import { number } from "../format.js";
 import { section } from "../panel.js";
 import { UNASKED } from "./explaining.js";
@@ -48,17 +48,7 @@ export async function predictions(page, question, signal) {
     el(
       "table",
       {},
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          el("th", { scope: "col", class: "number" }, "#"),
-          el("th", { scope: "col" }, "Tail"),
-          el("th", { scope: "col", class: "number" }, "Score"),
-        ),
-      ),
+      tableHead(["#", "number"], ["Tail"], ["Score", "number"]),
       el("tbody", {}, answer.predictions.map(row)),
     ),
     el(

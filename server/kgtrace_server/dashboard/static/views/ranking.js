@@ -4,7 +4,7 @@ import { address, get } from "../api.js";
 import { bar, barScale } from "../charts.js";
 import { Combobox } from "../combobox.js";
 import { selfInfluenceRows } from "../csv.js";
-import { announce, el, tripleNames } from "../dom.js";
+import { announce, el, tableHead, tripleNames } from "../dom.js";
 import { byOtherScore, count, number } from "../format.js";
 import { Panel, section } from "../panel.js";
 import { advice } from "./advice.js";
@@ -81,17 +81,7 @@ export function rankingView(page) {
           ? el(
               "table",
               { class: "influences wide" },
-              el(
-                "thead",
-                {},
-                el(
-                  "tr",
-                  {},
-                  ...["#", "Training triple", "Mark", "Self-influence"].map((text, i) =>
-                    el("th", { scope: "col", class: ["number", null, null, "influence"][i] }, text),
-                  ),
-                ),
-              ),
+              tableHead(["#", "number"], ["Training triple"], ["Mark"], ["Self-influence", "influence"]),
               el("tbody", {}, rows),
             )
           : el("p", { class: "empty" }, "No training triple has this relation."),

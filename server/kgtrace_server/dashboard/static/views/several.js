@@ -3,7 +3,7 @@
 import { Problem } from "../api.js";
 import { explainAll, unknownFields } from "../batch.js";
 import { severalRows } from "../csv.js";
-import { announce, el, named, tripleNames } from "../dom.js";
+import { announce, el, named, tableHead, tripleNames } from "../dom.js";
 import { count, number } from "../format.js";
 import { readLines, writeLines } from "../lines.js";
 import { Panel, section } from "../panel.js";
@@ -101,14 +101,6 @@ async function table(page, text, ask, signal) {
   announce(`${rows.length - failed} predictions explained, ${failed} not`);
 
   const correct = (number, field, label) => ask(writeLines(lines.map(corrected(number, field, label))));
-  const columns = [
-    ["#", "number"],
-    ["Prediction"],
-    ["Score", "number"],
-    ["Rank", "number"],
-    ["Proof"],
-    ["Best fact and its reason"],
-  ];
   return [
     section(
       2,
@@ -120,14 +112,13 @@ async function table(page, text, ask, signal) {
         el(
           "table",
           {},
-          el(
-            "thead",
-            {},
-            el(
-              "tr",
-              {},
-              columns.map(([text, kind]) => el("th", { scope: "col", class: kind }, text)),
-            ),
+          tableHead(
+            ["#", "number"],
+            ["Prediction"],
+            ["Score", "number"],
+            ["Rank", "number"],
+            ["Proof"],
+            ["Best fact and its reason"],
           ),
           el(
             "tbody",

@@ -3,7 +3,7 @@
 import { address, get } from "../api.js";
 import { sumBar, sumScale } from "../charts.js";
 import { sumRows } from "../csv.js";
-import { el, nameOf, named, tripleString } from "../dom.js";
+import { el, nameOf, named, tableHead, tripleString } from "../dom.js";
 import { count, number, signed } from "../format.js";
 import { behind, section } from "../panel.js";
 import { barPicture } from "../pictures.js";
@@ -50,7 +50,6 @@ export async function sums(page, question, signal, explained) {
         finite.includes(group) && sumBar(group, scale),
       ),
     );
-  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   const title = `Influence summed by ${by}`;
   const picture = () =>
     barPicture(
@@ -71,11 +70,7 @@ export async function sums(page, question, signal, explained) {
       el(
         "table",
         { class: "sums" },
-        el(
-          "thead",
-          {},
-          el("tr", {}, column(by[0].toUpperCase() + by.slice(1)), column("Sum, for and against", "influence")),
-        ),
+        tableHead([by[0].toUpperCase() + by.slice(1)], ["Sum, for and against", "influence"]),
         el("tbody", {}, answer.groups.map(row)),
       ),
     ),

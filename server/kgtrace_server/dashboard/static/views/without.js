@@ -2,7 +2,7 @@
 
 import { address, get, post } from "../api.js";
 import { factRows } from "../csv.js";
-import { announce, el, named } from "../dom.js";
+import { announce, el, named, tableHead } from "../dom.js";
 import { about, number } from "../format.js";
 import { section } from "../panel.js";
 import { UNASKED } from "./explaining.js";
@@ -69,12 +69,11 @@ function tails(page, own, before, after) {
       cell(after[i], (score) => about(score.after), after[i] && place(after[i], i)),
     ),
   );
-  const column = (text, kind) => el("th", { scope: "col", class: kind }, text);
   return el(
     "table",
     {},
     el("caption", {}, "Best tails that are no known facts"),
-    el("thead", {}, el("tr", {}, column("#", "number"), column("Now"), column("Without them"))),
+    tableHead(["#", "number"], ["Now"], ["Without them"]),
     el("tbody", {}, rows),
   );
 }
