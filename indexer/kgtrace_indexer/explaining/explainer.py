@@ -1,6 +1,6 @@
 """Explanations of a prediction as sets of training triples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -107,16 +107,16 @@ class SetExplainer:
         triple: np.ndarray,
         *,
         max_facts: int = 4,
-        entities: int = 10,
+        entities: int | Sequence[int] = 10,
         seed: int = 0,
         direction: Direction = "tail",
         wanted: Callable[[], bool] = lambda: True,
     ) -> SufficientSet:
         """Find training triples of the head that are predicted to give its tail to other entities, too.
 
-        Each of the other entities is thought to have the same triples in place of the head; only its own row moves
-        (Rossi et al., 2022, https://doi.org/10.1145/3514221.3517887). Training triples are added one by one, each time
-        the one after which the tail's mean reciprocal rank is highest, until the tail ranks first with all of them or
+        Each of the other entities is thought to have the same triples in place of the head, and to have learnt them as
+        well; only its own row moves (Rossi et al., 2022, https://doi.org/10.1145/3514221.3517887). Training triples are
+        added one by one, each time the one after which the tail's mean reciprocal rank is highest, until that is 0.9 or
         none raises it: sets of less than two are the best, larger ones need not be.
 
         Parameters
@@ -126,8 +126,9 @@ class SetExplainer:
         max_facts
             The most training triples of a set, at least 1.
         entities
-            How many other entities to draw, at least 1: of those that occur in training triples, have not the triple
-            there, and with which the model does not rank the tail first. There may be fewer.
+            How many other entities to draw, at least 1, of those that occur in training triples, or the ids of some.
+            Those are looked at that have not the triple in training, and with which the model does not rank the tail
+            first. There may be fewer.
         seed
             Of the draw, at least 0.
         direction
@@ -136,7 +137,8 @@ class SetExplainer:
         Raises `BadRequest`, also where the tail ranks first with all entities that were looked at.
         """
         require_positive("max_facts", max_facts)
-        require_positive("entities", entities)
+        if isinstance(entities, int):
+            require_positive("entities", entities)
         if seed < 0:
             raise BadRequest(f"seed is {seed}, must be at least 0")
         with torch.inference_mode(), one_thread():

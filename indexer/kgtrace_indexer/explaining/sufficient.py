@@ -1,7 +1,6 @@
 """Training triples of an entity that give its prediction to other entities."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -16,97 +15,155 @@ from kgtrace_store.errors import BadRequest
 _LOOKED_AT = 20
 """Entities looked at for each one wanted: where the model says the same of nearly all, few lack the prediction."""
 
+_TRIED = 64
+"""Facts whose ranks are computed for each that is added: those with which the target's score is highest."""
+_CONVINCED = 0.9
+"""The mean reciprocal rank at which no more facts are added, as in Kelpie."""
+
 
 def sufficient(
-    predictor: Predictor, completions: Completions, *, max_facts: int, entities: int, seed: int
+    predictor: Predictor, completions: Completions, *, max_facts: int, entities: int | Sequence[int], seed: int
 ) -> SufficientSet:
     """Choose training triples greedily. Raises `BadRequest` where no entity lacks the prediction."""
     triple, given = completions.triple, 0 if completions.direction == "tail" else 2
     positions = predictor.touching({int(triple[given])})
     positions = positions[(predictor.training.triples[positions] != triple).any(1)]  # which would say it outright
     facts = np.asarray(predictor.training.triples[positions], np.int64)
-    others = [
-        _Other(predictor, drawn, facts, int(triple[given]), int(drawn.triple[given]))
-        for drawn in islice(_draw(predictor, completions, given, entities, seed), entities)
-    ]
+    drawn = _lacking(predictor, completions, given, entities, seed)
+    others = [_Other(predictor, each, facts, int(triple[given])) for each in drawn]
     if not others:
         raise BadRequest(
-            f"the model ranks this {completions.direction} first with each of up to {_LOOKED_AT * entities} other "
-            "entities: there is none that a set could convince"
+            "there is no other entity that a set could convince: each that was looked at has the triple already, or "
+            f"the model ranks this {completions.direction} first with it"
         )
-    before = np.array([predictor.rank(other.completions, other.scores) for other in others])
+    before = np.array([predictor.rank(other.completions, other.completions.scores) for other in others])
     chosen, best = list[int](), before
-    while len(chosen) < min(max_facts, len(facts)) and (best > 1).any():
-        tried = np.stack([other.ranks_with_one_more() for other in others])  # (n, facts)
-        tried[:, chosen] = np.inf  # none counts twice
-        fact = int((1 / tried).mean(0).argmax())
-        if (1 / tried[:, fact]).mean() <= (1 / best).mean():
+    while len(chosen) < min(max_facts, len(facts)) and (1 / best).mean() < _CONVINCED:
+        gains = np.sum([other.scores_with_one_more() for other in others], 0)
+        gains[chosen] = -np.inf  # none counts twice
+        tried = np.argsort(-gains, kind="stable")[: min(_TRIED, len(facts) - len(chosen))]
+        ranks = np.stack([other.ranks_with_one_more(tried) for other in others])  # (n, facts)
+        fact = int((1 / ranks).mean(0).argmax())
+        if (1 / ranks[:, fact]).mean() <= (1 / best).mean():
             break
-        chosen.append(fact)
-        best = tried[:, fact]
+        chosen.append(int(tried[fact]))
+        best = ranks[:, fact]
         for other in others:
-            other.add(fact)
+            other.add(chosen[-1])
     return SufficientSet(
         triple=(int(triple[0]), int(triple[1]), int(triple[2])),
         train_index=np.asarray(predictor.training.train_index[positions[chosen]]),
         triples=np.asarray(predictor.training.triples[positions[chosen]]),
         suffices=bool((best == 1).all()),
         candidates=len(positions),
-        entities=np.array([other.completions.triple[given] for other in others]),
+        entities=np.array([other.entity for other in others]),
         scores=np.array([other.completions.scores[completions.target] for other in others]),
-        scores_after=np.array([other.scores[completions.target] for other in others]),
+        scores_after=np.array([other.score() for other in others]),
         ranks=before,
         ranks_after=best,
     )
 
 
-def _draw(predictor: Predictor, completions: Completions, given: int, count: int, seed: int) -> Iterator[Completions]:
-    """Yield the completions of a triple with other entities in a column, 0 or 2, that lack the triple's target."""
+def _lacking(
+    predictor: Predictor, completions: Completions, given: int, entities: int | Sequence[int], seed: int
+) -> Iterator[Completions]:
+    """Yield the completions of a triple with other entities in a column, 0 or 2, that lack the triple's target.
+
+    They are so many, drawn at random, or those of given ones.
+    """
     triple, training = completions.triple, predictor.training
     having = [triple[given], *known_ids(training, triple, "head" if given == 0 else "tail")]
-    lacking = np.setdiff1d(np.flatnonzero(training.entities), having)
-    order = np.random.default_rng(seed).permutation(lacking)
-    for entity in order[: _LOOKED_AT * count]:
-        other = triple.copy()
-        other[given] = entity
-        drawn = predictor.completions(other, completions.direction, completions.wanted)
-        if predictor.rank(drawn, drawn.scores) > 1:
-            yield drawn
+    if isinstance(entities, int):
+        lacking = np.setdiff1d(np.flatnonzero(training.entities), having)
+        order = np.random.default_rng(seed).permutation(lacking)[: _LOOKED_AT * entities]
+    else:
+        order = np.setdiff1d(entities, having)
+    completed = triple[None].repeat(len(order), 0)
+    completed[:, given] = order
+    each = (predictor.completions(other, completions.direction, completions.wanted) for other in completed)
+    yield from islice(
+        (other for other in each if predictor.rank(other, other.scores) > 1),
+        entities if isinstance(entities, int) else None,
+    )
 
 
 class _Other:
-    """Another entity in the place of the given one, and what facts would change of its predictions."""
+    """Another entity in the place of the given one, and what the model would say if facts were told of it.
 
-    def __init__(
-        self, predictor: Predictor, completions: Completions, facts: np.ndarray, given: int, entity: int
-    ) -> None:
-        """`facts` (m, 3) are those of the given entity, and are told of `entity` instead."""
-        self.completions = completions
-        self.scores = completions.scores.copy()
-        """(E,): predicted with the facts that were added."""
-        self._rivals = predictor.rivals(completions)
-        self._count = len(facts)
+    A fact z that is told of the entity is thought to be learnt as well as it is of the given one: the entity's row i
+    moves along P_i ∇_i s(z) until s(z) is, to first order, what it is there, or not at all where it is as high
+    already. What one fact moves counts for those after it.
+    """
+
+    def __init__(self, predictor: Predictor, completions: Completions, facts: np.ndarray, given: int) -> None:
+        """`facts` (m, 3) are those of the entity `given`."""
+        self.completions, self._rivals = completions, predictor.rivals(completions)
+        self.entity = int(completions.triple[0 if completions.direction == "tail" else 2])
         told = facts.copy()
-        told[:, [0, 2]] = np.where(facts[:, [0, 2]] == given, entity, facts[:, [0, 2]])
-        gradients = RowQueries.of(predictor.attributor.featurizer.training_terms(told)) if len(told) else {}
-        tables = gradients.keys() & completions.entity_tables
-        moves = predictor.moves({table: gradients[table].only(gradients[table].row == entity) for table in tables})
-        # facts are added, not left out
-        self._moves = {table: replace(move, grad=-move.grad) for table, move in moves.items()}
+        told[:, [0, 2]] = np.where(facts[:, [0, 2]] == given, self.entity, facts[:, [0, 2]])
+        terms, known = (predictor.attributor.featurizer.training_terms(each) for each in (told, facts))
+        self._missing = (terms.losses() - known.losses()).cpu().numpy().astype(np.float64)
+        """(m,): by how much less the model believes the facts of the entity than of the given one."""
+        gradients = {table: each for table, each in RowQueries.of(terms).items() if table in completions.entity_tables}
+        gradients = {table: each.only(each.row == self.entity) for table, each in gradients.items()}
+        steps = predictor.preconditioner.changed(gradients, predictor.damping)
+        self._slopes = {table: -_dense(each, len(facts)) for table, each in gradients.items()}
+        """By table, ∇s of the told facts in the entity's row, (m, d)."""
+        self._steps = {table: -_dense(each, len(facts)) for table, each in steps.items()}
+        """By table, P ∇s, (m, d)."""
+        self._move = {table: np.zeros(step.shape[1]) for table, step in self._steps.items()}
+        """By table, how the facts that were added move the row, (d,)."""
 
-    def ranks_with_one_more(self) -> np.ndarray:
-        """Return the ranks of the target if each of the facts was added, (m,) float64."""
-        target = np.array([self.completions.target])
-        own = self.scores[target] + self.completions.changes(self._moves, self._count, target).numpy()  # (m, 1)
-        ranks = np.ones(self._count)
-        for rivals in self.completions.blocks(self._count, self._rivals):
-            scores = self.scores[rivals] + self.completions.changes(self._moves, self._count, rivals).numpy()
-            ranks += (scores > own).sum(1) + (scores == own).sum(1) / 2
-        return ranks
+    def score(self) -> float:
+        """Return the score of the target, with the facts that were added."""
+        return float(self._scores({table: move[None] for table, move in self._move.items()}, self._target)[0, 0])
+
+    def scores_with_one_more(self) -> np.ndarray:
+        """Return the score of the target if each of the facts was added, (m,) float32."""
+        return self._scores(self._moves(slice(None)), self._target)[:, 0]
+
+    def ranks_with_one_more(self, facts: np.ndarray) -> np.ndarray:
+        """Return the rank of the target if each of some facts (f,) was added, (f,) float64."""
+        return self._ranks(self._moves(facts))
 
     def add(self, fact: int) -> None:
         """Add a fact."""
-        move = {table: each.only(each.query == fact) for table, each in self._moves.items()}
-        alone = {table: replace(each, query=np.zeros_like(each.query)) for table, each in move.items()}
-        for entities in self.completions.blocks(1, np.ones(len(self.scores), bool)):
-            self.scores[entities] += self.completions.changes(alone, 1, entities)[0].numpy()
+        self._move = {table: moves[0] for table, moves in self._moves(np.array([fact])).items()}
+
+    @property
+    def _target(self) -> np.ndarray:
+        return np.array([self.completions.target])
+
+    def _moves(self, facts: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """Return the moves with one of some facts (f,) more, by table (f, d)."""
+        slopes, steps = ({table: all_[facts] for table, all_ in each.items()} for each in (self._slopes, self._steps))
+        missing = self._missing[facts] - sum(slope @ self._move[table] for table, slope in slopes.items())
+        reach = sum(np.einsum("fd,fd->f", slope, steps[table]) for table, slope in slopes.items())
+        lengths = np.divide(np.maximum(missing, 0), reach, out=np.zeros_like(missing), where=reach > 0)
+        return {table: self._move[table] + lengths[:, None] * step for table, step in steps.items()}
+
+    def _ranks(self, moves: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the ranks of the target after moves (f, d) of the row, (f,) float64."""
+        own = self._scores(moves, self._target)
+        ranks = np.ones(len(own))
+        for rivals in self.completions.blocks(len(own), self._rivals):
+            scores = self._scores(moves, rivals)
+            ranks += (scores > own).sum(1) + (scores == own).sum(1) / 2
+        return ranks
+
+    def _scores(self, moves: Mapping[str, np.ndarray], entities: np.ndarray) -> np.ndarray:
+        """Return the scores of completions (n,) after moves (f, d) of the row, (f, n) float32."""
+        count = len(next(iter(moves.values())))
+        rows = {
+            table: RowQueries(np.arange(count), np.full(count, self.entity), move, np.empty((count, 0), np.int64))
+            for table, move in moves.items()
+        }
+        found: np.ndarray = self.completions.scores[entities] + self.completions.changes(rows, count, entities).numpy()
+        return found
+
+
+def _dense(queries: RowQueries, count: int) -> np.ndarray:
+    """Return the gradients of triples in one row, (count, d)."""
+    found = np.zeros((count, queries.grad.shape[1]))
+    found[queries.query] = queries.grad
+    return found

@@ -38,10 +38,11 @@ class RowQueries:
         for table, uses in terms.rows.items():
             stacks[f"{table}.index"] = torch.stack([use.index for use in uses], 1)
             stacks[f"{table}.grad"] = torch.stack([use.grad for use in uses], 1)
-        arrays, shape = to_host(stacks)(), (len(terms), -1)
+        arrays = to_host(stacks)()
         queries = {}
         for table in terms.rows:
             index, grad = arrays[f"{table}.index"], arrays[f"{table}.grad"]
+            shape = len(terms), index.shape[1] * terms.per_triple
             queries[table] = cls.merged(index.reshape(shape), grad.reshape(*shape, grad.shape[2]).astype(np.float64))
         return queries, {name: arrays[name] for name in others}
 
@@ -74,7 +75,7 @@ class RowQueries:
         query, row = query[order], index.ravel()[order]
         first = np.flatnonzero(np.concatenate([[True], (np.diff(query) != 0) | (np.diff(row) != 0)])[: len(row)])
         query, row = query[first], row[first]
-        grad = np.add.reduceat(grads.reshape(len(order), -1)[order], first, 0)
+        grad = np.add.reduceat(grads.reshape(len(order), grads.shape[2])[order], first, 0)
         counts = np.bincount(query, minlength=len(index))
         number = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]  # of each pair among its test triple's
         pairs = np.full((len(index), int(counts.max(initial=0))), -1)

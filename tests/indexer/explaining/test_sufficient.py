@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from kgtrace_indexer import Attributor, TripleTable
-from kgtrace_indexer.explaining import completions
+from kgtrace_indexer.explaining import completions, sufficient
 from kgtrace_indexer.explaining.explainer import SetExplainer
+from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.names import Direction
 from kgtrace_store.errors import Abandoned, BadRequest
@@ -27,77 +28,114 @@ def attributor(
     return indexed(tmp_path_factory.mktemp("index"), alive(save, *request.param), nations, shard_size=40)
 
 
-def changes(
-    attributor: Attributor, triple: np.ndarray, facts: np.ndarray, given: int, direction: Direction
-) -> np.ndarray:
-    """Return what facts (m, 3) change in the scores of all completions of a triple by its given entity's row, (m, E).
+class Told:
+    """Facts that are told of an entity, (m, 3), and what they do with its row, with dense matrices."""
 
-    A derivative of each score by automatic differentiation, along the move that the inverse of F + σ² makes of the
-    gradient of each fact's score.
-    """
-    predictor = SetExplainer(attributor).predictor
-    featurizer, lists = attributor.featurizer, predictor.preconditioner.rows
-    entities, sigma = len(attributor.vocabulary.entities), 3.0 * predictor.preconditioner.mean_squares[0]
-    completed = np.repeat(triple[None], entities, 0)
-    completed[:, 2 if direction == "tail" else 0] = np.arange(entities)
-    found = np.zeros((len(facts), entities))
-    with torch.inference_mode():
-        told = RowQueries.of(featurizer.training_terms(facts))
-        tests = RowQueries.of(featurizer.score_terms(completed, direction))
-    for table, queries in told.items():
-        if "relation" in table:
-            continue
-        moment = lists.moment(table, given) + sigma * np.eye(lists.width(table))
-        for query, row, grad in zip(queries.query, queries.row, queries.grad, strict=True):
-            if row == given:
-                move = predictor.factor * np.linalg.solve(moment, -grad)
-                mine = tests[table].row == given
-                found[query] += np.bincount(tests[table].query[mine], tests[table].grad[mine] @ move, entities)
-    return found
+    def __init__(
+        self, attributor: Attributor, triple: np.ndarray, facts: np.ndarray, given: int, direction: Direction
+    ) -> None:
+        """`triple` has the entity in the place of another, of which the `facts` are."""
+        predictor = SetExplainer(attributor).predictor
+        featurizer, lists = attributor.featurizer, predictor.preconditioner.rows
+        column = 0 if direction == "tail" else 2
+        told = facts.copy()
+        told[:, [0, 2]] = np.where(facts[:, [0, 2]] == given, triple[column], facts[:, [0, 2]])
+        completed = np.repeat(triple[None], len(attributor.vocabulary.entities), 0)
+        completed[:, 2 - column] = np.arange(len(completed))
+        self.scores = attributor.candidate_scores(triple[None], direction)[0].astype(np.float64)
+        self.missing = self._believed(attributor, facts) - self._believed(attributor, told)
+        self.rivals = predictor.rivals(predictor.completions(triple, direction))
+        self.target = triple[2 - column]
+        (table,) = (name for name in lists.tables if "relation" not in name)
+        with torch.inference_mode():
+            self.slopes = -self._of_row(featurizer.training_terms(told), table, triple[column])
+            self.gradients = self._of_row(featurizer.score_terms(completed, direction), table, triple[column])
+        moment = lists.moment(table, triple[column]) / predictor.preconditioner.mean_squares[0]
+        self.steps = np.linalg.solve(moment + 3.0 * np.eye(len(moment)), 3.0 * self.slopes.T).T
+
+    @staticmethod
+    def _believed(attributor: Attributor, facts: np.ndarray) -> np.ndarray:
+        """Return the scores of facts (m, 3), summed over the directions that are indexed."""
+        sides: list[tuple[Direction, int]] = [("tail", 2), ("head", 0)]
+        sides = sides if attributor.featurizer.directions == "both" else sides[:1]
+        all_ = [attributor.candidate_scores(facts, d)[np.arange(len(facts)), facts[:, at]] for d, at in sides]
+        return np.sum(all_, 0, dtype=np.float64)
+
+    @staticmethod
+    def _of_row(terms: Terms, table: str, row: int) -> np.ndarray:
+        queries = RowQueries.of(terms)[table]
+        found = np.zeros((len(terms), queries.grad.shape[1]))
+        found[queries.query[queries.row == row]] = queries.grad[queries.row == row]
+        return found
+
+    def after(self, chosen: list[int]) -> np.ndarray:
+        """Return the scores of all completions with some of the facts, one after another, (E,)."""
+        move = np.zeros(self.steps.shape[1])
+        for fact in chosen:
+            missing = self.missing[fact] - self.slopes[fact] @ move
+            move = move + max(missing, 0) / (self.slopes[fact] @ self.steps[fact]) * self.steps[fact]
+        return self.scores + self.gradients @ move
+
+    def rank(self, chosen: list[int]) -> float:
+        """Return the rank of the target with some of the facts."""
+        after = self.after(chosen)
+        others, own = after[self.rivals], after[self.target]
+        return float(1 + (others > own).sum() + (others == own).sum() / 2)
 
 
+@pytest.mark.parametrize("tried", [64, 3])
 @pytest.mark.parametrize("direction", ["tail", "head"])
 def test_facts_are_chosen_one_by_one(
-    attributor: Attributor, direction: Direction, monkeypatch: pytest.MonkeyPatch
+    attributor: Attributor, direction: Direction, tried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is the one after which the mean reciprocal rank is highest; scores and ranks are those of moved rows."""
+    """Each is the one of the most promising after which the mean reciprocal rank is highest."""
     monkeypatch.setattr(completions, "BLOCK", 6)
+    monkeypatch.setattr(sufficient, "_TRIED", tried)
     training, explainer = attributor.training, SetExplainer(attributor)
     triple = np.asarray(training.triples[20], np.int64)
-    given, column = (0, 2) if direction == "tail" else (2, 0)
+    given = 0 if direction == "tail" else 2
     found = explainer.sufficient(triple, max_facts=3, entities=ENTITIES, seed=3, direction=direction)
     mine = np.asarray(training.triples[(training.triples[:, [0, 2]] == triple[given]).any(1)], np.int64)
     mine = mine[(mine != triple).any(1)]
     assert found.candidates == len(mine)
     assert 0 < len(found.entities) <= ENTITIES
-    effects, scores, rivals = [], [], []
+    others = []
     for entity in found.entities:
-        other, facts = triple.copy(), mine.copy()
+        other = triple.copy()
         other[given] = entity
-        facts[:, [0, 2]] = np.where(mine[:, [0, 2]] == triple[given], entity, mine[:, [0, 2]])
         assert not (training.triples == other).all(1).any()
-        effects.append(changes(attributor, other, facts, int(entity), direction))
-        scores.append(attributor.candidate_scores(other[None], direction)[0].astype(np.float64))
-        rivals.append(explainer.predictor.rivals(explainer.predictor.completions(other, direction)))
-    target = int(triple[column])
+        others.append(Told(attributor, other, mine, int(triple[given]), direction))
 
-    def ranks(chosen: list[int]) -> np.ndarray:
-        after = [s + e[chosen].sum(0) for s, e in zip(scores, effects, strict=True)]
-        pairs = [(s[r], s[target]) for s, r in zip(after, rivals, strict=True)]
-        return np.array([1 + (others > own).sum() + (others == own).sum() / 2 for others, own in pairs])
+    def quality(chosen: list[int]) -> float:
+        return float(np.mean([1 / other.rank(chosen) for other in others]))
 
-    np.testing.assert_array_equal(found.ranks, ranks([]))
+    np.testing.assert_array_equal(found.ranks, [other.rank([]) for other in others])
     assert (found.ranks > 1).all()
     chosen: list[int] = []
     for fact in found.triples:
-        quality = [0 if i in chosen else (1 / ranks([*chosen, i])).mean() for i in range(len(mine))]
-        assert max(quality) > (1 / ranks(chosen)).mean()
+        assert quality(chosen) < 0.9
+        left = [i for i in range(len(mine)) if i not in chosen]
+        left.sort(key=lambda i: -sum(other.after([*chosen, i])[other.target] for other in others))
+        best = max(quality([*chosen, i]) for i in left[:tried])
+        assert best > quality(chosen)
         chosen.append(next(i for i in range(len(mine)) if (mine[i] == fact).all()))
-        assert quality[chosen[-1]] == max(quality)
-    np.testing.assert_array_equal(found.ranks_after, ranks(chosen))
-    for score, before, effect in zip(found.scores_after, scores, effects, strict=True):
-        assert score == pytest.approx(before[target] + effect[chosen, target].sum(), abs=1e-3)
+        assert chosen[-1] in left[:tried]
+        assert quality(chosen) == best
+    np.testing.assert_array_equal(found.ranks_after, [other.rank(chosen) for other in others])
+    for score, other in zip(found.scores_after, others, strict=True):
+        assert score == pytest.approx(other.after(chosen)[other.target], abs=1e-3)
     assert found.suffices == bool((found.ranks_after == 1).all())
+
+
+def test_entities_may_be_named(attributor: Attributor) -> None:
+    """Those among them that lack the prediction are looked at; the rest, and the head itself, have nothing to learn."""
+    explainer, triple = SetExplainer(attributor), np.asarray(attributor.training.triples[20], np.int64)
+    drawn = explainer.sufficient(triple, max_facts=2, entities=3)
+    named = explainer.sufficient(triple, max_facts=2, entities=[*drawn.entities, int(triple[0])])
+    assert named.entities.tolist() == sorted(drawn.entities)
+    assert named.train_index.tolist() == drawn.train_index.tolist()
+    with pytest.raises(BadRequest, match="no other entity that a set could convince"):
+        explainer.sufficient(triple, entities=[int(triple[0])])
 
 
 def test_a_seed_draws_entities(attributor: Attributor) -> None:

@@ -122,6 +122,8 @@ async function about() {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     served.replaceChildren(error.status === 401 ? "a key is needed" : error.title.toLowerCase());
+  } finally {
+    served.removeAttribute("aria-busy");
   }
 }
 
