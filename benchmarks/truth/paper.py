@@ -109,25 +109,34 @@ def measure(
         explainer = SetExplainer(attributor)
         ours = [_necessary(explained, explainer, k) for k in SIZES]
         ours += [_sufficient(explained, explainer, k, entities) for k in SIZES]
-    rows = [each for row in ours for each in (row, _random(explained, row))]
+    rows = [each for row in ours for each in (row, at_random(explained, row))]
+    found = tried(explained, rows, seeds)
+    folder = Path(output or OUTPUT) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, control, happened in found:
+        file = folder / f"{row.mode}-{row.method.split()[0]}-{row.k}.csv"
+        write(file, row, graph, control.mean(0), happened.mean(0))
+    results = {
+        "predictions": len(explained.test), "mrr": explained.whole.mrr(), "rows": [result(*each) for each in found],
+    }  # fmt: skip
+    frame = table(results)
+    frame.to_csv(folder / "table.csv", index=False)
+    (folder / "table.md").write_text(frame.to_markdown(index=False) + "\n")
+    (folder / "table.tex").write_text(frame.to_latex(index=False, escape=True))
+    return results
+
+
+Tried = tuple[Row, np.ndarray, np.ndarray]
+"""What was named, and the outcomes (seeds, 3, q) of control models and of models without it, or with it."""
+
+
+def tried(explained: Explained, rows: Sequence[Row], seeds: int) -> list[Tried]:
+    """Train without the facts of rows, or with them, and without either."""
     controls = [without(row.looked_at(explained), np.empty(0, np.int64), seeds) for row in rows]
     runs = [row.jobs(explained, seeds) for row in rows]
     outcomes = iter(retrain([job for jobs in (*controls, *runs) for job in jobs]))
     before, after = ([np.stack([next(outcomes) for _ in jobs]) for jobs in each] for each in (controls, runs))
-    folder = Path(output or OUTPUT) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for row, control, happened in zip(rows, before, after, strict=True):
-        file = folder / f"{row.mode}-{row.method.split()[0]}-{row.k}.csv"
-        write(file, row, graph, control.mean(0), happened.mean(0))
-    found = {
-        "predictions": len(explained.test), "mrr": explained.whole.mrr(),
-        "rows": [_result(*each) for each in zip(rows, before, after, strict=True)],
-    }  # fmt: skip
-    table = _table(found)
-    table.to_csv(folder / "table.csv", index=False)
-    (folder / "table.md").write_text(table.to_markdown(index=False) + "\n")
-    (folder / "table.tex").write_text(table.to_latex(index=False, escape=True))
-    return found
+    return list(zip(rows, before, after, strict=True))
 
 
 def _necessary(explained: Explained, explainer: SetExplainer, k: int) -> Row:
@@ -143,9 +152,9 @@ def _necessary(explained: Explained, explainer: SetExplainer, k: int) -> Row:
 
 def _sufficient(explained: Explained, explainer: SetExplainer, k: int, entities: int) -> Row:
     start, found = perf_counter(), list[Explanation]()
-    for triple in explained.test:
+    for seed, triple in enumerate(explained.test):  # other entities each: facts of several would compete for one
         try:
-            chosen = explainer.sufficient(triple, max_facts=k, entities=entities)
+            chosen = explainer.sufficient(triple, max_facts=k, entities=entities, seed=seed)
         except BadRequest:  # the model says the same of all entities
             continue
         facts = explained.graph.train[chosen.train_index]
@@ -153,7 +162,7 @@ def _sufficient(explained: Explained, explainer: SetExplainer, k: int, entities:
     return Row("sufficient", OURS, k, (perf_counter() - start) / len(explained.test), found)
 
 
-def _random(explained: Explained, row: Row) -> Row:
+def at_random(explained: Explained, row: Row) -> Row:
     """Return as many random facts of the same heads, the same for all other entities."""
     train, random = explained.graph.train, np.random.default_rng(0)
     drawn: dict[tuple[int, int, int], np.ndarray] = {}
@@ -165,7 +174,8 @@ def _random(explained: Explained, row: Row) -> Row:
     return Row(row.mode, RANDOM, row.k, None, found)
 
 
-def _result(row: Row, control: np.ndarray, happened: np.ndarray) -> dict[str, Any]:
+def result(row: Row, control: np.ndarray, happened: np.ndarray) -> dict[str, Any]:
+    """Return what happened to a row's predictions."""
     return {
         "mode": row.mode, "method": row.method, "k": row.k, "seconds": row.seconds, "facts": len(row.facts),
         "looked at": len(row.explanations), "control": measures(control), "measures": measures(happened),
@@ -176,8 +186,8 @@ def _result(row: Row, control: np.ndarray, happened: np.ndarray) -> dict[str, An
 def write(file: Path, row: Row, graph: Graph, before: np.ndarray, after: np.ndarray) -> None:
     """Write each explanation as Kelpie does, with logits and ranks of outcomes (3, q) without and with it.
 
-    ``head;relation;tail``, in sufficient mode the entity that is to receive the prediction, three fields for each of up to
-    four facts, logit before and after, rank before and after.
+    ``head;relation;tail``, in sufficient mode the same with the entity that is to receive the prediction, three fields for
+    each of up to four facts, logit before and after, rank before and after.
     """
     entities, relations = graph.vocabulary.entities, graph.vocabulary.relations
     with file.open("w", newline="") as out:
@@ -185,7 +195,7 @@ def write(file: Path, row: Row, graph: Graph, before: np.ndarray, after: np.ndar
         for number, each in enumerate(row.explanations):
             names = [[entities[h], relations[r], entities[t]] for h, r, t in (each.triple, *each.facts)]
             names += [[""] * 3] * (MOST - len(each.facts))
-            other = [entities[each.head]] if row.mode == "sufficient" else []
+            other = [entities[each.head], *names[0][1:]] if row.mode == "sufficient" else []
             numbers = [before[0, number], after[0, number], before[2, number], after[2, number]]
             lines.writerow([*names[0], *other, *chain.from_iterable(names[1:]), *(f"{x:.4g}" for x in numbers)])
 
@@ -194,12 +204,13 @@ def shown(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a table for each problem."""
     return "\n\n".join(
         f"**{name}**: {each['predictions']} predictions, {each['seeds']} seeds, MRR {each['mrr']:.3f}.\n\n"
-        f"{_table(each).to_markdown(index=False)}"
+        f"{table(each).to_markdown(index=False)}"
         for name, each in found.items()
     )
 
 
-def _table(found: Mapping[str, Any]) -> pd.DataFrame:
+def table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a line for each row."""
     return pd.DataFrame(
         {
             "mode": row["mode"],

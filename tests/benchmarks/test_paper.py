@@ -75,8 +75,9 @@ def test_the_table_and_the_files_of_an_author(explained: Explained, tmp_path: Pa
     with (folder / "sufficient-kgtrace-4.csv").open(newline="") as lines:
         sufficient = list(csv.reader(lines, delimiter=";"))
     assert len(sufficient) == found["rows"][6]["looked at"]
-    assert all(len(line) == 3 + 1 + 3 * 4 + 4 for line in sufficient)
-    assert all(line[3] in line[4:7] for line in sufficient if line[4])  # the first fact is of the other entity
+    assert all(len(line) == 3 + 3 + 3 * 4 + 4 for line in sufficient)
+    assert all(line[4:6] == line[1:3] != line[3] for line in sufficient)
+    assert all(line[3] in line[6:9] for line in sufficient if line[6])  # the first fact is of the other entity
     for file in ("table.csv", "table.md", "table.tex"):
         assert "sufficient" in (folder / file).read_text()
     assert "5 predictions" in paper.shown({"X-ComplEx": {**found, "seeds": 1}})
