@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
+import torch
 
 from kgtrace_indexer.answers import SufficientSet
 from kgtrace_indexer.explaining.completions import Completions
@@ -29,7 +30,7 @@ def sufficient(
     positions = predictor.touching({int(triple[given])})
     positions = positions[(predictor.training.triples[positions] != triple).any(1)]  # which would say it outright
     facts = np.asarray(predictor.training.triples[positions], np.int64)
-    drawn = _lacking(predictor, completions, given, entities, seed)
+    drawn = _unconvinced(predictor, completions, given, entities, seed)
     others = [_Other(predictor, each, facts, int(triple[given])) for each in drawn]
     if not others:
         raise BadRequest(
@@ -37,17 +38,18 @@ def sufficient(
             f"the model ranks this {completions.direction} first with it"
         )
     before = np.array([predictor.rank(other.completions, other.completions.scores) for other in others])
-    chosen, best = list[int](), before
-    while len(chosen) < min(max_facts, len(facts)) and (1 / best).mean() < _CONVINCED:
+    chosen, ranks = list[int](), before
+    best = np.mean([other.log_probability for other in others])
+    while len(chosen) < min(max_facts, len(facts)) and (1 / ranks).mean() < _CONVINCED:
         gains = np.sum([other.scores_with_one_more() for other in others], 0)
         gains[chosen] = -np.inf  # none counts twice
         tried = np.argsort(-gains, kind="stable")[: min(_TRIED, len(facts) - len(chosen))]
-        ranks = np.stack([other.ranks_with_one_more(tried) for other in others])  # (n, facts)
-        fact = int((1 / ranks).mean(0).argmax())
-        if (1 / ranks[:, fact]).mean() <= (1 / best).mean():
+        standings = np.stack([other.standings(tried) for other in others])  # (n, 2, facts)
+        believed = standings[:, 1].mean(0)
+        if believed.max() <= best:
             break
-        chosen.append(int(tried[fact]))
-        best = ranks[:, fact]
+        best, ranks = believed.max(), standings[:, 0, believed.argmax()]
+        chosen.append(int(tried[believed.argmax()]))
         for other in others:
             other.add(chosen[-1])
     return SufficientSet(
@@ -60,11 +62,11 @@ def sufficient(
         scores=np.array([other.completions.scores[completions.target] for other in others]),
         scores_after=np.array([other.score() for other in others]),
         ranks=before,
-        ranks_after=best,
+        ranks_after=ranks,
     )
 
 
-def _lacking(
+def _unconvinced(
     predictor: Predictor, completions: Completions, given: int, entities: int | Sequence[int], seed: int
 ) -> Iterator[Completions]:
     """Yield the completions of a triple with other entities in a column, 0 or 2, that lack the triple's target.
@@ -90,9 +92,13 @@ def _lacking(
 class _Other:
     """Another entity in the place of the given one, and what the model would say if facts were told of it.
 
-    A fact z that is told of the entity is thought to be learnt as well as it is of the given one: the entity's row i
-    moves along P_i ∇_i s(z) until s(z) is, to first order, what it is there, or not at all where it is as high
-    already. What one fact moves counts for those after it.
+    The changes of `Predictor` are those of a least squares problem at the entity's row i, whose inverse Hessian is
+    f/σ² P_i. A told fact z is one more observation there (recursive least squares): what its score lacks, compared with
+    the fact of the given entity, is made up for by a move
+
+        f/σ² P_i ∇_i s(z) · lacking / (1 + f/σ² ⟨∇_i s(z), P_i ∇_i s(z)⟩),
+
+    or not at all where it lacks nothing. What one fact moves counts for those after it.
     """
 
     def __init__(self, predictor: Predictor, completions: Completions, facts: np.ndarray, given: int) -> None:
@@ -102,15 +108,15 @@ class _Other:
         told = facts.copy()
         told[:, [0, 2]] = np.where(facts[:, [0, 2]] == given, self.entity, facts[:, [0, 2]])
         terms, known = (predictor.attributor.featurizer.training_terms(each) for each in (told, facts))
-        self._missing = (terms.losses() - known.losses()).cpu().numpy().astype(np.float64)
+        self._lacking = (terms.losses() - known.losses()).cpu().numpy().astype(np.float64)
         """(m,): by how much less the model believes the facts of the entity than of the given one."""
         gradients = {table: each for table, each in RowQueries.of(terms).items() if table in completions.entity_tables}
         gradients = {table: each.only(each.row == self.entity) for table, each in gradients.items()}
-        steps = predictor.preconditioner.changed(gradients, predictor.damping)
+        steps = predictor.moves(gradients)
         self._slopes = {table: -_dense(each, len(facts)) for table, each in gradients.items()}
         """By table, ∇s of the told facts in the entity's row, (m, d)."""
         self._steps = {table: -_dense(each, len(facts)) for table, each in steps.items()}
-        """By table, P ∇s, (m, d)."""
+        """By table, f/σ² P ∇s, (m, d)."""
         self._move = {table: np.zeros(step.shape[1]) for table, step in self._steps.items()}
         """By table, how the facts that were added move the row, (d,)."""
 
@@ -122,9 +128,23 @@ class _Other:
         """Return the score of the target if each of the facts was added, (m,) float32."""
         return self._scores(self._moves(slice(None)), self._target)[:, 0]
 
-    def ranks_with_one_more(self, facts: np.ndarray) -> np.ndarray:
-        """Return the rank of the target if each of some facts (f,) was added, (f,) float64."""
-        return self._ranks(self._moves(facts))
+    @property
+    def log_probability(self) -> float:
+        """Before facts are added, of the target among the entities that make no training triple."""
+        scores, among = torch.from_numpy(self.completions.scores), self._rivals.copy()
+        among[self.completions.target] = True
+        return float(scores[self.completions.target] - scores[torch.from_numpy(among)].logsumexp(0))
+
+    def standings(self, facts: np.ndarray) -> np.ndarray:
+        """Return rank and log-probability of the target if each of some facts (f,) was added, (2, f) float64."""
+        moves = self._moves(facts)
+        own = self._scores(moves, self._target)
+        ranks, total = np.ones(len(own)), own[:, 0].astype(np.float64)
+        for rivals in self.completions.blocks(len(own), self._rivals):
+            scores = self._scores(moves, rivals)
+            ranks += (scores > own).sum(1) + (scores == own).sum(1) / 2
+            total = np.logaddexp(total, torch.from_numpy(scores).logsumexp(1).numpy())
+        return np.stack([ranks, own[:, 0] - total])
 
     def add(self, fact: int) -> None:
         """Add a fact."""
@@ -137,19 +157,10 @@ class _Other:
     def _moves(self, facts: np.ndarray | slice) -> dict[str, np.ndarray]:
         """Return the moves with one of some facts (f,) more, by table (f, d)."""
         slopes, steps = ({table: all_[facts] for table, all_ in each.items()} for each in (self._slopes, self._steps))
-        missing = self._missing[facts] - sum(slope @ self._move[table] for table, slope in slopes.items())
+        lacking = self._lacking[facts] - sum(slope @ self._move[table] for table, slope in slopes.items())
         reach = sum(np.einsum("fd,fd->f", slope, steps[table]) for table, slope in slopes.items())
-        lengths = np.divide(np.maximum(missing, 0), reach, out=np.zeros_like(missing), where=reach > 0)
+        lengths = np.maximum(lacking, 0) / (1 + reach)
         return {table: self._move[table] + lengths[:, None] * step for table, step in steps.items()}
-
-    def _ranks(self, moves: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the ranks of the target after moves (f, d) of the row, (f,) float64."""
-        own = self._scores(moves, self._target)
-        ranks = np.ones(len(own))
-        for rivals in self.completions.blocks(len(own), self._rivals):
-            scores = self._scores(moves, rivals)
-            ranks += (scores > own).sum(1) + (scores == own).sum(1) / 2
-        return ranks
 
     def _scores(self, moves: Mapping[str, np.ndarray], entities: np.ndarray) -> np.ndarray:
         """Return the scores of completions (n,) after moves (f, d) of the row, (f, n) float32."""

@@ -43,7 +43,7 @@ class Told:
         completed = np.repeat(triple[None], len(attributor.vocabulary.entities), 0)
         completed[:, 2 - column] = np.arange(len(completed))
         self.scores = attributor.candidate_scores(triple[None], direction)[0].astype(np.float64)
-        self.missing = self._believed(attributor, facts) - self._believed(attributor, told)
+        self.lacking = self._believed(attributor, facts) - self._believed(attributor, told)
         self.rivals = predictor.rivals(predictor.completions(triple, direction))
         self.target = triple[2 - column]
         (table,) = (name for name in lists.tables if "relation" not in name)
@@ -51,7 +51,8 @@ class Told:
             self.slopes = -self._of_row(featurizer.training_terms(told), table, triple[column])
             self.gradients = self._of_row(featurizer.score_terms(completed, direction), table, triple[column])
         moment = lists.moment(table, triple[column]) / predictor.preconditioner.mean_squares[0]
-        self.steps = np.linalg.solve(moment + 3.0 * np.eye(len(moment)), 3.0 * self.slopes.T).T
+        hessian = (moment + 3.0 * np.eye(len(moment))) * predictor.preconditioner.mean_squares[0] / predictor.factor
+        self.steps = np.linalg.solve(hessian, self.slopes.T).T
 
     @staticmethod
     def _believed(attributor: Attributor, facts: np.ndarray) -> np.ndarray:
@@ -72,8 +73,8 @@ class Told:
         """Return the scores of all completions with some of the facts, one after another, (E,)."""
         move = np.zeros(self.steps.shape[1])
         for fact in chosen:
-            missing = self.missing[fact] - self.slopes[fact] @ move
-            move = move + max(missing, 0) / (self.slopes[fact] @ self.steps[fact]) * self.steps[fact]
+            lacking = self.lacking[fact] - self.slopes[fact] @ move
+            move = move + max(lacking, 0) / (1 + self.slopes[fact] @ self.steps[fact]) * self.steps[fact]
         return self.scores + self.gradients @ move
 
     def rank(self, chosen: list[int]) -> float:
@@ -82,13 +83,18 @@ class Told:
         others, own = after[self.rivals], after[self.target]
         return float(1 + (others > own).sum() + (others == own).sum() / 2)
 
+    def log_probability(self, chosen: list[int]) -> float:
+        """Return that of the target with some of the facts."""
+        after = self.after(chosen)
+        return float(after[self.target] - np.logaddexp.reduce(np.append(after[self.rivals], after[self.target])))
+
 
 @pytest.mark.parametrize("tried", [64, 3])
 @pytest.mark.parametrize("direction", ["tail", "head"])
 def test_facts_are_chosen_one_by_one(
     attributor: Attributor, direction: Direction, tried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is the one of the most promising after which the mean reciprocal rank is highest."""
+    """Each is the one of the most promising after which the target is most probable, until the target ranks high."""
     monkeypatch.setattr(completions, "BLOCK", 6)
     monkeypatch.setattr(sufficient, "_TRIED", tried)
     training, explainer = attributor.training, SetExplainer(attributor)
@@ -106,21 +112,21 @@ def test_facts_are_chosen_one_by_one(
         assert not (training.triples == other).all(1).any()
         others.append(Told(attributor, other, mine, int(triple[given]), direction))
 
-    def quality(chosen: list[int]) -> float:
-        return float(np.mean([1 / other.rank(chosen) for other in others]))
+    def believed(chosen: list[int]) -> float:
+        return float(np.mean([other.log_probability(chosen) for other in others]))
 
     np.testing.assert_array_equal(found.ranks, [other.rank([]) for other in others])
     assert (found.ranks > 1).all()
     chosen: list[int] = []
     for fact in found.triples:
-        assert quality(chosen) < 0.9
+        assert np.mean([1 / other.rank(chosen) for other in others]) < 0.9
         left = [i for i in range(len(mine)) if i not in chosen]
         left.sort(key=lambda i: -sum(other.after([*chosen, i])[other.target] for other in others))
-        best = max(quality([*chosen, i]) for i in left[:tried])
-        assert best > quality(chosen)
+        best = max(believed([*chosen, i]) for i in left[:tried])
+        assert best > believed(chosen)
         chosen.append(next(i for i in range(len(mine)) if (mine[i] == fact).all()))
         assert chosen[-1] in left[:tried]
-        assert quality(chosen) == best
+        assert believed(chosen) == pytest.approx(best, abs=1e-5)
     np.testing.assert_array_equal(found.ranks_after, [other.rank(chosen) for other in others])
     for score, other in zip(found.scores_after, others, strict=True):
         assert score == pytest.approx(other.after(chosen)[other.target], abs=1e-3)
