@@ -257,6 +257,30 @@ def test_a_service_that_is_gone_and_comes_back(browse: Browse, small: Service) -
         expect(page.get_by_role("heading", name="Speaks for it")).to_be_visible()
 
 
+def test_a_view_that_cannot_be_loaded_says_so(browse: Browse, small: Service) -> None:
+    """With a button that loads the page again."""
+    with running(small) as site:
+        page = browse(address(site), lambda page: page.route("**/views/ranking.js", lambda route: route.abort()))
+        page.get_by_role("link", name="Suspicious triples").click()
+        expect(page.get_by_text("The service sends no pages")).to_be_visible()
+        page.unroute("**/views/ranking.js")
+        page.get_by_role("button", name="Reload the page").click()
+        expect(page.get_by_role("table")).to_be_visible()
+
+
+def test_a_page_asks_at_once_for_all_that_its_first_view_needs(browse: Browse, small: Service) -> None:
+    """Modules that the page names are those that it loads before other views."""
+    asked = list[str]()
+    with running(small) as site:
+        page = browse(address(site), lambda page: page.on("request", lambda request: asked.append(request.url)))
+        page.get_by_role("link", name="Suspicious triples").click()
+        expect(page.get_by_role("table")).to_be_visible()
+        named = page.locator("link[rel=modulepreload]").evaluate_all("links => links.map(link => link.href)")
+    others = [url for url in asked if url.endswith(".js") and url not in named]
+    assert len(named) > 20
+    assert {url.rsplit("/", 1)[-1] for url in others[:2]} == {"theme.js", "ranking.js"}
+
+
 def test_a_busy_service_can_be_asked_again(browse: Browse, small: Service) -> None:
     """429 shows what the problem document says, and a button."""
 

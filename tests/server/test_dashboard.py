@@ -52,9 +52,8 @@ def test_everything_that_the_page_needs_is_there(client: Client) -> None:
         assert "immutable" in response.headers["Cache-Control"]
         if "/vendor/" not in path and path.endswith(".js"):
             assert response.headers["Content-Type"].startswith("text/javascript")
-            waiting += [
-                urljoin(path, name) for name in re.findall(r'^(?:import|.* from) "(\..*)";$', response.text, re.M)
-            ]
+            imported = re.findall(r'^(?:import|.* from) "(\..*)";$|import\("(\.[^"]*)"\)', response.text, re.M)
+            waiting += [urljoin(path, at_once or later) for at_once, later in imported]
     assert {name for name, _ in dashboard._read(files(dashboard.__name__))} - {"static/index.html"} == {
         path.split("/", 3)[3] for path in seen
     }

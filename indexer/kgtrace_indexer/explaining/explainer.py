@@ -114,10 +114,10 @@ class SetExplainer:
     ) -> SufficientSet:
         """Find training triples of the head that are predicted to give its tail to other entities, too.
 
-        Each of the other entities is thought to learn the same triples in place of the head; only its own row moves (Rossi et
-        al., 2022, https://doi.org/10.1145/3514221.3517887). Training triples are added one by one, each time the one after
-        which the tail is most probable, until its mean reciprocal rank is 0.9 or none makes it more probable: larger sets
-        need not be the smallest.
+        Each of the other entities is thought to learn the same triples in place of the head; only its own row moves
+        (Rossi et al., 2022, https://doi.org/10.1145/3514221.3517887). Training triples are added one by one, each time
+        the one after which the tail is most probable, until its mean reciprocal rank is 0.9 or none makes it more
+        probable: sets of less than two are the best, larger ones need not be.
 
         Parameters
         ----------

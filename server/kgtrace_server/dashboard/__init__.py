@@ -7,12 +7,14 @@ another by relative addresses, so that the page works behind a proxy that puts a
 
 import gzip
 import hashlib
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from posixpath import normpath
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
@@ -34,8 +36,10 @@ D3 = "vendor/d3.v7.min.def.js"
 
 _PAGE = "index.html"
 
-_CLASSIC = "static/theme.js"
-"""The one script that is no module."""
+_FIRST = ("static/main.js", "static/views/explain.js")
+"""The modules that the first view needs, beside those that they import."""
+_IMPORTED = re.compile(r"""^(?:import|}).*"(\.[^"]+)";$""", re.MULTILINE)
+"""What a module imports at once."""
 
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -74,7 +78,7 @@ def dashboard(frame_ancestors: Collection[str] = (), entity_url: str | None = No
     policy = POLICY.format(parents=" ".join(frame_ancestors) or "'none'")
 
     @router.get("/")
-    def page(request: Request) -> Response:
+    async def page(request: Request) -> Response:
         shown = _page(_built().page, entity_url or "")
         tag = f'W/"{hashlib.sha256(shown.content).hexdigest()[:12]}"'
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "ETag": tag}
@@ -83,7 +87,7 @@ def dashboard(frame_ancestors: Collection[str] = (), entity_url: str | None = No
         return _sent(shown, request, headers)
 
     @router.get("/dashboard/{version}/{path:path}")
-    def file(version: str, path: str, request: Request) -> Response:
+    async def file(version: str, path: str, request: Request) -> Response:
         built = _built()
         served = built.files.get(path)
         if served is None or version != built.version:
@@ -120,9 +124,14 @@ def _page(page: str, entity_url: str) -> _File:
     return _file(_PAGE, page.replace("ENTITY_URL", escape(entity_url)).encode())
 
 
-def _modules(paths: Iterable[str]) -> list[str]:
-    """Return the modules, which the page loads at once, not one after the other as their imports name them."""
-    return sorted(path for path in paths if path.endswith(".js") and path != _CLASSIC)
+def _modules(content: Mapping[str, bytes]) -> list[str]:
+    """Return the modules of the first view, which are loaded at once, not one after the other as imports name them."""
+    found, left = set[str](), [*_FIRST]
+    while left:
+        if (path := left.pop()) not in found:
+            found.add(path)
+            left += [normpath(f"{path}/../{name}") for name in _IMPORTED.findall(content[path].decode())]
+    return sorted(found)
 
 
 def _read(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:

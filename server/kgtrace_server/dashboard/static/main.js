@@ -4,12 +4,6 @@ import { address, events, forgetGeneration, get, Problem, setKey } from "./api.j
 import { el } from "./dom.js";
 import { ago, count } from "./format.js";
 import { local } from "./storage.js";
-import { changesView } from "./views/changes.js";
-import { entityView } from "./views/entity.js";
-import { explainView } from "./views/explain.js";
-import { indexView } from "./views/index.js";
-import { rankingView } from "./views/ranking.js";
-import { severalView } from "./views/several.js";
 
 /**
  * The page as views use it.
@@ -24,14 +18,16 @@ import { severalView } from "./views/several.js";
  * @property {() => void} refresh Ask everything anew.
  */
 
+/** By name in the address; each is loaded when it is first shown, or a little later. */
 const VIEWS = {
-  explain: explainView,
-  several: severalView,
-  entity: entityView,
-  "self-influence": rankingView,
-  index: indexView,
-  changes: changesView,
+  explain: async () => (await import("./views/explain.js")).explainView,
+  several: async () => (await import("./views/several.js")).severalView,
+  entity: async () => (await import("./views/entity.js")).entityView,
+  "self-influence": async () => (await import("./views/ranking.js")).rankingView,
+  index: async () => (await import("./views/index.js")).indexView,
+  changes: async () => (await import("./views/changes.js")).changesView,
 };
+const LATER = 3_000; // milliseconds after which views that were not asked for are loaded
 const LOOK = 60_000; // milliseconds between looks at which generation answers
 
 const EMBEDDED = document.documentElement.classList.contains("embedded");
@@ -93,14 +89,26 @@ function refresh() {
 
 /** Draw the view that the address names. @param {boolean} moved Whether the reader came from another view. */
 async function draw(moved) {
-  drawnSearch = location.search;
+  const asked = location.search;
+  drawnSearch = asked;
   const question = current();
   const name = Object.hasOwn(VIEWS, question.view ?? "") ? question.view : "explain";
-  const view = (views[name] ??= VIEWS[name](page));
   for (const tab of document.querySelectorAll("nav a")) {
     if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
     else tab.removeAttribute("aria-current");
   }
+  if (!views[name]) {
+    try {
+      const make = await VIEWS[name]();
+      views[name] ??= make(page);
+    } catch {
+      const reload = el("button", { type: "button", click: () => location.reload() }, "Reload the page");
+      main.replaceChildren(el("p", { class: "empty" }, "The service sends no pages at the moment. ", reload));
+      return;
+    }
+    if (asked !== location.search) return; // the reader has gone on
+  }
+  const view = views[name];
   const changed = !main.contains(view.element);
   if (changed) main.replaceChildren(view.element);
   const { title, focus } = view.update(question);
@@ -228,3 +236,4 @@ addEventListener("visibilitychange", () => document.hidden || about());
 
 draw(false);
 about();
+setTimeout(() => Object.values(VIEWS).forEach((load) => load()), LATER);
