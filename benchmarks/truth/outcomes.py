@@ -25,14 +25,14 @@ COMPARED = ("logit", "log-probability")
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What models that were trained on halves of a graph say of test triples."""
+    """What models that were trained on parts of a graph say of test triples."""
 
     triples: str
     """sha256 of the graph's training triples (n, 3) int64 by id, in their order: that of PyKEEN's ``mapped_triples``."""
     test: np.ndarray
     """(q,) int64: rows of the graph's test triples, in the same sense."""
     kept: np.ndarray
-    """(m, n) bool: which training triples are in each half."""
+    """(m, n) bool: which training triples are in each part."""
     happened: np.ndarray
     """(seeds, m, 3, q) float32: logit, log-probability among all tails, and filtered rank."""
     recipe: str
@@ -45,6 +45,17 @@ class Outcomes:
             kept = np.unpackbits(arrays["kept"], axis=1, count=int(arrays["count"])).astype(bool)
             texts = str(arrays["triples"]), str(arrays["recipe"])
             return cls(texts[0], arrays["test"], kept, arrays["happened"], texts[1])
+
+    @classmethod
+    def of_these(
+        cls, name: str, triples: str, test: np.ndarray, kept: np.ndarray, recipe: str, seeds: int
+    ) -> "Outcomes | None":
+        """Return what is published under a name if it is of so many seeds and of all these, else None."""
+        if not (FOLDER / f"{name}.npz").exists():
+            return None
+        found = cls.read(name)
+        same = (found.triples, found.recipe, len(found.happened)) == (triples, recipe, seeds)
+        return found if same and np.array_equal(found.test, test) and np.array_equal(found.kept, kept) else None
 
     def write(self, name: str) -> None:
         """Publish under the name of a problem."""

@@ -5,12 +5,12 @@
 
 Models are trained on random halves of the training triples with several seeds, as for `lds`, and a method's sums over
 the halves are compared with what happened; `outcomes` says how, and what no method can pass. Several models are
-`kgtrace build --model A --model B ...`: the mean of what single models of other seeds say. Of ComplEx's first model the
-derivative *through training* is a row, too, the limit of all first-order forecasts for its seed (`unrolled`); it takes
-longer than all other rows.
+`kgtrace build --model A --model B ...`: the mean of what single models of other seeds say. For ComplEx the derivative
+*through training* is a row, too, the limit of all first-order forecasts for a seed (`unrolled`), which takes longer than
+all other rows; for ConvE TRAK, in an environment of its own.
 
-What was trained is kept in ``.bench/truth``, so that an interrupted run goes on, and what happened is published in
-``releases/retraining``. Writes ``benchmarks/results/share-PROBLEM-cpu.json`` and the tables in ``docs/truth.md``.
+What happened is published in ``releases/retraining``, and trained only where that holds no such halves. What was trained
+is kept in ``.bench/truth``, so that an interrupted run goes on. Writes ``benchmarks/results/share-PROBLEM-cpu.json`` and the tables in ``docs/truth.md``.
 """
 
 from collections.abc import Mapping
@@ -24,38 +24,48 @@ import numpy as np
 from benchmarks.truth.command import cell, run
 from benchmarks.truth.curvature import Curvature
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.lds import COUNT, half_of
+from benchmarks.truth.lds import COUNT, TRAK_DIMS, half_of
 from benchmarks.truth.outcomes import COMPARED, Outcomes
 from benchmarks.truth.retraining import Job, retrain
 from benchmarks.truth.scores import influences, same_pair
 from benchmarks.truth.statistics import mean
 from benchmarks.truth.training import KnownTails
 from benchmarks.truth.unrolled import Unrolled
-from benchmarks.truth.whole import SEED, Whole
+from benchmarks.truth.whole import SEED, Explained, Whole
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.names import Outcome
 
 
 def measure(name: str, graph: Graph, *, halves: int, seeds: int, tests: int, models: int) -> dict[str, Any]:
     """Train on halves of a graph, and correlate."""
+    kept = np.stack([half_of(graph, half) for half in range(halves)])  # (m, n)
+    return compared(name, graph, kept, name, seeds=seeds, tests=tests, models=models, every=True)
+
+
+def compared(
+    name: str, graph: Graph, kept: np.ndarray, release: str, *, seeds: int, tests: int, models: int, every: bool
+) -> dict[str, Any]:
+    """Train on parts of a graph (m, n), or take what is published, and correlate; not `every` method takes long."""
     whole = [Whole(name, graph, SEED + i, folder=f"model-{i}") for i in range(models)]
     recipe = whole[0].recipe
     chosen = np.random.default_rng(0).permutation(len(graph.test))[:tests]
     test = graph.test[chosen]
-    kept = np.stack([half_of(graph, half) for half in range(halves)])  # (m, n)
-    folder = whole[0].folder.parent / "halves"
-    jobs = [Job(graph, recipe, mask, seed, test, folder) for seed in range(seeds) for mask in kept]
-    happened = np.stack(retrain(jobs)).reshape(seeds, halves, -1, len(test))
     triples = sha256(np.ascontiguousarray(graph.train, np.int64)).hexdigest()
-    outcomes = Outcomes(triples, chosen, kept, happened, dumps(asdict(recipe)))
-    outcomes.write(name)
+    outcomes = Outcomes.of_these(release, triples, chosen, kept, dumps(asdict(recipe)), seeds)
+    if outcomes is None:
+        folder = whole[0].folder.parent / "parts"
+        jobs = [Job(graph, recipe, mask, seed, test, folder) for seed in range(seeds) for mask in kept]
+        happened = np.stack(retrain(jobs)).reshape(seeds, len(kept), -1, len(test))
+        outcomes = Outcomes(triples, chosen, kept, happened, dumps(asdict(recipe)))
+        outcomes.write(release)
     ceilings = dict(zip(COMPARED, outcomes.ceilings(), strict=True))
+    scores = methods(whole, graph, test) | (slow_methods(whole, graph, test) if every else {})
     rows = {
         title: {
             outcome: {**mean(each), "share": float(each.mean() / ceilings[outcome])}
             for outcome, each in zip(COMPARED, outcomes.correlations(score), strict=True)
         }
-        for title, score in methods(whole, graph, test).items()
+        for title, score in scores.items()
     }
     return {"triples": len(graph.train), "mrr": whole[0].mrr(), "ceilings": ceilings, "rows": rows}
 
@@ -70,18 +80,6 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
     count = same_pair(graph, test)
     logit, probability = of_models("logit"), of_models("probability")
     several = f"{len(whole)} models"
-    pairs = KnownTails.of(graph.train).pairs
-    curvatures = [Curvature(each, pairs) for each in whole]
-    newton = {units: np.stack([each.scores(graph.train, test, units) for each in curvatures]) for units in (1.0, 10.0)}
-    through = dict[str, np.ndarray]()
-    if whole[0].recipe.model == "ComplEx":
-        seeds = range(SEED, SEED + len(whole))
-        derivatives = np.stack([Unrolled(graph, whole[0].recipe, seed).derivatives(test) for seed in seeds])
-        for place, of in enumerate(COMPARED):
-            through |= {
-                f"through training, {of}": derivatives[0, place],
-                f"through training, {of}, {several}": derivatives[:, place].mean(0),
-            }
     return {
         "TracIn of removal": influences(whole[0].model, graph, test, directions="both").of,
         "preconditioned": logit[0],
@@ -91,11 +89,32 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
         f"preconditioned, {several}, outcome probability": probability.mean(0),
         f"preconditioned, {several} + ½ count": alike(logit.mean(0)) + alike(count) / 2,
         f"preconditioned, {several}, outcome probability + ½ count": alike(probability.mean(0)) + alike(count) / 2,
-        **{f"Gauss–Newton, σ² = {units:g}": each[0] for units, each in newton.items()},
-        **{f"Gauss–Newton, σ² = {units:g}, {several}": each.mean(0) for units, each in newton.items()},
-        **through,
         COUNT: count,
     }
+
+
+def slow_methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.ndarray]:
+    """Return methods that look at every negative, or at training itself, or that are not ours."""
+    several = f"{len(whole)} models"
+    pairs = KnownTails.of(graph.train).pairs
+    curvatures = [Curvature(each, pairs) for each in whole]
+    found = dict[str, np.ndarray]()
+    for units in (1.0, 10.0):
+        newton = np.stack([each.scores(graph.train, test, units) for each in curvatures])
+        found[f"Gauss–Newton, σ² = {units:g}"] = newton[0]
+        found[f"Gauss–Newton, σ² = {units:g}, {several}"] = newton.mean(0)
+    if whole[0].recipe.model == "ConvE":
+        trak = np.stack([Explained(each, test).trak(TRAK_DIMS[-1]) for each in whole])
+        found |= {"TRAK": trak[0], f"TRAK, {several}": trak.mean(0)}
+    if whole[0].recipe.model == "ComplEx":
+        seeds = range(SEED, SEED + len(whole))
+        derivatives = np.stack([Unrolled(graph, whole[0].recipe, seed).derivatives(test) for seed in seeds])
+        for place, of in enumerate(COMPARED):
+            found |= {
+                f"through training, {of}": derivatives[0, place],
+                f"through training, {of}, {several}": derivatives[:, place].mean(0),
+            }
+    return found
 
 
 def alike(score: np.ndarray) -> np.ndarray:

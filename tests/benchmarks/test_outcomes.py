@@ -35,6 +35,23 @@ def test_what_was_published_is_read(published: tuple[Outcomes, np.ndarray]) -> N
     assert (found.triples, found.recipe) == (made.triples, made.recipe)
 
 
+def test_nothing_is_trained_that_was_published(published: tuple[Outcomes, np.ndarray]) -> None:
+    """Outcomes stand for those of the same triples, parts, recipe and number of seeds, and of no others."""
+    made, _ = published
+    same = {
+        "name": "X", "triples": made.triples, "test": made.test, "kept": made.kept, "recipe": made.recipe,
+        "seeds": SEEDS,
+    }  # fmt: skip
+    found = Outcomes.of_these(**same)
+    assert found is not None
+    np.testing.assert_array_equal(found.happened, made.happened)
+    others = {
+        "name": "Y", "triples": "other", "test": made.test[::-1], "kept": ~made.kept, "recipe": "{}", "seeds": 2,
+    }  # fmt: skip
+    for key, other in others.items():
+        assert Outcomes.of_these(**{**same, key: other}) is None, key
+
+
 def test_the_truth_itself_is_at_the_ceiling(published: tuple[Outcomes, np.ndarray]) -> None:
     """Which for noise as large as the signal and k seeds is √(k / (k + 1)); nothing says no more than nothing."""
     made, score = published
