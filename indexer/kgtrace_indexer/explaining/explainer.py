@@ -116,8 +116,8 @@ class SetExplainer:
 
         Each of the other entities is thought to learn the same triples in place of the head; only its own row moves
         (Rossi et al., 2022, https://doi.org/10.1145/3514221.3517887). Training triples are added one by one, each time
-        the one after which the tail is most probable, until its mean reciprocal rank is 0.9 or none makes it more
-        probable: sets of less than two are the best, larger ones need not be.
+        the one after which the tail is most probable, until its mean reciprocal rank is 0.9 or none does much for its
+        log-probability: sets of less than two are the best, larger ones need not be.
 
         Parameters
         ----------
