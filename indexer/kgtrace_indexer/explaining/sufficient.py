@@ -64,7 +64,7 @@ def sufficient(
         triple=(int(triple[0]), int(triple[1]), int(triple[2])),
         train_index=np.asarray(predictor.training.train_index[positions[chosen]]),
         triples=np.asarray(predictor.training.triples[positions[chosen]]),
-        suffices=bool((best == 1).all()),
+        suffices=bool((ranks == 1).all()),
         candidates=len(positions),
         entities=np.array([other.entity for other in others]),
         scores=np.array([other.completions.scores[completions.target] for other in others]),
@@ -192,18 +192,18 @@ class _Other:
 
     def _changes(self, moves: np.ndarray, entities: np.ndarray) -> np.ndarray:
         """Return the changes of the scores of completions (n,) by moves (f, d), (f, n) float32."""
-        count, parts = len(moves), np.split(moves, np.cumsum([*self._widths.values()])[:-1], 1)
-        rows = {
-            table: RowQueries(np.arange(count), np.full(count, self.entity), part, np.empty((count, 0), np.int64))
-            for table, part in zip(self._widths, parts, strict=True)
-        }
+        rows, end, count = dict[str, RowQueries](), 0, len(moves)
+        query, row, pairs = np.arange(count), np.full(count, self.entity), np.empty((count, 0), np.int64)
+        for table, width in self._widths.items():
+            rows[table] = RowQueries(query, row, moves[:, end : end + width], pairs)
+            end += width
         changes: np.ndarray = self.completions.changes(rows, count, entities).numpy()
         return changes
 
 
 def _side_by_side(queries: Mapping[str, RowQueries], count: int) -> np.ndarray:
     """Return the gradients of triples (count,) in one row of each table, (count, d)."""
-    parts = []
+    parts = [np.zeros((count, 0))]
     for each in queries.values():
         parts.append(np.zeros((count, each.grad.shape[1])))
         parts[-1][each.query] = each.grad

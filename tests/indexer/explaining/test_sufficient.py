@@ -143,6 +143,27 @@ def test_facts_are_chosen_one_by_one(
     assert found.suffices == bool((found.ranks_after == 1).all())
 
 
+def test_a_set_suffices_where_the_target_ranks_first(attributor: Attributor) -> None:
+    """With all entities; some sets do, some do not, and none of a ConvE that has learnt little."""
+    explainer, asked = SetExplainer(attributor), np.asarray(attributor.training.triples[:40:3], np.int64)
+    found = [explainer.sufficient(triple, max_facts=8, entities=1) for triple in asked]
+    little = attributor.manifest.provenance["interaction"] == "ConvE"
+    assert {each.suffices for each in found} == ({False} if little else {True, False})
+    for each in found:
+        assert each.suffices == bool((each.ranks_after == 1).all())
+
+
+def test_without_rows_of_entities_nothing_moves(save: Save, nations: Data, tmp_path: Path) -> None:
+    """An index of relation rows alone names no facts."""
+    model = alive(save, "ComplEx", True)
+    layers = ("relation_representations.0._embeddings.weight",)
+    attributor = indexed(tmp_path, model, nations, layers=layers)
+    found = SetExplainer(attributor).sufficient(np.asarray(attributor.training.triples[20], np.int64), entities=2)
+    assert (len(found.triples), found.suffices) == (0, False)
+    np.testing.assert_array_equal(found.ranks_after, found.ranks)
+    np.testing.assert_array_equal(found.scores_after, found.scores)
+
+
 def test_entities_may_be_named(attributor: Attributor) -> None:
     """Those among them that lack the prediction are looked at; the rest, and the head itself, have nothing to learn."""
     explainer, triple = SetExplainer(attributor), np.asarray(attributor.training.triples[20], np.int64)
