@@ -236,4 +236,4 @@ addEventListener("visibilitychange", () => document.hidden || about());
 
 draw(false);
 about();
-setTimeout(() => Object.values(VIEWS).forEach((load) => load()), LATER);
+setTimeout(() => Promise.allSettled(Object.values(VIEWS).map((load) => load())), LATER); // what fails is asked for again
