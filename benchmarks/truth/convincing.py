@@ -26,7 +26,7 @@ import pandas as pd
 from benchmarks.truth.command import run
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.paper import OURS, SIZES, Explanation, Row, at_random, result, shown, tried
-from benchmarks.truth.published import FOLDER, MOST, PROBLEMS
+from benchmarks.truth.published import ASKED, FOLDER, MOST, stem
 from benchmarks.truth.retraining import outcome
 from benchmarks.truth.scores import indexed
 from benchmarks.truth.whole import Explained, Whole
@@ -43,9 +43,7 @@ Pair = tuple[tuple[int, int, int], int]
 def measure(name: str, graph: Graph, *, seeds: int, predictions: str | None) -> dict[str, Any]:
     """Tell entities what each method says, train again, and compare; `predictions` is a file of another one."""
     whole = Whole(name, graph)
-    graph_name, model = name.rsplit("-", 1)
-    pattern = f"{{}}_sufficient_{model.lower()}_{graph_name.lower().replace('-', '')}.csv.gz"
-    files = {title: FOLDER / pattern.format(method) for method, title in NAMED.items()}
+    files = {title: FOLDER / f"{method}_sufficient_{stem(name)}.csv.gz" for method, title in NAMED.items()}
     if predictions is not None:
         files["file"] = Path(predictions)
     told = {title: read(file, graph) for title, file in files.items() if file.exists()}
@@ -92,4 +90,4 @@ def _ours(explained: Explained, explainer: SetExplainer, k: int, pairs: Sequence
 
 if __name__ == "__main__":
     page = "truth/deletion.md"
-    run(__doc__, "convincing", measure, shown, page=page, problems=PROBLEMS, files=("predictions",), seeds=3)
+    run(__doc__, "convincing", measure, shown, page=page, problems=ASKED, files=("predictions",), seeds=3)

@@ -29,7 +29,7 @@ from benchmarks.truth.deletion import effect, measures, without
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.retraining import outcome, retrain
 from benchmarks.truth.scores import indexed
-from benchmarks.truth.whole import Explained, Whole
+from benchmarks.truth.whole import PROBLEMS, Explained, Whole
 from kgtrace_indexer import BuildConfig
 from kgtrace_indexer.explaining.explainer import SetExplainer
 from kgtrace_store.errors import BadRequest
@@ -37,7 +37,7 @@ from kgtrace_store.errors import BadRequest
 FOLDER = SHARED / "data" / "kelpie"
 NAMED = {"kelpie": "Kelpie, up to 4", "k1": "Kelpie, 1", "dp": "Data Poisoning, 1", "criage": "CRIAGE, 1"}
 """Methods by how their files begin."""
-PROBLEMS = tuple(f"{graph}-{model}" for graph in ("WN18RR", "FB15k-237") for model in ("ComplEx", "ConvE", "TransE"))
+ASKED = tuple(name for name, (graph, _) in PROBLEMS.items() if graph in ("WN18RR", "FB15k-237"))
 MOST = 4
 """Facts of a set, at most, as in the publications."""
 
@@ -49,9 +49,7 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: str | None) -> 
     """Delete what each method names, train again, and compare; `predictions` is a file of another one."""
     whole = Whole(name, graph)
     rows = {tuple(triple): row for row, triple in enumerate(graph.train.tolist())}
-    graph_name, model = name.rsplit("-", 1)
-    pattern = f"{{}}_necessary_{model.lower()}_{graph_name.lower().replace('-', '')}.csv"
-    files = {title: FOLDER / pattern.format(method) for method, title in NAMED.items()}
+    files = {title: FOLDER / f"{method}_necessary_{stem(name)}.csv" for method, title in NAMED.items()}
     named = {title: dict(read(file, graph, rows)) for title, file in files.items() if file.exists()}
     if predictions is not None:
         named["file"] = dict(read(Path(predictions), graph, rows))
@@ -70,6 +68,12 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: str | None) -> 
             for (title, facts), outcomes in zip(deleted.items(), happened, strict=True)
         },
     }  # fmt: skip
+
+
+def stem(name: str) -> str:
+    """Return how the released files name a problem's model and graph."""
+    graph, recipe = PROBLEMS[name]
+    return f"{recipe.model}_{graph.replace('-', '')}".lower()
 
 
 def read(
@@ -138,4 +142,4 @@ def _table(name: str, found: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     page = "truth/deletion.md"
-    run(__doc__, "published", measure, shown, page=page, problems=PROBLEMS, files=("predictions",), seeds=3)
+    run(__doc__, "published", measure, shown, page=page, problems=ASKED, files=("predictions",), seeds=3)

@@ -40,6 +40,7 @@ PROBLEMS = {
     "WN18RR-TransE": ("WN18RR", replace(_SAMPLED, model="TransE", rate=0.5, epochs=10, spread=0.4)),
     "WN18RR-ConvE": ("WN18RR", replace(_SAMPLED, model="ConvE", epochs=10, channels=16, spread=0.1)),
     "FB15k-237-ComplEx": ("FB15k-237", replace(_SAMPLED, epochs=3)),
+    "FB15k-237-ComplEx-longer": ("FB15k-237", replace(_SAMPLED, epochs=8, rate=0.05)),
     "FB15k-237-ConvE": ("FB15k-237", replace(_SAMPLED, model="ConvE", epochs=4, channels=16, spread=0.1)),
     "FB15k-237-TransE": ("FB15k-237", replace(_SAMPLED, model="TransE", rate=0.2, epochs=3, spread=0.2)),
 }
