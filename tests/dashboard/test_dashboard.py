@@ -268,19 +268,6 @@ def test_a_view_that_cannot_be_loaded_says_so(browse: Browse, small: Service) ->
         expect(page.get_by_role("table")).to_be_visible()
 
 
-def test_a_page_asks_at_once_for_all_that_its_first_view_needs(browse: Browse, small: Service) -> None:
-    """Modules that the page names are those that it loads before other views."""
-    asked = list[str]()
-    with running(small) as site:
-        page = browse(address(site), lambda page: page.on("request", lambda request: asked.append(request.url)))
-        page.get_by_role("link", name="Suspicious triples").click()
-        expect(page.get_by_role("table")).to_be_visible()
-        named = page.locator("link[rel=modulepreload]").evaluate_all("links => links.map(link => link.href)")
-    others = [url for url in asked if url.endswith(".js") and url not in named]
-    assert len(named) > 20
-    assert {url.rsplit("/", 1)[-1] for url in others[:2]} == {"theme.js", "ranking.js"}
-
-
 def test_a_busy_service_can_be_asked_again(browse: Browse, small: Service) -> None:
     """429 shows what the problem document says, and a button."""
 

@@ -59,6 +59,20 @@ def test_everything_that_the_page_needs_is_there(client: Client) -> None:
     }
 
 
+def test_the_page_names_all_modules_of_its_first_view_and_no_others(client: Client) -> None:
+    """They are loaded at once: each that is named imports none that is not, and other views are not among them."""
+    named = [urljoin("/", path) for path in re.findall(r'"modulepreload" href="([^"]+)"', page_of(client))]
+    assert {path.rsplit("/", 1)[1] for path in named} >= {"main.js", "explain.js", "d3.js"}
+    assert not any(path.endswith(("/ranking.js", "/several.js", "/changes.js")) for path in named)
+    imported = {
+        urljoin(path, name)
+        for path in named
+        for name in re.findall(r'^(?:import|.* from) "(\..*)";$', client.get(path).text, re.M)
+    }
+    assert imported - set(named) == set()
+    assert set(named) - imported == {path for path in named if path.endswith(("/main.js", "/explain.js"))}
+
+
 def test_the_page_is_asked_for_again_and_sent_only_when_changed(client: Client) -> None:
     """An entity tag, 304, and files below an address of their version; another version's are not there."""
     first = client.get("/")
