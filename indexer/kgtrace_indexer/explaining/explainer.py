@@ -137,7 +137,7 @@ class SetExplainer:
         Raises `BadRequest`, also where the tail ranks first with all entities that were looked at.
         """
         require_positive("max_facts", max_facts)
-        if isinstance(entities, int):
+        if isinstance(entities, int | np.integer):
             require_positive("entities", entities)
         if seed < 0:
             raise BadRequest(f"seed is {seed}, must be at least 0")

@@ -59,7 +59,7 @@ class Predictor:
         """What retraining said of such models; None for a kind of model, or of index, that was not tried."""
         configuration = self.attributor.manifest.configuration
         whole = list(configuration["layers"]) == ["all"] and configuration.get("sample_rate", 1.0) == 1.0
-        as_tried = whole and self.damping == "auto" and self.attributor.featurizer.directions == "both"
+        as_tried = whole and self._damping == "auto" and self.attributor.featurizer.directions == "both"
         if not as_tried or len(self._weights) > 1:
             return None
         return BY_INTERACTION.get(str(self.attributor.manifest.provenance.get("interaction")))
@@ -78,11 +78,10 @@ class Predictor:
     def _scale(self, table: str) -> float:
         """Return f/σ² of a table; σ² holds the weight of its model, as all gradients hold the root of it."""
         weight = self._weights[checkpoint_of(table)]
-        return self.factor * weight / self.preconditioner.sigma(table, self.damping)
+        return self.factor * weight / self.preconditioner.sigma(table, self._damping)
 
     @property
-    def damping(self) -> Damping:
-        """σ² of the index, in its units."""
+    def _damping(self) -> Damping:
         return self.attributor.manifest.configuration["damping"] or "auto"
 
     def completions(
@@ -103,7 +102,7 @@ class Predictor:
 
     def moves(self, gradients: Moves) -> Moves:
         """Return how rows move if training triples of these gradients of −s are left out: f/σ² P g."""
-        changed = self.preconditioner.changed(gradients, self.damping)
+        changed = self.preconditioner.changed(gradients, self._damping)
         return {table: replace(queries, grad=self._scale(table) * queries.grad) for table, queries in changed.items()}
 
     def longest(self, table: str, grads: np.ndarray) -> np.ndarray:

@@ -26,8 +26,8 @@ _CONVINCED = 0.9
 _WORTH = 0.1
 """Nor is a fact whose part in what all facts do for the mean log-probability would be smaller."""
 _LEARNT = 10.0
-"""Takes the place of f where facts are added: trained again with one more, ComplEx on WN18RR has learnt it as 30 would
-say, on FB15k-237 as 3."""
+"""Takes the place of f where facts are added. Set by hand: trained again with one more, ComplEx on WN18RR has learnt it
+as about 30 would say, on FB15k-237 as 3."""
 
 
 def sufficient(
@@ -83,18 +83,16 @@ def _unconvinced(
     """
     triple, training = completions.triple, predictor.training
     having = [triple[given], *known_ids(training, triple, "head" if given == 0 else "tail")]
-    if isinstance(entities, int):
+    if isinstance(entities, int | np.integer):
         lacking = np.setdiff1d(np.flatnonzero(training.entities), having)
-        order = np.random.default_rng(seed).permutation(lacking)[: _LOOKED_AT * entities]
+        order, count = np.random.default_rng(seed).permutation(lacking)[: _LOOKED_AT * entities], int(entities)
     else:
         order = np.setdiff1d(entities, having)
+        count = len(order)
     completed = triple[None].repeat(len(order), 0)
     completed[:, given] = order
     each = (predictor.completions(other, completions.direction, completions.wanted) for other in completed)
-    yield from islice(
-        (other for other in each if predictor.rank(other, other.scores) > 1),
-        entities if isinstance(entities, int) else None,
-    )
+    yield from islice((other for other in each if predictor.rank(other, other.scores) > 1), count)
 
 
 class _Other:

@@ -167,7 +167,8 @@ def test_without_rows_of_entities_nothing_moves(save: Save, nations: Data, tmp_p
 def test_entities_may_be_named(attributor: Attributor) -> None:
     """Those among them that lack the prediction are looked at; the rest, and the head itself, have nothing to learn."""
     explainer, triple = SetExplainer(attributor), np.asarray(attributor.training.triples[20], np.int64)
-    drawn = explainer.sufficient(triple, max_facts=2, entities=3)
+    drawn = explainer.sufficient(triple, max_facts=2, entities=np.int64(3))  # type: ignore[arg-type]
+    assert len(drawn.entities) == 3
     named = explainer.sufficient(triple, max_facts=2, entities=[*drawn.entities, int(triple[0])])
     assert named.entities.tolist() == sorted(drawn.entities)
     assert named.train_index.tolist() == drawn.train_index.tolist()

@@ -98,15 +98,14 @@ async function draw(moved) {
     else tab.removeAttribute("aria-current");
   }
   if (!views[name]) {
-    try {
-      const make = await VIEWS[name]();
-      views[name] ??= make(page);
-    } catch {
+    const make = await VIEWS[name]().catch(() => null);
+    if (asked !== location.search) return; // the reader has gone on
+    if (!make) {
       const reload = el("button", { type: "button", click: () => location.reload() }, "Reload the page");
       main.replaceChildren(el("p", { class: "empty" }, "The service sends no pages at the moment. ", reload));
       return;
     }
-    if (asked !== location.search) return; // the reader has gone on
+    views[name] ??= make(page);
   }
   const view = views[name];
   const changed = !main.contains(view.element);
