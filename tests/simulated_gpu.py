@@ -5,7 +5,8 @@ they are on ``cuda:0``. So the code under test takes the way that it takes on a 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+from kgtrace_indexer import threads
+from kgtrace_indexer.building import lanes
 
 CUDA = torch.device("cuda", 0)
 
@@ -55,7 +59,7 @@ class OnGpu(Tensor):
         return CUDA
 
     def __getitem__(self, index: Any) -> Tensor:
-        """Turn a list into a tensor of the CPU; torch would make it a tensor without numbers."""
+        """Turn a list into a tensor of the CPU; torch would make it one without numbers."""
         return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
 
     def untyped_storage(self) -> Any:
@@ -109,7 +113,8 @@ class SimulatedGpu(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu")
         known = {id(tensor.numbers): tensor for tensor in ours}
         plain = tree_map(lambda arg: arg.numbers if isinstance(arg, OnGpu) else arg, (args, kwargs))
-        result = func(*plain[0], **plain[1])
+        lazy = {"_conj": torch.conj_physical, "_neg_view": torch.neg}  # what torch makes of it later is not seen here
+        result = lazy.get(name, func)(*plain[0], **plain[1])
         if to_cpu:
             return result
 
@@ -155,6 +160,27 @@ class _Event:
         self._gpu.waits["synchronize"] += 1
 
 
+class _Inline:
+    """Calls functions on the thread that submits them: no other one has the GPU."""
+
+    def __init__(self, *of: Any, initializer: Any = None, initargs: Sequence[Any] = ()) -> None: ...
+
+    def submit(self, function: Any, *args: Any) -> Future[Any]:
+        """Call a function."""
+        future = Future[Any]()
+        try:
+            future.set_result(function(*args))
+        except Exception as e:
+            future.set_exception(e)
+        return future
+
+    def map(self, function: Any, items: Any) -> Iterator[Any]:
+        """Call a function for each item."""
+        return map(function, items)
+
+    def shutdown(self, *, cancel_futures: bool = False) -> None: ...
+
+
 def _empty(*shape: Any, pin_memory: bool = False, **options: Any) -> Tensor:
     return _torch_empty(*shape, **options)
 
@@ -170,12 +196,14 @@ class _FirstGpu(TorchFunctionMode):
         args, kwargs = tree_map(
             lambda arg: CUDA if isinstance(arg, torch.device) and arg.type == "cuda" else arg, (args, kwargs or {})
         )
+        if func is torch.tensor and kwargs.get("device") == CUDA:  # which no mode sees
+            return torch.tensor(*args, **kwargs | {"device": "cpu"}).to(CUDA)
         return func(*args, **kwargs)
 
 
 @contextmanager
 def simulated_gpu(free: int = 1 << 37) -> Iterator[SimulatedGpu]:
-    """Let torch see a GPU with so many free bytes, on the calling thread."""
+    """Let torch see a GPU with so many free bytes, on the calling thread; kgtrace then computes on that alone."""
     gpu = SimulatedGpu()
     with (
         patch.object(torch.cuda, "_lazy_init", lambda: None),
@@ -186,6 +214,8 @@ def simulated_gpu(free: int = 1 << 37) -> Iterator[SimulatedGpu]:
         patch.object(torch.cuda, "stream", _Stream),
         patch.object(torch.cuda, "current_stream", _Stream),
         patch.object(torch, "empty", _empty),
+        patch.object(threads, "ThreadPoolExecutor", _Inline),
+        patch.object(lanes, "ThreadPoolExecutor", _Inline),
         patch.object(Tensor, "pin_memory", lambda tensor: tensor),
         patch.object(Tensor, "record_stream", lambda tensor, stream: None),
         patch.object(torch.cuda, "is_available", lambda: True),

@@ -11,6 +11,7 @@ from functools import cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,7 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kgtrace_indexer import Attributor, BuildConfig, ModelFile, Restriction, TripleTable, append, build, open_index
+from kgtrace_indexer import (
+    Attributor,
+    BuildConfig,
+    ModelFile,
+    Restriction,
+    TripleTable,
+    append,
+    build,
+    open_index,
+    pieces,
+)
 from kgtrace_indexer.building.workers import Encoder, Task
 from kgtrace_indexer.gradients.losses import ONE_TO_ALL
 from kgtrace_indexer.gradients.negatives import corrupted
@@ -27,6 +38,7 @@ from kgtrace_indexer.models.conve_network import BIAS, ENTITY
 from kgtrace_store import Vocabulary
 from kgtrace_store.errors import BadRequest, KgtraceError, MissingInverseRelations, UnsupportedModel
 from tests.indexer.models.zoo import ZOO, Saved, factory, round_trip, stir
+from tests.simulated_gpu import simulated_gpu
 
 MODELS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "ConvE": ("ConvE", True, {}),
@@ -51,6 +63,7 @@ OPTIONS: dict[str, Sequence[Any]] = {
     "shard_size": [None, 13],
     "workers": [False, True],
     "appended": [False, True],
+    "device": ["cpu", "cuda", "full cuda"],
     "dtype": ["float16", "float32"],
     "precondition": [None, "none"],
     "damping": [None, 0.05, 30.0],
@@ -319,7 +332,8 @@ def built(
             "loss", "directions", "projection", "landmarks", "shard_size", "dtype", "precondition", "damping",
         )},
         **LOSS_OPTIONS.get(case["loss"], {}),
-        layers=(case["layers"],), sample_rate=rate, stratify_by=stratify_by, dim=6, batch_size=11, device="cpu",
+        layers=(case["layers"],), sample_rate=rate, stratify_by=stratify_by, dim=6, batch_size=11,
+        device=case["device"].split()[-1],
     )  # fmt: skip
     if case["checkpoints"]:
         model = replace(model, checkpoints=tuple((rate, saved.model) for rate, saved in states))
@@ -329,8 +343,8 @@ def built(
     if case["appended"]:
         lines = [(vocabulary.entities[h], vocabulary.relations[r], vocabulary.entities[t]) for h, r, t in triples]
         (root / "all.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
-        append(root, root / "all.tsv", device="cpu")
-    return open_index(root, device="cpu")
+        append(root, root / "all.tsv", device=config.device)
+    return open_index(root, device=config.device)
 
 
 def _allowed(among: str | None, test: np.ndarray, indexed: np.ndarray, triples: np.ndarray) -> np.ndarray:
@@ -346,6 +360,13 @@ def _allowed(among: str | None, test: np.ndarray, indexed: np.ndarray, triples: 
 
 def check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: Vocabulary) -> None:
     """Compare all that an index of a case says with the full scan and with dense autograd."""
+    free = 0 if case["device"] == "full cuda" else 1 << 37
+    simulated = case["device"] != "cpu" and not torch.cuda.is_available()
+    with simulated_gpu(free) if simulated else patch.object(pieces, "free_bytes", lambda device: free):
+        _check(case, root, saved, triples, vocabulary)
+
+
+def _check(case: Case, root: Path, saved: Any, triples: np.ndarray, vocabulary: Vocabulary) -> None:
     trained = saved(case["model"], 0)
     states = [(rate, saved(case["model"], 1 + i)) for i, rate in enumerate(RATES[: case["checkpoints"]])]
     states = states or [(1.0, trained)]

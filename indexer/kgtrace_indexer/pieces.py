@@ -21,6 +21,10 @@ _CPU_TRIPLES = 256
 """Training triples whose gradients are computed together on a CPU: they should stay in its caches."""
 _GPU_TRIPLES = 8192
 """The same on a GPU, if there is room."""
+_SCANNED = 2048
+"""Training triples whose influences are computed together on a CPU."""
+_CHUNK_FLOATS = 1 << 24
+"""Floats of the widest temporary of automatic differentiation on a CPU, where each pass has a price of its own."""
 
 
 class Halvable(Protocol):
@@ -33,12 +37,22 @@ class Halvable(Protocol):
 
 def piece_floats(device: torch.device) -> int:
     """Return how many floats a temporary may hold."""
-    return _CACHE_FLOATS if device.type == "cpu" else max(_CACHE_FLOATS, _free_bytes(device) // (4 * _TEMPORARIES))
+    return _CACHE_FLOATS if device.type == "cpu" else max(_CACHE_FLOATS, free_bytes(device) // (4 * _TEMPORARIES))
 
 
 def triples_together(device: torch.device, floats: int) -> int:
     """Return how many training triples' gradients are computed together, given the floats of one's widest piece."""
     return _CPU_TRIPLES if device.type == "cpu" else max(1, min(_GPU_TRIPLES, piece_floats(device) // floats))
+
+
+def scan_block(device: torch.device) -> int:
+    """Return how many training triples' influences on test triples are computed together."""
+    return _SCANNED if device.type == "cpu" else _GPU_TRIPLES
+
+
+def chunk_floats(device: torch.device) -> int:
+    """Return how many floats the widest temporary of automatic differentiation may hold."""
+    return max(_CHUNK_FLOATS, 0 if device.type == "cpu" else piece_floats(device))
 
 
 def in_halves(function: Callable[[Items], Result], items: Items, what: str) -> list[Result]:
@@ -58,7 +72,7 @@ def in_halves(function: Callable[[Items], Result], items: Items, what: str) -> l
     return [result for half in (items[:middle], items[middle:]) for result in in_halves(function, half, what)]
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Return the bytes that are free on a GPU, or kept by torch for later tensors."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.building.facts import counts, provenance
-from kgtrace_indexer.building.files import Layout, add_self_influences, index_files
+from kgtrace_indexer.building.files import Layout, index_files
 from kgtrace_indexer.building.gate import pass_gate
 from kgtrace_indexer.building.parts import Progress, parts_of, require_space, stored, write_parts
 from kgtrace_indexer.building.stages import Stages
@@ -260,8 +260,7 @@ def finish(
     `live` is the generation to compare with and to replace, unless another build has replaced it in the meantime.
     `committed` is as in `build`.
     """
-    index_files(staging.path, contents.codec, contents.known)
-    add_self_influences(staging.path, contents.configuration)
+    index_files(staging.path, contents.codec, contents.known, contents.configuration, pick_device(device))
     write_model(contents.model, staging.path / layout.MODEL)
     contents.vocabulary.write(staging.path / layout.VOCABULARY)
     stages.lap("index")

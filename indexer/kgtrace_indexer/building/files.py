@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kgtrace_indexer.building.parts import part_name
 from kgtrace_indexer.index.codec import Codec, PrincipalCodec
@@ -21,6 +22,7 @@ from kgtrace_indexer.index.files import (
 from kgtrace_indexer.index.inverted import InvertedFile
 from kgtrace_indexer.index.neighbours import graph_of
 from kgtrace_indexer.index.preconditioner import Moments, has_slopes, moments
+from kgtrace_indexer.index.resident import ResidentRows
 from kgtrace_indexer.index.rows import RowList, RowLists, is_read, list_dtype, list_reads, listed_tables
 from kgtrace_indexer.index.self_influence import preconditioned_self_influences
 from kgtrace_indexer.index.short_code import COLUMNS, WIDTH, ShortCode
@@ -28,6 +30,7 @@ from kgtrace_indexer.index.training_set import KNOWN, in_order
 from kgtrace_indexer.inputs.model_file import ModelFile
 from kgtrace_indexer.models.checkpoints import parameter_of
 from kgtrace_indexer.models.featurizer import OF_TWO_LOSSES
+from kgtrace_indexer.names import Damping
 from kgtrace_store import durable, layout
 from kgtrace_store.arrays import assemble, lay_out, open_arrays, read_rows, write_part, write_rows
 from kgtrace_store.search import FaissSearch
@@ -119,8 +122,10 @@ class Layout:
         return len(self.model.tensors[parameter_of(table)])
 
 
-def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
-    """Write search indexes and the second moments of embedding rows for the arrays in a folder.
+def index_files(
+    folder: Path, codec: Codec, known: np.ndarray | None, configuration: Mapping[str, Any], device: torch.device
+) -> None:
+    """Write search indexes, second moments of embedding rows and preconditioned self-influences for a folder's arrays.
 
     `known` (N, 3) int32 are all training triples, where only a sample of them is indexed.
     """
@@ -151,25 +156,25 @@ def index_files(folder: Path, codec: Codec, known: np.ndarray | None) -> None:
     write_part(folder / layout.SCALES, common)
     triples = common[KNOWN] if KNOWN in common else open_arrays(folder / layout.GRADIENTS)["triples"]
     write_part(folder / layout.GRAPH, graph_of(triples))
+    resident = ResidentRows.fitting(lists, device)
     for number, table in enumerate(lists.tables):
-        _write_moments(folder / layout.MOMENTS.format(number), lists, table)
+        _write_moments(folder / layout.MOMENTS.format(number), lists, table, resident)
+    if lists.tables:
+        _add_self_influences(folder, configuration["damping"], resident)
 
 
-def add_self_influences(folder: Path, configuration: Mapping[str, Any]) -> None:
-    """Write self-influences by the preconditioned score for the indexed arrays in a folder, if they have that score."""
+def _add_self_influences(folder: Path, damping: Damping | None, resident: ResidentRows | None) -> None:
+    """Write self-influences by the preconditioned score for the indexed arrays in a folder."""
     files = Files.open(folder)
-    if not files.inverted_files():
-        return
-    count = len(files.arrays["triples"])
     self_influences = preconditioned_self_influences(
-        files.preconditioner(), files.tracin_lists(), count, configuration["damping"]
+        files.preconditioner(resident), files.tracin_lists(), len(files.arrays["triples"]), damping
     )
     write_part(folder / layout.SELF_INFLUENCE, {PRECONDITIONED: self_influences})
 
 
-def _write_moments(path: Path, rows: RowLists, table: str) -> None:
+def _write_moments(path: Path, rows: RowLists, table: str, resident: ResidentRows | None) -> None:
     pieces = []
-    for number, batch in enumerate(moments(rows, table)):
+    for number, batch in enumerate(moments(rows, table, resident)):
         pieces.append(path.with_name(f"{path.stem}-{number}{path.suffix}"))
         write_part(pieces[-1], {f"{table}.{name}": getattr(batch, name) for name in Moments.NAMES})
     assemble(pieces, path)

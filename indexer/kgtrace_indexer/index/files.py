@@ -15,6 +15,7 @@ import torch
 from kgtrace_indexer.index.inverted import InvertedFile
 from kgtrace_indexer.index.neighbours import Neighbours, graph_of
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, check_rows, has_slopes
+from kgtrace_indexer.index.resident import ResidentRows
 from kgtrace_indexer.index.rows import RowList, RowLists, listed_tables
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import KNOWN, TrainingSet
@@ -144,8 +145,11 @@ class Files:
         by_shard = [shard.inverted_files() for shard in self.shards]
         return {table: [files[table] for files in by_shard] for table in by_shard[0]}
 
-    def preconditioner(self) -> Preconditioner:
-        """Return P. Raises `BadRequest` as `check_rows` does, and `CorruptGeneration`."""
+    def preconditioner(self, resident: ResidentRows | None = None) -> Preconditioner:
+        """Return P, on a GPU where the lists are resident.
+
+        Raises `BadRequest` as `check_rows` does, and `CorruptGeneration`.
+        """
         lists = self.row_lists()
         check_rows([*self.shards[0].codes, *(f"{table}.high" for table in lists.tables)])
         moments = {}
@@ -162,7 +166,7 @@ class Files:
                 f"{self.folder / layout.SCALES} has {len(units)} units of damping for {checkpoints} checkpoints, as an "
                 "earlier kgtrace wrote it: build the index again"
             )
-        return Preconditioner(lists, moments, units)
+        return Preconditioner(lists, moments, units, resident)
 
     def training_set(self) -> TrainingSet:
         """Return the training triples with their squared norms and self-influences."""

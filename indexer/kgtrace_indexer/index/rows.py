@@ -31,7 +31,7 @@ STORED = ("row", "norm", "high", "low")
 LISTED = ("offsets", "listed")
 """Ends the names of the arrays that list the reads of a table by row."""
 
-_LARGEST = (1 << 23) - 1
+LARGEST = (1 << 23) - 1
 """Largest integer: it fills a sign and 23 bits."""
 _TINY = 1e-300
 """In place of a norm of 0."""
@@ -57,7 +57,7 @@ def read_codes(reads: Reads) -> dict[str, Tensor]:
     Read number i · D + direction of a triple is use i by the loss term of a direction.
     """
     norm = torch.linalg.vector_norm(reads.grad, dim=2, dtype=torch.float64).float()  # (n, R)
-    unit = torch.div(torch.tensor(_LARGEST), norm.double().clamp_min_(_TINY))
+    unit = torch.div(torch.tensor(LARGEST), norm.double().clamp_min_(_TINY))
     code = (reads.grad * unit[:, :, None]).round_().int()  # no number exceeds the norm
     high, low = (torch.empty(code.shape, dtype=kind, device=code.device) for kind in (torch.int16, torch.uint8))
     torch.bitwise_right_shift(code, 8, out=high)
@@ -84,7 +84,7 @@ def _decoded(norm: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
     grad: np.ndarray = high.astype(np.float64)
     grad *= 256
     grad += low
-    grad *= (norm.astype(np.float64) / _LARGEST)[..., None]
+    grad *= (norm.astype(np.float64) / LARGEST)[..., None]
     return grad
 
 

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 
 from kgtrace_indexer.index.preconditioner import Moments, Preconditioner, by_readers
+from kgtrace_indexer.index.resident import ResidentRows
 from kgtrace_indexer.index.rows import RowList, RowLists, sparingly
 from kgtrace_indexer.names import Damping
+from kgtrace_indexer.pieces import piece_floats
 from kgtrace_indexer.threads import side_by_side
+from kgtrace_indexer.transfers import to_host
 
 _NUMBERS = 1 << 20
 """Numbers of the gradients of embedding rows that are looked at together."""
@@ -30,6 +33,8 @@ def preconditioned_self_influences(
 
     `plain` are the gradients g, of TracIn's loss.
     """
+    if preconditioner.resident is not None:
+        return _on_gpu(preconditioner, preconditioner.resident, plain, count, damping)
     rows = preconditioner.rows
     self_influences = np.zeros(count)
     for table, moments in preconditioner.moments.items():
@@ -51,6 +56,29 @@ def preconditioned_self_influences(
     return self_influences.astype(np.float32)
 
 
+def _on_gpu(
+    preconditioner: Preconditioner, resident: ResidentRows, plain: RowLists, count: int, damping: Damping | None
+) -> np.ndarray:
+    """Do the same where the gradients are in a GPU's memory."""
+    weighted = resident.weighted(plain)
+    self_influences = torch.zeros(count, dtype=torch.float64, device=resident.device)
+    for table, moments in preconditioner.moments.items():
+        sigma, width = preconditioner.sigma(table, damping), preconditioner.rows.width(table)
+        for place, row in enumerate(moments.row.tolist()):
+            values, vectors = preconditioner.eigenvectors(table, np.array([place]))
+            for triples, grad in weighted.sums(table, row):
+                own = (grad @ vectors[0].T).square() @ (sigma / (values[0] + sigma))
+                self_influences.index_add_(0, triples, own)
+        counts = preconditioner.rows.reader_counts(table)
+        counts[moments.row] = 0
+        for batch in _alike(counts, max(1, piece_floats(resident.device) // (2 * width))):
+            triples, grads = resident.padded(table, batch)
+            x = weighted.padded(table, batch)[1]
+            own = torch.linalg.vecdot(x, by_readers(grads, x, sigma))
+            self_influences.index_add_(0, triples.flatten(), own.flatten())
+    return to_host({"": self_influences.float()})()[""]
+
+
 def _of_hub(moments: Moments, sigma: float, reads: tuple[int, RowList, range]) -> tuple[np.ndarray, np.ndarray]:
     """Return the training triples (e,) of some reads of a row, and g_iᵀ P g_i (e,), given the table's moments."""
     place, piece, span = reads
@@ -65,7 +93,8 @@ def _of_rows(
     """Return the training triples (e,) of all reads of a batch of rows (r,), and g_iᵀ P g_i (e,)."""
     triples, grads = rows.padded(table, batch)
     x = plain.padded(table, batch)[1]
-    own = np.einsum("rnd,rnd->rn", x, by_readers(grads, x, sigma))
+    changed = by_readers(torch.from_numpy(grads), torch.from_numpy(x), sigma).numpy()
+    own = np.einsum("rnd,rnd->rn", x, changed)
     return triples[triples >= 0], own[triples >= 0]
 
 

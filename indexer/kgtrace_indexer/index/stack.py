@@ -35,8 +35,13 @@ class Stack:
         return sum(piece.nbytes for piece in self.pieces)
 
     def to(self, device: torch.device) -> "Stack":
-        """Return the same on a device."""
-        return Stack([piece.to(device) for piece in self.pieces])
+        """Return the same on a device; on a GPU in one piece, so that nobody waits to learn in which one rows are."""
+        if device.type == "cpu":
+            return Stack([piece.to(device) for piece in self.pieces])
+        whole = torch.empty(self.shape, dtype=self.pieces[0].dtype, device=device)
+        for piece, (start, stop) in zip(self.pieces, pairwise(self._starts), strict=True):
+            whole[start:stop].copy_(piece)
+        return Stack([whole])
 
     def take(self, rows: Tensor) -> Tensor:
         """Gather rows (m,), (m, ...)."""

@@ -26,13 +26,11 @@ from kgtrace_indexer.gradients.layers import Selection, select_layers
 from kgtrace_indexer.gradients.losses import CONTRAST, ONE_TO_ALL, OWN_SCORE, Loss, OneToAll, score_itself
 from kgtrace_indexer.gradients.terms import Kron, Rows, Slopes, Spread, Terms, concatenate
 from kgtrace_indexer.models.layer_calls import layer_gradients, observe_layers, record_calls, single_calls
+from kgtrace_indexer.pieces import chunk_floats
 from kgtrace_store.errors import UnsupportedModel
 
 MAX_FLOATS = 1 << 17
 """Most floats that one loss term's gradient of a table row, or of all small parameters together, may have."""
-
-_CHUNK_FLOATS = 1 << 24
-"""Size of the widest temporaries: loss terms are differentiated, and entities scored, in chunks of so many floats."""
 
 _PROBES = 8
 """Samples that tell whether a score is linear in its tail."""
@@ -146,8 +144,8 @@ class AutogradModel:
     def tail_scores(self, head: Tensor, relation: Tensor) -> Tensor:
         """Return the scores of all entities as tail, (m, E), for heads (m,) and relation rows (m,)."""
         entities = len(self._tables[self._tail[0].table])
-        pairs = max(1, _CHUNK_FLOATS // self._pair_floats)  # scores at a time
-        step = max(1, min(pairs // entities, _CHUNK_FLOATS // self._floats))
+        pairs = max(1, chunk_floats(self.device) // self._pair_floats)  # scores at a time
+        step = max(1, min(pairs // entities, chunk_floats(self.device) // self._floats))
         return torch.cat(
             [self._tail_scores(h, r, pairs) for h, r in zip(head.split(step), relation.split(step), strict=True)]
         )
@@ -157,7 +155,7 @@ class AutogradModel:
         entities = len(self._tables[self._head[0].table])
         pairs = torch.arange(len(tail) * entities, device=self.device)
         scores = []
-        for batch in pairs.split(max(1, _CHUNK_FLOATS // self._floats)):
+        for batch in pairs.split(max(1, chunk_floats(self.device) // self._floats)):
             query, head = batch // entities, batch % entities
             slots = ((self._head, head), (self._relation, relation[query]), (self._tail, tail[query]))
             scores.append(self._score(*(self._read(readings, index) for readings, index in slots)))
@@ -187,7 +185,9 @@ class AutogradModel:
 
         Raises `UnsupportedModel` when parameters that are left for `vmap` have more than `MAX_FLOATS` elements.
         """
-        step = max(1, _CHUNK_FLOATS // self._floats // per_triple) * per_triple  # the loss compares a triple's scores
+        step = (
+            max(1, chunk_floats(self.device) // self._floats // per_triple) * per_triple
+        )  # the loss compares a triple's scores
         chunk = partial(self._chunk, loss=loss, selection=selection)
         return replace(_chunked(chunk, step, head, relation, tail), per_triple=per_triple)
 
@@ -203,7 +203,7 @@ class AutogradModel:
                 f"losses over all tails ({', '.join(ONE_TO_ALL)}) need a score that is linear in the tail's embedding, "
                 f"and 0 where that is; this model's is not; losses that work: {', '.join([*OWN_SCORE, *CONTRAST])}"
             )
-        step = max(1, _CHUNK_FLOATS // (self._floats + len(self._tables[self._tail[0].table])))
+        step = max(1, chunk_floats(self.device) // (self._floats + len(self._tables[self._tail[0].table])))
         chunk = partial(self._one_to_all_chunk, loss=loss, selection=selection)
         return replace(_chunked(chunk, step, head, relation, tail), per_triple=per_triple)
 
@@ -243,7 +243,7 @@ class AutogradModel:
             yield self._score(h, r, t), weights.new_ones(len(weights))
             return
         pairs = torch.arange(weights.numel(), device=self.device)
-        for batch in pairs.split(max(1, _CHUNK_FLOATS // self._floats)):
+        for batch in pairs.split(max(1, chunk_floats(self.device) // self._floats)):
             query, tail = batch // weights.shape[1], batch % weights.shape[1]
             h, r, _ = self._slots([reading.form(leaf[query]) for reading, leaf in zip(readings, leaves, strict=True)])
             yield self._score(h, r, self._read(self._tail, tail)), weights[query, tail]

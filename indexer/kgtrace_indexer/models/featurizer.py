@@ -37,7 +37,7 @@ from kgtrace_indexer.models.protocol import (
     scoring_model,
 )
 from kgtrace_indexer.names import Direction, Directions, Outcome
-from kgtrace_indexer.pieces import in_halves, triples_together
+from kgtrace_indexer.pieces import in_halves, scan_block, triples_together
 from kgtrace_store.errors import BadRequest, MissingInverseRelations
 
 SQUARED_NORM = "squared_norm"
@@ -131,6 +131,11 @@ class Featurizer:
         return max(1, triples // (checkpoints * instances))
 
     @property
+    def scanned(self) -> int:
+        """How many training triples' influences on test triples are computed together."""
+        return self.block(scan_block(self.model.device))
+
+    @property
     def plain(self) -> "Featurizer":
         """The featurizer of plain influence."""
         return replace(self, loss=self.tracin_loss or self.loss, tracin_loss=None)
@@ -180,7 +185,7 @@ class Featurizer:
         return arrays | {SLOPE: torch.cat(slopes, 1)} if slopes else arrays
 
     def influences(self, triples: np.ndarray, tests: Terms) -> Tensor:
-        """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the CPU.
+        """Return ⟨∇ℓ, ∇ℓ'⟩ of training triples (n, 3) and test triples, (n, b), on the model's device.
 
         For many training triples and few test triples a `ForwardModel` does it in forward mode: a pass for each of the
         latter, but no gradients. Raises `DeviceMemoryFull`.
@@ -191,11 +196,11 @@ class Featurizer:
         model, (least, most) = self.model, _FORWARD_MODE
         passes = len(triples) >= least and len(tests) <= most
         if isinstance(self.loss, OneToAll) or not isinstance(model, ForwardModel) or not passes:
-            return inner(self.training_terms(triples), tests).cpu()
+            return inner(self.training_terms(triples), tests)
         *ids, per_triple = self._loss_terms(triples, self._training_directions)
         singles = [tests] if len(tests) == 1 else [tests.triple(i) for i in range(len(tests))]
         columns = [model.influences(*ids, loss=self.loss, selection=self.selection, test=test) for test in singles]
-        return torch.stack(columns, 1).view(len(triples), per_triple, len(tests)).sum(1).cpu()
+        return torch.stack(columns, 1).view(len(triples), per_triple, len(tests)).sum(1)
 
     def test_terms(self, triples: np.ndarray, direction: Direction) -> Terms:
         """Return the gradients of test triples (n, 3) in the direction explained alone.

@@ -19,7 +19,7 @@ from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Direction, Group, Order
 from kgtrace_indexer.query.certify import nth_largest, value
 from kgtrace_indexer.query.retrieval import Brackets, Retrieval
-from kgtrace_indexer.query.scan import SCAN_BLOCK, among, blocks, near, rows_of
+from kgtrace_indexer.query.scan import among, blocks, near, rows_of
 from kgtrace_indexer.query.total import Total
 
 _TEST_BLOCK = 64
@@ -100,7 +100,7 @@ class Aggregator:
         (mask,) = near(self.training, triple, self.restriction, self.entities)
 
         def exact(rows: Tensor) -> Tensor:
-            return self.featurizer.influences(self.training.triples[rows.numpy()], terms)[:, 0]
+            return self.featurizer.influences(self.training.triples[rows.numpy()], terms)[:, 0].cpu()
 
         return _Part(
             rows=rows_of(self.training, among(self.training, self.training.allowed(self.restriction), mask)),
@@ -132,7 +132,7 @@ class Aggregator:
     def _summands(self, part: _Part, rows: Tensor, exact: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield blocks of training triples (m,) with their influences and how far these may be off, (m,) each."""
         brackets = None if exact else part.brackets
-        size = self.featurizer.block(SCAN_BLOCK) if brackets is None else _BRACKET_BLOCK
+        size = self.featurizer.scanned if brackets is None else _BRACKET_BLOCK
         for block in blocks(rows, size, self.wanted):
             if brackets is None:
                 influence = part.exact(block)

@@ -15,6 +15,7 @@ from kgtrace_indexer.gradients.terms import Terms, inner
 from kgtrace_indexer.index.codec import Codec
 from kgtrace_indexer.index.files import Files
 from kgtrace_indexer.index.preconditioner import check_damping, row_terms
+from kgtrace_indexer.index.resident import ResidentRows
 from kgtrace_indexer.index.row_queries import RowQueries, paired_products
 from kgtrace_indexer.index.rows import read_gradients
 from kgtrace_indexer.index.training_set import TrainingSet
@@ -30,7 +31,7 @@ from kgtrace_indexer.query.completions import complete
 from kgtrace_indexer.query.influences import Influences
 from kgtrace_indexer.query.reasons import Reasons
 from kgtrace_indexer.query.retrieval import Retrieval
-from kgtrace_indexer.query.scan import SCAN_BLOCK, among, near, scan
+from kgtrace_indexer.query.scan import among, near, scan
 from kgtrace_indexer.threads import one_thread, side_by_side
 from kgtrace_indexer.transfers import to_host
 from kgtrace_store.errors import BadRequest
@@ -57,12 +58,16 @@ class Attributor:
         retrievals: Mapping[Score, Retrieval],
         files: Files,
         training: TrainingSet,
+        resident: ResidentRows | None = None,
     ) -> None:
-        """`featurizer` is of the preconditioned score; `retrievals` are empty where there is no index."""
+        """`featurizer` is of the preconditioned score; `retrievals` are empty where there is no index.
+
+        `resident` are the gradients of embedding rows in `files`, where a GPU has them.
+        """
         self._generation = generation
         self.vocabulary = vocabulary
         self.featurizer = featurizer
-        self._influences = Influences(featurizer, files, training)
+        self._influences = Influences(featurizer, files, training, resident)
         self._codec = codec
         self._retrievals = retrievals
         self.files = files
@@ -152,7 +157,8 @@ class Attributor:
             self._answer, retrieval=retrieval, top_k=top_k, order=order, max_candidates=max_candidates,
             restriction=restriction, direction=direction, score=score, damping=damping, outcome=outcome, wanted=wanted,
         )  # fmt: skip
-        threads = torch.get_num_threads() if self.featurizer.concurrent else 1
+        several = self.featurizer.concurrent and self.device.type == "cpu"  # a GPU takes all of a batch at once
+        threads = torch.get_num_threads() if several else 1
         parts = 1 if retrieval is None else max(1, min(threads, len(triples) // _LEAST))
         some = partial(in_halves, answer, what="test triple")
         batches = map(some, [triples]) if parts == 1 else side_by_side(some, np.array_split(triples, parts))
@@ -311,7 +317,7 @@ class Attributor:
         """
         with torch.inference_mode():
             terms = self._terms(checked(triples, self.vocabulary), direction, score, damping, outcome)
-            blocks = torch.as_tensor(rows).split(self.featurizer.block(SCAN_BLOCK))
+            blocks = torch.as_tensor(rows).split(self.featurizer.scanned)
             return torch.cat([self._influences.every(block, terms, score or self.score) for block in blocks]).numpy()
 
     def bounds(

@@ -11,29 +11,32 @@ from torch import Tensor
 from kgtrace_indexer.gradients.terms import Terms, paired
 from kgtrace_indexer.index.files import Files
 from kgtrace_indexer.index.preconditioner import Preconditioner
+from kgtrace_indexer.index.resident import ResidentRows
 from kgtrace_indexer.index.row_queries import RowQueries
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.training_set import TrainingSet
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Score
 from kgtrace_indexer.query.certify import TopK
-from kgtrace_indexer.query.scan import SCAN_BLOCK
 from kgtrace_indexer.transfers import to_device
 
 
 class Influences:
     """Computes influences with the model, or from stored gradients of embedding rows; on the CPU."""
 
-    def __init__(self, featurizer: Featurizer, files: Files, training: TrainingSet) -> None:
-        """`featurizer` is of the preconditioned score."""
+    def __init__(
+        self, featurizer: Featurizer, files: Files, training: TrainingSet, resident: ResidentRows | None
+    ) -> None:
+        """`featurizer` is of the preconditioned score; `resident` are the lists of `files`, where a GPU has them."""
         self.featurizers: dict[Score, Featurizer] = {"tracin": featurizer.plain, "preconditioned": featurizer}
         self._files = files
         self._training = training
+        self._resident = resident
 
     @cached_property
     def preconditioner(self) -> Preconditioner:
         """P. Raises as `Files.preconditioner` does."""
-        return self._files.preconditioner()
+        return self._files.preconditioner(self._resident)
 
     @cached_property
     def _tracin_lists(self) -> RowLists:
@@ -41,14 +44,14 @@ class Influences:
 
     def every(self, rows: Tensor, tests: Terms, score: Score) -> Tensor:
         """Return influences of training triples (m,) on all test triples, (m, b)."""
-        return self.featurizers[score].influences(self._training.triples[rows.numpy()], tests)
+        return self.featurizers[score].influences(self._training.triples[rows.numpy()], tests).cpu()
 
     def paired(self, query: Tensor, rows: Tensor, tests: Terms, score: Score) -> Tensor:
         """Return influences of training triples (m,) on test triples (m,), one by one, (m,)."""
         if len(tests) == 1:
             return self.every(rows, tests, score)[:, 0]
         featurizer = self.featurizers[score]
-        influences, size = torch.empty(len(rows)), featurizer.block(SCAN_BLOCK)
+        influences, size = torch.empty(len(rows)), featurizer.scanned
         distinct, place = rows.unique(return_inverse=True)
         for start in range(0, len(distinct), size):
             block = (place // size == start // size).nonzero().flatten()

@@ -1,5 +1,6 @@
 """Opens a generation for queries: model, files and searches, checked against its manifest."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kgtrace_indexer.index.device_search import TorchSearch
 from kgtrace_indexer.index.files import Files
 from kgtrace_indexer.index.inverted import InvertedFile
 from kgtrace_indexer.index.milvus_rows import MilvusRows
+from kgtrace_indexer.index.resident import ResidentRows
 from kgtrace_indexer.index.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.index.stack import Stack
 from kgtrace_indexer.index.training_set import TrainingSet
@@ -18,8 +20,10 @@ from kgtrace_indexer.inputs.model_reader import read_model
 from kgtrace_indexer.models.featurizer import featurizer_for
 from kgtrace_indexer.models.protocol import pick_device
 from kgtrace_indexer.names import Score
+from kgtrace_indexer.pieces import free_bytes
 from kgtrace_indexer.query.attributor import Attributor
 from kgtrace_indexer.query.cascade import Cascade, Pool
+from kgtrace_indexer.query.resident_search import ResidentSearch
 from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_store import layout
@@ -30,6 +34,8 @@ from kgtrace_store.milvus import Milvus
 from kgtrace_store.search import FaissSearch, SearchIndex
 from kgtrace_store.sharded_search import ShardedSearch
 from kgtrace_store.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 
 def open_index(
@@ -61,6 +67,7 @@ def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus 
     files = Files.open(opened.path)
     codec = read_codec(opened.manifest.configuration, files.arrays, on)
     training = files.training_set()
+    resident = None if milvus is not None else ResidentRows.fitting(files.row_lists(), on)
     return Attributor(
         generation=opened,
         vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
@@ -68,14 +75,21 @@ def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus 
             read_model(opened.path / layout.MODEL), opened.manifest.configuration, on, training.known
         ),
         codec=codec,
-        retrievals=_retrievals(opened, files, codec, training, on, milvus),
+        retrievals=_retrievals(opened, files, codec, training, resident, on, milvus),
         files=files,
         training=training,
+        resident=resident,
     )
 
 
 def _retrievals(
-    opened: Generation, files: Files, codec: Codec, training: TrainingSet, device: torch.device, milvus: Milvus | None
+    opened: Generation,
+    files: Files,
+    codec: Codec,
+    training: TrainingSet,
+    resident: ResidentRows | None,
+    device: torch.device,
+    milvus: Milvus | None,
 ) -> Mapping[Score, Retrieval]:
     """Return the search over a generation by each score, where there is one. Raises `CorruptGeneration`."""
     stacks = files.stacks()
@@ -92,7 +106,8 @@ def _retrievals(
             codes = Codes({name: stack.to(place) for name, stack in stacks.items()}, files.tracin_lists())
             inverted = files.inverted_files()
             engine = None if milvus is None else _milvus_lists(milvus, opened.id, inverted, training)
-            lists = RowSearch(files.row_lists(), inverted, training.squared_norm["preconditioned"], engine)
+            of_lists = files.row_lists(), inverted, training.squared_norm["preconditioned"], engine
+            lists = RowSearch(*of_lists) if resident is None else ResidentSearch(*of_lists, resident=resident)
             cascade = Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]))
             retrievals: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or files.of_two_losses else lists}
             if lists.files:
@@ -141,5 +156,9 @@ def _place(stacks: Mapping[str, Stack], device: torch.device) -> torch.device:
     """Return where codes should be: with the model on a GPU that has room for them twice, else mapped on the CPU."""
     if device.type != "cuda":
         return torch.device("cpu")
-    free, _ = torch.cuda.mem_get_info(device)
-    return device if 2 * sum(stack.nbytes for stack in stacks.values()) < free else torch.device("cpu")
+    size = sum(stack.nbytes for stack in stacks.values())
+    fits = 2 * size < free_bytes(device)
+    _log.info(
+        "codes (%.1f GB) are %s", size / 1e9, "in the GPU's memory" if fits else "on the CPU: the GPU is too full"
+    )
+    return device if fits else torch.device("cpu")

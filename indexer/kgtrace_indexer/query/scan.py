@@ -11,12 +11,11 @@ from kgtrace_indexer.gradients.terms import Terms
 from kgtrace_indexer.index.training_set import TrainingSet, touching
 from kgtrace_indexer.models.featurizer import Featurizer
 from kgtrace_indexer.names import Order
-from kgtrace_indexer.query.certify import TopK, best
+from kgtrace_indexer.query.certify import TopK
 from kgtrace_indexer.query.checks import require_positive
+from kgtrace_indexer.query.ranking import Best
+from kgtrace_indexer.transfers import to_device
 from kgtrace_store.errors import Abandoned
-
-SCAN_BLOCK = 2048
-"""Training triples featurized at a time in a full scan."""
 
 
 def near(
@@ -63,17 +62,13 @@ def scan(
     """Compute the influence of every allowed training triple on all test triples at once."""
     masks = [entities for entities in near if entities is not None]
     rows = rows_of(training, among(training, mask, np.logical_or.reduce(masks) if masks else None))
-    kept = [TopK(rows[:0], torch.empty(0), 0.0, 0, 0)] * len(terms)
-    for block in blocks(rows, featurizer.block(SCAN_BLOCK), wanted):
-        triples = training.triples[block.numpy()]
-        influences = featurizer.influences(triples, terms)  # (m, b)
-        for i, entities in enumerate(near):
-            nearby = slice(None) if entities is None else torch.from_numpy(touching(triples, entities))
-            kept[i] = _extended(kept[i], block[nearby], influences[nearby, i], order, top_k)
-    return kept
-
-
-def _extended(top: TopK, rows: Tensor, influence: Tensor, order: Order, top_k: int) -> TopK:
-    """Take in the influences of further rows (m,) in a full scan."""
-    seen, values = best(torch.cat([top.rows, rows]), torch.cat([top.influence, influence]), order, top_k)
-    return TopK(seen, values, 0.0, top.candidates + len(rows), top.exact_terms + len(rows))
+    device = featurizer.model.device
+    found = Best(len(terms), order, top_k, device)
+    for block in blocks(rows, featurizer.scanned, wanted):
+        triples, nearby = training.triples[block.numpy()], None
+        if masks:
+            all_of_them = np.ones(len(block), bool)
+            each = [all_of_them if entities is None else touching(triples, entities) for entities in near]
+            nearby = to_device(np.stack(each), device)
+        found.add(to_device(block.numpy(), device), featurizer.influences(triples, terms).T, nearby)
+    return found.tops()

@@ -190,7 +190,7 @@ def test_chunks_do_not_change_terms(save: Save, name: str, loss: str, monkeypatc
     with torch.inference_mode():
         test = featurizer.test_terms(second, "tail")
         wanted = inner(featurizer.training_terms(first), test)
-        monkeypatch.setattr(autograd, "_CHUNK_FLOATS", 100)
+        monkeypatch.setattr(autograd, "chunk_floats", lambda device: 100)
         found = featurizer.training_terms(first)
         torch.testing.assert_close(inner(found, test), wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
 

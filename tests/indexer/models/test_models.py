@@ -61,7 +61,7 @@ def test_scores_equal_pykeen(save: Save, name: str, inverse: bool, monkeypatch: 
     with torch.no_grad():
         wanted_tails, wanted_heads = saved.original.predict_t(triples[:, :2]), saved.original.predict_h(triples[:, 1:])
     for floats, heads_at_once in ((1 << 20, 2048), (1000, 5)):
-        monkeypatch.setattr(autograd, "_CHUNK_FLOATS", floats)
+        monkeypatch.setattr(autograd, "chunk_floats", lambda device, floats=floats: floats)
         monkeypatch.setattr(models, "_HEADS", heads_at_once)
         featurizer = featurizer_of(saved.model)
         with torch.inference_mode():
@@ -165,7 +165,7 @@ def test_chunks_do_not_change_terms(save: Save, name: str, monkeypatch: pytest.M
     with torch.inference_mode():
         test = featurizer.test_terms(second, "tail")
         wanted = inner(featurizer.training_terms(first), test)
-        monkeypatch.setattr(autograd, "_CHUNK_FLOATS", 1000)
+        monkeypatch.setattr(autograd, "chunk_floats", lambda device: 1000)
         found = inner(featurizer.training_terms(first), test)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
 
