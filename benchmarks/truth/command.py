@@ -32,18 +32,28 @@ def run(
 
     `problems` are asked for by default; `files` are further options that name one, `numbers` such with their defaults.
     """
+    args = arguments(doc, files, numbers).parse_args()
+    asked = {option: getattr(args, option) for option in (*files, *numbers)}
+    measured(kind, measure, shown, asked, page, () if args.write_only else args.problems or problems)
+
+
+def arguments(doc: str | None, files: Sequence[str], numbers: Mapping[str, int]) -> argparse.ArgumentParser:
+    """Return a parser of problems, and of options as `run` has them."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--problems", nargs="+", choices=PROBLEMS, default=tuple(problems), metavar="NAME", help=", ".join(PROBLEMS)
-    )
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, metavar="NAME", help=", ".join(PROBLEMS))
     for option, default in numbers.items():
         parser.add_argument(f"--{option}", type=int, default=default)
     for option in files:
         parser.add_argument(f"--{option}", metavar="FILE")
     parser.add_argument("--write-only", action="store_true", help="only tables and pictures again")
-    args = parser.parse_args()
-    for name in args.problems if not args.write_only else ():
-        asked = {option: getattr(args, option) for option in (*files, *numbers)}
+    return parser
+
+
+def measured(
+    kind: str, measure: Measure, shown: Shown, asked: Mapping[str, Any], page: str, problems: Sequence[str]
+) -> None:
+    """Measure problems with what is asked, and write their results, and tables of all that there are."""
+    for name in problems:
         graph, _ = PROBLEMS[name]
         found = {"machine": machine(), **asked, **measure(name, read_graph(graph), **asked)}
         _file(kind, name).write_text(json.dumps(found, indent=2) + "\n")

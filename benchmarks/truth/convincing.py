@@ -27,7 +27,6 @@ from benchmarks.truth.command import run
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.paper import OURS, SIZES, Explanation, Row, at_random, result, shown, tried
 from benchmarks.truth.published import ASKED, FOLDER, MOST, stem
-from benchmarks.truth.retraining import outcome
 from benchmarks.truth.scores import indexed
 from benchmarks.truth.whole import Explained, Whole
 from kgtrace_indexer import BuildConfig
@@ -48,8 +47,8 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: str | None) -> 
         files["file"] = Path(predictions)
     told = {title: read(file, graph) for title, file in files.items() if file.exists()}
     pairs = sorted(set.intersection(*map(set, told.values())))
-    ranks = outcome(whole.module, graph, np.array([triple for triple, _ in pairs]))[2]
-    others = outcome(whole.module, graph, np.array([(entity, *triple[1:]) for triple, entity in pairs]))[2]
+    ranks = whole.outcome(np.array([triple for triple, _ in pairs]))[2]
+    others = whole.outcome(np.array([(entity, *triple[1:]) for triple, entity in pairs]))[2]
     kept = [pair for pair, own, other in zip(pairs, ranks, others, strict=True) if own == 1 < other]
     explained = Explained(whole, np.array(sorted({triple for triple, _ in kept})))
     rows = [Row("sufficient", title, MOST, None, [each[pair] for pair in kept]) for title, each in told.items()]

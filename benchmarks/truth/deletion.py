@@ -22,12 +22,13 @@ import torch
 
 from benchmarks.truth.command import cell, run
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.retraining import Job, outcome, retrain
+from benchmarks.truth.retraining import Job, retrain
 from benchmarks.truth.scores import same_pair, shared_entities, similar_embeddings
 from benchmarks.truth.statistics import mean
 from benchmarks.truth.training import tail_scores
 from benchmarks.truth.whole import Explained, Whole
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
+from kgtrace_store.errors import BadRequest
 
 COUNTS = (1, 4)
 """Facts deleted for each prediction: one, and about as many as Kelpie's explanations have."""
@@ -57,7 +58,7 @@ Method = Callable[[Explained], np.ndarray]
 
 def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[str, Any]:
     """Delete, train again, and compare."""
-    explained = ranked_first(name, graph, predictions)
+    explained = ranked_first(Whole(name, graph), predictions)
     control = np.stack(retrain(without(explained, np.empty(0, np.int64), seeds)))
     print(f"{name}: changes of the logit beyond ±{detectable(control):.3f} would be found", flush=True)
     rows = list(deletions(explained))
@@ -71,13 +72,13 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[st
     }  # fmt: skip
 
 
-def ranked_first(name: str, graph: Graph, predictions: int) -> Explained:
-    """Train a model, and explain at most so many test triples whose tails it ranks first."""
-    whole = Whole(name, graph)
-    first = np.flatnonzero(outcome(whole.module, graph, graph.test)[2] == 1)
+def ranked_first(whole: Whole, predictions: int) -> Explained:
+    """Explain at most so many test triples whose tails a model ranks first. Raises `BadRequest` where it ranks none."""
+    test = whole.graph.test
+    first = np.flatnonzero(whole.outcome(test)[2] == 1)
     if not len(first):
-        raise ValueError(f"{name}: the model ranks no test triple's tail first: there is nothing to delete for")
-    return Explained(whole, graph.test[np.random.default_rng(0).permutation(first)[:predictions]])
+        raise BadRequest(f"{whole.name}: the model ranks no test triple's tail first: there is nothing to delete for")
+    return Explained(whole, test[np.random.default_rng(0).permutation(first)[:predictions]])
 
 
 def without(explained: Explained, deleted: np.ndarray, seeds: int, added: np.ndarray | None = None) -> list[Job]:

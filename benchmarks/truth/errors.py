@@ -21,7 +21,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.truth.command import run, tables
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.retraining import outcome
 from benchmarks.truth.scores import preconditioned_self_influences
 from benchmarks.truth.training import tail_scores
 from benchmarks.truth.whole import Explained, Whole
@@ -51,7 +50,7 @@ def ranked(name: str, graph: Graph, seed: int) -> dict[str, dict[str, float]]:
     whole = Whole(name, graph, seed, folder=f"errors-{seed}")
     sure = np.random.default_rng([seed, 2]).permutation(graph.test)[:VALIDATION]
     validation, itself = Explained(whole, sure), Explained(whole, graph.train[:1])
-    logit, log_probability, _ = outcome(whole.module, graph, graph.train)
+    logit, log_probability, _ = whole.outcome(graph.train)
     found = {
         "model score (logit)": -logit,
         "model score (logit), both": -logit - backward(whole, graph.train),

@@ -1,7 +1,7 @@
 """Knowledge graphs small enough to train on hundreds of times."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from pykeen.datasets import UMLS, Kinships
@@ -20,6 +20,19 @@ class Graph:
     test: np.ndarray
     """(q, 3) int64."""
     vocabulary: Vocabulary
+    validation: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    """(v, 3) int64: no prediction is outranked by tails known from it, as from the other two."""
+
+    @classmethod
+    def of(cls, training: TriplesFactory, testing: TriplesFactory, validation: TriplesFactory | None = None) -> "Graph":
+        """Take PyKEEN's triples and ids."""
+        parts = {} if validation is None else {"validation": validation.mapped_triples.numpy()}
+        return cls(
+            training.mapped_triples.numpy(),
+            testing.mapped_triples.numpy(),
+            Vocabulary(_by_id(training.entity_to_id), _by_id(training.relation_to_id)),
+            **parts,
+        )
 
 
 def read_graph(name: str) -> Graph:
@@ -33,11 +46,7 @@ def read_graph(name: str) -> Graph:
         testing = TriplesFactory.from_path(
             folder / "test.txt", entity_to_id=training.entity_to_id, relation_to_id=training.relation_to_id
         )
-    return Graph(
-        training.mapped_triples.numpy(),
-        testing.mapped_triples.numpy(),
-        Vocabulary(_by_id(training.entity_to_id), _by_id(training.relation_to_id)),
-    )
+    return Graph.of(training, testing)
 
 
 def _by_id(ids: Mapping[str, int]) -> list[str]:

@@ -35,7 +35,7 @@ K = 4
 
 def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[str, Any]:
     """Delete one by one, together and one after another, and compare."""
-    explained = ranked_first(name, graph, predictions)
+    explained = ranked_first(Whole(name, graph), predictions)
     control = np.stack(retrain(without(explained, np.empty(0, np.int64), seeds)))
     place = OUTCOMES.index("log-probability" if explained.whole.recipe.softmax else "logit")
     rows = {title: row(explained, methods()[title], control, place) for title in NAMED}

@@ -2,6 +2,8 @@
 
     python -m benchmarks.truth.paper --problems UMLS-ComplEx               # minutes on one core
     python -m benchmarks.truth.paper --problems WN18RR-ComplEx --output FOLDER
+    python -m benchmarks.truth.paper --pipeline FILE                       # any data and model of PyKEEN's
+    python -m benchmarks.truth.paper --pipeline FILE --model FOLDER
 
 As Kelpie (Rossi et al., 2022, https://doi.org/10.1145/3514221.3517887) does it, for tails that a model ranks first:
 *necessary* facts of all predictions are taken away together; *sufficient* facts of a prediction's head are told of other
@@ -12,9 +14,15 @@ as many random facts of the same heads.
 Writes ``benchmarks/results/paper-PROBLEM-cpu.json``, the table in ``docs/truth/deletion.md``, and into a folder for each
 problem ``table.csv``, ``table.md``, ``table.tex``, and each explanation with what training again did to it in the form of Kelpie's
 files: ``MODE-METHOD-K.csv``. What was trained is kept in ``.bench/truth``.
+
+FILE is a configuration as `pykeen.pipeline.pipeline_from_path` takes it, JSON or YAML: its data are read, and PyKEEN's
+pipeline trains every model by it, for seeds of our own. With ``--model`` one that it trained earlier is explained, a
+folder of ``save_to_directory`` or its ``trained_model.pkl``, in the place of a new one. All results, ``results.json`` beside
+the other files, go into the folder alone, which is named after FILE.
 """
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -25,22 +33,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.fb15k237 import machine
 from benchmarks.peers.environments import ROOT
-from benchmarks.truth.command import cell, run
+from benchmarks.truth.command import arguments, cell, measured
 from benchmarks.truth.deletion import effect, measures, ranked_first, without
 from benchmarks.truth.graphs import Graph
+from benchmarks.truth.pipeline import Pipeline
 from benchmarks.truth.published import MOST
 from benchmarks.truth.retraining import Job, retrain
 from benchmarks.truth.scores import indexed
-from benchmarks.truth.whole import Explained
+from benchmarks.truth.whole import Explained, Whole
 from kgtrace_indexer import BuildConfig
 from kgtrace_indexer.explaining.explainer import SetExplainer
-from kgtrace_store.errors import BadRequest
+from kgtrace_store.errors import BadRequest, KgtraceError
 
 OUTPUT = ROOT / ".bench" / "paper"
 """Where an author's files go, unless they are asked for elsewhere."""
 SIZES = (1, MOST)
 """Most facts of an explanation."""
+NUMBERS = {"seeds": 3, "predictions": 100, "entities": 10}
+"""Options, and what they are by default."""
 OURS, RANDOM = "kgtrace", "random facts of the head"
 
 
@@ -100,24 +112,66 @@ class Row:
         return Explained(explained.whole, np.array([each.prediction for each in self.explanations]))
 
 
-def measure(
-    name: str, graph: Graph, *, output: str | None, seeds: int, predictions: int, entities: int
-) -> dict[str, Any]:
-    """Explain, train again, compare, and write an author's files."""
-    explained = ranked_first(name, graph, predictions)
-    with indexed(explained.whole.model, graph, BuildConfig(device="cpu")) as attributor:
+def main() -> None:
+    """Make the tables of problems, or of a pipeline."""
+    parser = arguments(__doc__, ("output",), NUMBERS)
+    parser.add_argument("--pipeline", type=Path, metavar="FILE", help="a configuration of PyKEEN's pipeline")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model that the pipeline trained earlier")
+    args = parser.parse_args()
+    asked = {option: getattr(args, option) for option in ("output", *NUMBERS)}
+    if args.pipeline is None:
+        if args.model is not None:
+            parser.error("--model needs --pipeline FILE, which says how models are trained again")
+        problems = () if args.write_only else args.problems or ("UMLS-ComplEx",)
+        measured("paper", measure, shown, asked, "truth/deletion.md", problems)
+        return
+    if args.problems or args.write_only:
+        parser.error("--pipeline is a problem of its own: leave --problems and --write-only out")
+    try:
+        print(of_pipeline(args.pipeline, args.model, **asked))
+    except KgtraceError as e:
+        parser.error(str(e))
+
+
+def of_pipeline(file: Path, model: Path | None, *, output: str | None, **numbers: int) -> str:
+    """Write an author's files, with the results, for a model that a pipeline trains or has trained; return the table."""
+    recipe = Pipeline.read(file)
+    graph = recipe.graph()
+    trained = None if model is None else recipe.trained_before(model, graph)
+    whole = Whole(file.stem, graph, recipe=recipe, trained=trained)
+    asked = {"pipeline": json.loads(recipe.arguments), "model": None if model is None else str(model), **numbers}
+    found = {"machine": machine(), **asked, **examine(whole, output=output, **numbers)}
+    (folder_of(whole, output) / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    return shown({whole.name: found})
+
+
+def measure(name: str, graph: Graph, **asked: Any) -> dict[str, Any]:
+    """Write an author's files for a problem, and return the results; what is asked is as `examine` takes it."""
+    return examine(Whole(name, graph), **asked)
+
+
+def folder_of(whole: Whole, output: str | None) -> Path:
+    """Return where a model's files go."""
+    return Path(output or OUTPUT) / whole.name
+
+
+def examine(whole: Whole, *, output: str | None, seeds: int, predictions: int, entities: int) -> dict[str, Any]:
+    """Explain, train again, compare, and write an author's files but the results, which are returned."""
+    graph, explained = whole.graph, ranked_first(whole, predictions)
+    with indexed(whole.model, graph, BuildConfig(device="cpu")) as attributor:
         explainer = SetExplainer(attributor)
         ours = [_necessary(explained, explainer, k) for k in SIZES]
         ours += [_sufficient(explained, explainer, k, entities) for k in SIZES]
-    rows = [each for row in ours for each in (row, at_random(explained, row))]
+    some = [row for row in ours if row.explanations]  # no other entity may be left to tell facts of
+    rows = [each for row in some for each in (row, at_random(explained, row))]
     found = tried(explained, rows, seeds)
-    folder = Path(output or OUTPUT) / name
+    folder = folder_of(whole, output)
     folder.mkdir(parents=True, exist_ok=True)
     for row, control, happened in found:
         file = folder / f"{row.mode}-{row.method.split()[0]}-{row.k}.csv"
         write(file, row, graph, control.mean(0), happened.mean(0))
     results = {
-        "predictions": len(explained.test), "mrr": explained.whole.mrr(), "rows": [result(*each) for each in found],
+        "predictions": len(explained.test), "mrr": whole.mrr(), "rows": [result(*each) for each in found],
     }  # fmt: skip
     frame = table(results)
     frame.to_csv(folder / "table.csv", index=False)
@@ -229,7 +283,4 @@ def table(found: Mapping[str, Any]) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    run(
-        __doc__, "paper", measure, shown,
-        page="truth/deletion.md", problems=("UMLS-ComplEx",), files=("output",), seeds=3, predictions=100, entities=10,
-    )  # fmt: skip
+    main()

@@ -27,7 +27,7 @@ from benchmarks.fb15k237 import SHARED
 from benchmarks.truth.command import cell, run
 from benchmarks.truth.deletion import effect, measures, without
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.retraining import outcome, retrain
+from benchmarks.truth.retraining import retrain
 from benchmarks.truth.scores import indexed
 from benchmarks.truth.whole import PROBLEMS, Explained, Whole
 from kgtrace_indexer import BuildConfig
@@ -54,7 +54,7 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: str | None) -> 
     if predictions is not None:
         named["file"] = dict(read(Path(predictions), graph, rows))
     common = np.array(sorted(set.intersection(*map(set, named.values()))))
-    explained = Explained(whole, common[outcome(whole.module, graph, common)[2] == 1])
+    explained = Explained(whole, common[whole.outcome(common)[2] == 1])
     named |= ours(explained)
     deleted = {title: np.unique([f for p in explained.test for f in each[tuple(p)]]) for title, each in named.items()}
     jobs = [np.empty(0, np.int64), *(facts.astype(np.int64) for facts in deleted.values())]

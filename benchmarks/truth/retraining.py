@@ -13,7 +13,8 @@ from pykeen.models import ERModel
 
 from benchmarks.peers.environments import ROOT
 from benchmarks.truth.graphs import Graph
-from benchmarks.truth.training import Recipe, tail_scores, train
+from benchmarks.truth.pipeline import Pipeline
+from benchmarks.truth.training import Recipe
 
 FOLDER = ROOT / ".bench" / "truth"
 OUTCOMES = ("logit", "log-probability", "rank")
@@ -25,7 +26,7 @@ class Job:
     """One training run."""
 
     graph: Graph
-    recipe: Recipe
+    recipe: Recipe | Pipeline
     kept: np.ndarray
     """(n,) bool: the training triples trained on."""
     seed: int
@@ -39,7 +40,8 @@ class Job:
     def file(self) -> Path:
         """Where the outcome goes, (3, q): named after all that it depends on."""
         asked = hashlib.sha256(f"{self.recipe} {self.seed}".encode())
-        for each in (self.kept, self.graph.train, self.graph.test, self.predictions):
+        graph = self.graph
+        for each in (self.kept, graph.train, graph.test, self.predictions, graph.validation):
             asked.update(np.ascontiguousarray(each))
         if self.added is not None:
             asked.update(np.ascontiguousarray(self.added))
@@ -51,6 +53,8 @@ def retrain(jobs: Sequence[Job]) -> list[np.ndarray]:
     open_jobs = {job.file: job for job in jobs if not job.file.exists()}
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         pool.map(_run, open_jobs.values(), chunksize=1)
+        pool.close()
+        pool.join()  # else locks of tqdm's are reported as leaked
     return [np.load(job.file) for job in jobs]
 
 
@@ -59,18 +63,18 @@ def _run(job: Job) -> None:
     triples = job.graph.train[job.kept]
     if job.added is not None:
         triples = np.concatenate([triples, job.added])
-    model = train(job.graph, triples, job.recipe, job.seed).model
+    model = job.recipe.train(job.graph, triples, job.seed).model
     job.folder.mkdir(parents=True, exist_ok=True)
     scratch = job.folder / f"{os.getpid()}.npy"
-    np.save(scratch, outcome(model, job.graph, job.predictions))
+    np.save(scratch, outcome(model, job.recipe, job.graph, job.predictions))
     scratch.replace(job.file)
 
 
-def outcome(model: ERModel, graph: Graph, predictions: np.ndarray) -> np.ndarray:
-    """Return what a model says of predicted tails (q, 3), (3, q)."""
+def outcome(model: ERModel, recipe: Recipe | Pipeline, graph: Graph, predictions: np.ndarray) -> np.ndarray:
+    """Return what a model that was trained by a recipe says of predicted tails (q, 3), (3, q)."""
     head, relation, tail = torch.from_numpy(predictions).T
     with torch.inference_mode():
-        scores = tail_scores(model, head, 2 * relation)
+        scores = recipe.scores(model, head, relation)
     own = scores.gather(1, tail[:, None])
     better = (scores > own) & ~torch.from_numpy(_known(graph, predictions))
     rows = [own[:, 0], own[:, 0] - scores.logsumexp(1), better.sum(1) + 1.0]
@@ -80,7 +84,7 @@ def outcome(model: ERModel, graph: Graph, predictions: np.ndarray) -> np.ndarray
 def _known(graph: Graph, predictions: np.ndarray) -> np.ndarray:
     """Return which tails make a triple of the graph, (q, E) bool."""
     found = np.zeros((len(predictions), len(graph.vocabulary.entities)), bool)
-    for triples in (graph.train, graph.test):
+    for triples in (graph.train, graph.test, graph.validation):
         for known, (head, relation, _) in zip(found, predictions, strict=True):
             known[triples[(triples[:, 0] == head) & (triples[:, 1] == relation), 2]] = True
     return found

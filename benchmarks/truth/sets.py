@@ -35,7 +35,7 @@ from benchmarks.truth.retraining import retrain
 from benchmarks.truth.scores import indexed
 from benchmarks.truth.statistics import correlation, mean
 from benchmarks.truth.training import tail_scores
-from benchmarks.truth.whole import Explained
+from benchmarks.truth.whole import Explained, Whole
 from kgtrace_indexer import BuildConfig
 from kgtrace_indexer.explaining.predictor import Predictor
 from kgtrace_indexer.explaining.what_if import what_if
@@ -53,7 +53,7 @@ SLOPES = tuple(np.arange(0, 1.55, 0.05).round(2).tolist())
 
 def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[str, Any]:
     """Leave sets out, train again, and compare with what was predicted."""
-    explained = ranked_first(name, graph, predictions)
+    explained = ranked_first(Whole(name, graph), predictions)
     with indexed(explained.whole.model, graph, BuildConfig(device="cpu")) as attributor:
         predictor = Predictor(attributor)
         place = np.argsort(attributor.training.train_index)  # among the indexed triples, of each row as read

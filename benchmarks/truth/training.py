@@ -6,18 +6,22 @@ https://arxiv.org/abs/1707.01476; PyKEEN's spreads ε over the other E − 1), o
 known tails in equal parts. Where entities are many, a few of them stand for all: see `Sampled`.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pykeen.models import ComplEx, ConvE, ERModel, TransE
 from pykeen.triples import CoreTriplesFactory
+from pykeen.version import get_version
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from benchmarks.truth.graphs import Graph
+from kgtrace_indexer import ModelFile, read_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,14 @@ class Recipe:
     smoothing: float = 0.1
     checkpoints: tuple[int, ...] = ()
     """Epochs after which states are kept."""
+
+    def train(self, graph: Graph, triples: np.ndarray, seed: int) -> "Trained":
+        """Train on some triples (n, 3) of a graph."""
+        return train(graph, triples, self, seed)
+
+    def scores(self, model: ERModel, head: Tensor, relation: Tensor) -> Tensor:
+        """Return a trained model's scores of heads (m,) and relations (m,) with all entities as tail, (m, E)."""
+        return tail_scores(model, head, 2 * relation)
 
     def candidates(self, known: Tensor, entities: int) -> Tensor | None:
         """Return the entities, ascending, among which the tails known in a batch compete, or nothing for all."""
@@ -94,6 +106,13 @@ def train(graph: Graph, triples: np.ndarray, recipe: Recipe, seed: int) -> Train
     model.eval()
     _sparse(model, False)
     return found
+
+
+def saved(model: ERModel, folder: Path) -> ModelFile:
+    """Save a model in a folder as PyKEEN does, and read it as kgtrace does."""
+    (folder / "metadata.json").write_text(json.dumps({"pykeen_version": get_version()}))
+    torch.save(model, folder / "model.pkl")
+    return read_model(folder / "model.pkl")
 
 
 def loss_of(recipe: Recipe, scores: Tensor, target: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from pykeen.models import ERModel
 from benchmarks.peers.environments import ROOT, python_of
 from benchmarks.truth.fisher import Fisher
 from benchmarks.truth.graphs import Graph
+from benchmarks.truth.pipeline import Pipeline
 from benchmarks.truth.retraining import FOLDER, outcome
 from benchmarks.truth.scores import Influences, influences
-from benchmarks.truth.training import Recipe, Sampled, train
-from kgtrace_indexer import read_model
+from benchmarks.truth.training import Recipe, Sampled, Trained, saved
 from kgtrace_indexer.inputs.model_reader import with_checkpoints
 
 _SMALL = Recipe(checkpoints=(25, 50, 75, 100))
@@ -52,16 +52,24 @@ SEED = 1000
 class Whole:
     """A trained model, and its files."""
 
-    def __init__(self, name: str, graph: Graph, seed: int = SEED, folder: str = ".") -> None:
-        """Train it on a graph as `PROBLEMS` of that name say."""
+    def __init__(
+        self,
+        name: str,
+        graph: Graph,
+        seed: int = SEED,
+        folder: str = ".",
+        *,
+        recipe: Recipe | Pipeline | None = None,
+        trained: Trained | None = None,
+    ) -> None:
+        """Train it on a graph by a recipe, that of `PROBLEMS` by default, unless it was `trained` by it before."""
         self.name, self.graph = name, graph
-        _, self.recipe = PROBLEMS[name]
+        self.recipe = PROBLEMS[name][1] if recipe is None else recipe
         self.folder = FOLDER / name / folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        trained = train(graph, graph.train, self.recipe, seed)
+        trained = self.recipe.train(graph, graph.train, seed) if trained is None else trained
         self.module: ERModel = trained.model
-        torch.save(self.module, self.folder / "model.pkl")
-        self.model = read_model(self.folder / "model.pkl")
+        self.model = saved(self.module, self.folder)
         states = []
         for i, state in enumerate(trained.checkpoints):
             states.append(self.folder / f"checkpoint-{i}.pt")
@@ -72,9 +80,13 @@ class Whole:
         """Return those of some losses that the model's score allows; those over all tails need one linear in the tail."""
         return [loss for loss in asked if self.recipe.model != "TransE" or not loss.endswith("all")]
 
+    def outcome(self, predictions: np.ndarray) -> np.ndarray:
+        """Return what it says of predicted tails (q, 3), (3, q)."""
+        return outcome(self.module, self.recipe, self.graph, predictions)
+
     def mrr(self) -> float:
         """Return the filtered mean reciprocal rank of the test triples' tails."""
-        return float((1 / outcome(self.module, self.graph, self.graph.test)[2]).mean())
+        return float((1 / self.outcome(self.graph.test)[2]).mean())
 
 
 class Explained:

@@ -81,3 +81,16 @@ def test_the_table_and_the_files_of_an_author(explained: Explained, tmp_path: Pa
     for file in ("table.csv", "table.md", "table.tex"):
         assert "sufficient" in (folder / file).read_text()
     assert "5 predictions" in paper.shown({"X-ComplEx": {**found, "seeds": 1}})
+
+
+def test_without_entities_to_tell_facts_of_there_is_no_sufficient_row(
+    explained: Explained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the model ranks the tail first with all of them, say."""
+    monkeypatch.setattr(
+        paper, "_sufficient", lambda explained, explainer, k, entities: Row("sufficient", "x", k, 0, [])
+    )
+    monkeypatch.setattr(paper, "retrain", lambda jobs: [np.ones((3, len(job.predictions))) for job in jobs])
+    explained.whole.graph = replace(explained.graph, test=explained.graph.train)
+    found = paper.examine(explained.whole, output=str(tmp_path / "out"), seeds=1, predictions=5, entities=3)
+    assert [(row["mode"], row["k"]) for row in found["rows"]] == [("necessary", k) for k in (1, 1, 4, 4)]

@@ -20,7 +20,7 @@ def test_they_are_what_a_little_weight_changes(graph: Graph, softmax: bool) -> N
     """The training is that of the benchmark; some triples' weights are moved either way, and it is trained again."""
     recipe = replace(RECIPE, model="ComplEx", softmax=softmax, epochs=2)
     unrolled = Unrolled(graph, recipe, seed=3)
-    wanted = outcome(train(graph, graph.train, recipe, seed=3).model, graph, graph.test)[:2]
+    wanted = outcome(train(graph, graph.train, recipe, seed=3).model, recipe, graph, graph.test)[:2]
     np.testing.assert_allclose(unrolled.outcomes(unrolled.parameters, graph.test), wanted, rtol=1e-4, atol=1e-4)
 
     found, size = unrolled.derivatives(graph.test), 1e-5
