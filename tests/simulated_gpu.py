@@ -196,8 +196,9 @@ class _FirstGpu(TorchFunctionMode):
         args, kwargs = tree_map(
             lambda arg: CUDA if isinstance(arg, torch.device) and arg.type == "cuda" else arg, (args, kwargs or {})
         )
-        if func is torch.tensor and kwargs.get("device") == CUDA:  # which no mode sees
-            return torch.tensor(*args, **kwargs | {"device": "cpu"}).to(CUDA)
+        made = func in (torch.tensor, torch.as_tensor) and not any(isinstance(arg, Tensor) for arg in args)
+        if made and kwargs.get("device") == CUDA:  # which no mode sees
+            return func(*args, **kwargs | {"device": "cpu"}).to(CUDA)
         return func(*args, **kwargs)
 
 

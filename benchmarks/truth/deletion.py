@@ -72,10 +72,13 @@ def measure(name: str, graph: Graph, *, seeds: int, predictions: int) -> dict[st
     }  # fmt: skip
 
 
-def ranked_first(whole: Whole, predictions: int) -> Explained:
-    """Explain at most so many test triples whose tails a model ranks first. Raises `BadRequest` where it ranks none."""
+def ranked_first(whole: Whole, predictions: int, *, filtered: bool = True) -> Explained:
+    """Explain at most so many test triples whose tails a model ranks first; `filtered` is as in `Whole.outcome`.
+
+    Raises `BadRequest` where it ranks none.
+    """
     test = whole.graph.test
-    first = np.flatnonzero(whole.outcome(test)[2] == 1)
+    first = np.flatnonzero(whole.outcome(test, filtered=filtered)[2] == 1)
     if not len(first):
         raise BadRequest(f"{whole.name}: the model ranks no test triple's tail first: there is nothing to delete for")
     return Explained(whole, test[np.random.default_rng(0).permutation(first)[:predictions]])

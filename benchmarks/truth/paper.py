@@ -157,7 +157,7 @@ def folder_of(whole: Whole, output: str | None) -> Path:
 
 def examine(whole: Whole, *, output: str | None, seeds: int, predictions: int, entities: int) -> dict[str, Any]:
     """Explain, train again, compare, and write an author's files but the results, which are returned."""
-    graph, explained = whole.graph, ranked_first(whole, predictions)
+    graph, explained = whole.graph, ranked_first(whole, predictions, filtered=False)  # as an index, which has no others
     with indexed(whole.model, graph, BuildConfig(device="cpu")) as attributor:
         explainer = SetExplainer(attributor)
         ours = [_necessary(explained, explainer, k) for k in SIZES]

@@ -80,9 +80,14 @@ class Whole:
         """Return those of some losses that the model's score allows; those over all tails need one linear in the tail."""
         return [loss for loss in asked if self.recipe.model != "TransE" or not loss.endswith("all")]
 
-    def outcome(self, predictions: np.ndarray) -> np.ndarray:
-        """Return what it says of predicted tails (q, 3), (3, q)."""
-        return outcome(self.module, self.recipe, self.graph, predictions)
+    def outcome(self, predictions: np.ndarray, *, filtered: bool = True) -> np.ndarray:
+        """Return what it says of predicted tails (q, 3), (3, q).
+
+        In ranks other known tails are passed over; if not `filtered`, those known from training triples alone are.
+        """
+        none = self.graph.test[:0]
+        graph = self.graph if filtered else replace(self.graph, test=none, validation=none)
+        return outcome(self.module, self.recipe, graph, predictions)
 
     def mrr(self) -> float:
         """Return the filtered mean reciprocal rank of the test triples' tails."""

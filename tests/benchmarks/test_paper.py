@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.truth import paper, published, retraining, whole
+from benchmarks.truth.deletion import ranked_first
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.paper import Explanation, Row
 from benchmarks.truth.whole import Explained, Whole
@@ -94,3 +96,18 @@ def test_without_entities_to_tell_facts_of_there_is_no_sufficient_row(
     explained.whole.graph = replace(explained.graph, test=explained.graph.train)
     found = paper.examine(explained.whole, output=str(tmp_path / "out"), seeds=1, predictions=5, entities=3)
     assert [(row["mode"], row["k"]) for row in found["rows"]] == [("necessary", k) for k in (1, 1, 4, 4)]
+
+
+def test_a_prediction_that_only_a_test_triple_outranks_is_first_among_what_an_index_does_not_know(
+    explained: Explained,
+) -> None:
+    """The kit leaves it out: to `kgtrace explain` its tail is the second."""
+    whole, known = explained.whole, set(map(tuple, explained.graph.train.tolist()))
+    head, relation, _ = explained.graph.train[0].tolist()
+    with torch.inference_mode():
+        scores = whole.recipe.scores(whole.module, *torch.tensor([[head], [relation]]))[0]
+    unknown = [e for e in scores.argsort(descending=True).tolist() if (head, relation, e) not in known]
+    test = np.array([[head, relation, entity] for entity in unknown[:2]])
+    whole.graph = replace(whole.graph, test=test)
+    for filtered, wanted in ((True, test.tolist()), (False, test[:1].tolist())):
+        assert sorted(ranked_first(whole, 9, filtered=filtered).test.tolist()) == sorted(wanted)
