@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from kgtrace_indexer import threads
+from kgtrace_indexer import pieces, threads
 from kgtrace_indexer.building import lanes
 
 CUDA = torch.device("cuda", 0)
@@ -206,6 +206,7 @@ class _FirstGpu(TorchFunctionMode):
 def simulated_gpu(free: int = 1 << 37) -> Iterator[SimulatedGpu]:
     """Let torch see a GPU with so many free bytes, on the calling thread; kgtrace then computes on that alone."""
     gpu = SimulatedGpu()
+    pieces.recently_free.cache_clear()
     with (
         patch.object(torch.cuda, "_lazy_init", lambda: None),
         patch.object(torch.cuda, "memory_reserved", lambda device=None: 0),

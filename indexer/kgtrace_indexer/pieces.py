@@ -4,6 +4,8 @@ Every size that depends on the device is chosen here.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from time import monotonic
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -37,7 +39,9 @@ class Halvable(Protocol):
 
 def piece_floats(device: torch.device) -> int:
     """Return how many floats a temporary may hold."""
-    return _CACHE_FLOATS if device.type == "cpu" else max(_CACHE_FLOATS, free_bytes(device) // (4 * _TEMPORARIES))
+    if device.type == "cpu":
+        return _CACHE_FLOATS
+    return max(_CACHE_FLOATS, recently_free(device, int(monotonic())) // (4 * _TEMPORARIES))
 
 
 def triples_together(device: torch.device, floats: int) -> int:
@@ -70,6 +74,12 @@ def in_halves(function: Callable[[Items], Result], items: Items, what: str) -> l
     torch.cuda.empty_cache()  # of pieces that no half needs; does nothing where there is no GPU
     middle = len(items) // 2
     return [result for half in (items[:middle], items[middle:]) for result in in_halves(function, half, what)]
+
+
+@lru_cache(maxsize=8)
+def recently_free(device: torch.device, second: int) -> int:
+    """Return what `free_bytes` says once in a second: a query asks often, and to ask takes longer than a product."""
+    return free_bytes(device)
 
 
 def free_bytes(device: torch.device) -> int:
