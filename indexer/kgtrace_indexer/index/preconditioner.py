@@ -242,9 +242,8 @@ def row_terms(queries: Mapping[str, RowQueries], like: Terms) -> Terms:
     for table, gradients in queries.items():
         for number in range(gradients.pairs.shape[1]):
             index, grad = gradients.use(number)
-            rows.setdefault(table, []).append(
-                Rows(torch.from_numpy(index).to(like.loss.device), torch.from_numpy(grad).to(like.loss))
-            )
+            moved = Rows(to_device(index, like.loss.device), to_device(grad, like.loss.device).to(like.loss.dtype))
+            rows.setdefault(table, []).append(moved)
     return Terms(1, like.losses(), {}, {}, rows)
 
 

@@ -18,18 +18,18 @@ WAITS = 10
 SCORES: tuple[Score, ...] = ("preconditioned", "tracin")
 
 
-@pytest.mark.parametrize("size", [1, 16, 64])
+@pytest.mark.parametrize(("size", "exact"), [(1, False), (16, False), (64, False), (64, True)])
 @pytest.mark.parametrize("score", SCORES)
 def test_a_batch_takes_few_kernels_and_waits_and_answers_as_on_the_cpu(
-    umls_index: Path, score: Score, size: int
+    umls_index: Path, score: Score, size: int, exact: bool
 ) -> None:
-    """Gradient, ranks, search and certificate included."""
+    """Gradient, ranks, search and certificate included; or a full scan."""
     on_cpu = open_index(umls_index, device="cpu")
     triples = on_cpu.training.triples[:: len(on_cpu) // 64][:size].astype(np.int64)
     with simulated_gpu() as gpu, one_thread():
         on_gpu = open_index(umls_index, device="cuda")
         gpu.reset()
-        found = on_gpu.query(triples, score=score).attributions
+        found = on_gpu.query(triples, score=score, exact=exact).attributions
         assert gpu.kernels.total() <= KERNELS
         assert gpu.waits.total() <= WAITS
     for there, here in zip(found, on_cpu.query(triples, score=score).attributions, strict=True):
