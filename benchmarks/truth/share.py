@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.truth.command import cell, run
 from benchmarks.truth.curvature import Curvature
+from benchmarks.truth.directions import directed
 from benchmarks.truth.graphs import Graph
 from benchmarks.truth.lds import COUNT, TRAK_DIMS, half_of
 from benchmarks.truth.outcomes import COMPARED, Outcomes
@@ -34,6 +35,8 @@ from benchmarks.truth.unrolled import Unrolled
 from benchmarks.truth.whole import SEED, Explained, Whole
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.names import Outcome
+
+DIRECTED = "P of tails alone, heads' gradients half"
 
 
 def measure(name: str, graph: Graph, *, halves: int, seeds: int, tests: int, models: int) -> dict[str, Any]:
@@ -77,8 +80,12 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
         options: dict[str, Any] = {"directions": "both", "damping": AUTO_DAMPING, "outcome": outcome}
         return np.stack([influences(each.model, graph, test, **options).of for each in whole])
 
+    def of_directed(outcome: Outcome) -> np.ndarray:
+        return np.stack([directed(each.model, graph, test, outcome) for each in whole])
+
     count = same_pair(graph, test)
     logit, probability = of_models("logit"), of_models("probability")
+    directed_logit, directed_probability = of_directed("logit"), of_directed("probability")
     several = f"{len(whole)} models"
     return {
         "TracIn of removal": influences(whole[0].model, graph, test, directions="both").of,
@@ -89,6 +96,10 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
         f"preconditioned, {several}, outcome probability": probability.mean(0),
         f"preconditioned, {several} + ½ count": alike(logit.mean(0)) + alike(count) / 2,
         f"preconditioned, {several}, outcome probability + ½ count": alike(probability.mean(0)) + alike(count) / 2,
+        DIRECTED: directed_logit[0],
+        f"{DIRECTED}, outcome probability": directed_probability[0],
+        f"{DIRECTED}, {several}": directed_logit.mean(0),
+        f"{DIRECTED}, {several}, outcome probability": directed_probability.mean(0),
         COUNT: count,
     }
 
