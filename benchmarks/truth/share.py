@@ -33,6 +33,7 @@ from benchmarks.truth.statistics import mean
 from benchmarks.truth.training import KnownTails
 from benchmarks.truth.unrolled import Unrolled
 from benchmarks.truth.whole import SEED, Explained, Whole
+from kgtrace_indexer import ModelFile
 from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.names import Outcome
 
@@ -62,7 +63,8 @@ def compared(
         outcomes = Outcomes(triples, chosen, kept, happened, dumps(asdict(recipe)))
         outcomes.write(release)
     ceilings = dict(zip(COMPARED, outcomes.ceilings(), strict=True))
-    scores = methods(whole, graph, test) | (slow_methods(whole, graph, test) if every else {})
+    scores = methods(whole, graph, test) | by_direction(whole, graph, test)
+    scores |= slow_methods(whole, graph, test) if every else {}
     rows = {
         title: {
             outcome: {**mean(each), "share": float(each.mean() / ceilings[outcome])}
@@ -80,12 +82,8 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
         options: dict[str, Any] = {"directions": "both", "damping": AUTO_DAMPING, "outcome": outcome}
         return np.stack([influences(each.model, graph, test, **options).of for each in whole])
 
-    def of_directed(outcome: Outcome) -> np.ndarray:
-        return np.stack([directed(each.model, graph, test, outcome) for each in whole])
-
     count = same_pair(graph, test)
     logit, probability = of_models("logit"), of_models("probability")
-    directed_logit, directed_probability = of_directed("logit"), of_directed("probability")
     several = f"{len(whole)} models"
     return {
         "TracIn of removal": influences(whole[0].model, graph, test, directions="both").of,
@@ -96,12 +94,25 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
         f"preconditioned, {several}, outcome probability": probability.mean(0),
         f"preconditioned, {several} + ½ count": alike(logit.mean(0)) + alike(count) / 2,
         f"preconditioned, {several}, outcome probability + ½ count": alike(probability.mean(0)) + alike(count) / 2,
-        DIRECTED: directed_logit[0],
-        f"{DIRECTED}, outcome probability": directed_probability[0],
-        f"{DIRECTED}, {several}": directed_logit.mean(0),
-        f"{DIRECTED}, {several}, outcome probability": directed_probability.mean(0),
         COUNT: count,
     }
+
+
+def by_direction(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.ndarray]:
+    """Return methods that look at the explained direction before the other, or at no other."""
+
+    def forward(model: ModelFile, outcome: Outcome) -> np.ndarray:
+        return influences(model, graph, test, directions="forward", damping=AUTO_DAMPING, outcome=outcome).of
+
+    def half(model: ModelFile, outcome: Outcome) -> np.ndarray:
+        return directed(model, graph, test, outcome)
+
+    found = dict[str, np.ndarray]()
+    for title, method in (("preconditioned, directions forward", forward), (DIRECTED, half)):
+        for outcome, ending in (("logit", ""), ("probability", ", outcome probability")):
+            scores = np.stack([method(each.model, outcome) for each in whole])
+            found |= {f"{title}{ending}": scores[0], f"{title}, {len(whole)} models{ending}": scores.mean(0)}
+    return found
 
 
 def slow_methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.ndarray]:

@@ -111,9 +111,8 @@ def moments(rows: RowLists, table: str, resident: ResidentRows | None = None) ->
     if resident is not None:
         for batch in batches:
             of_rows = [resident.moment(table, row) for row in batch.tolist()]
-            found = _eigenvectors(
-                torch.stack(of_rows) if of_rows else torch.empty(0, width, width, dtype=torch.float64)
-            )
+            none = torch.empty(0, width, width, dtype=torch.float64)
+            found = _eigenvectors(torch.stack(of_rows) if of_rows else none)
             arrays = to_host(dict(zip(Moments.NAMES[1:], found, strict=True)))()
             yield Moments(batch, arrays["values"], arrays["vectors"].astype(np.float32))
         return
@@ -150,9 +149,9 @@ class Preconditioner:
         self.moments = moments
         self.mean_squares = mean_squares
         self.resident = resident
-        self._on_gpu = (
-            {} if resident is None else {table: each.moved(resident.device) for table, each in moments.items()}
-        )
+        self._on_gpu: dict[str, tuple[Tensor, Tensor]] = {}
+        if resident is not None:
+            self._on_gpu = {table: each.moved(resident.device) for table, each in moments.items()}
 
     def __call__(self, terms: Terms, damping: Damping | None = None) -> Terms:
         """Return Pg' of test triples, with σ² so many times `mean_squares`; ``auto`` and None for `AUTO_DAMPING`."""
@@ -263,6 +262,7 @@ def by_readers(readers: Tensor, x: Tensor, sigma: float) -> Tensor:
     """Return σ² (F + σ²I)⁻¹ x for x (r, k, d), where G (r, n, d) holds the gradients of a row's readers, and zeros."""
     system = readers @ readers.mT
     system.diagonal(dim1=1, dim2=2).add_(sigma)
-    factor, _ = torch.linalg.cholesky_ex(system)  # which is positive definite, and does not wait to be told so
+    # a GPU would be waited for to learn what holds: that the system is positive definite
+    factor, _ = torch.linalg.cholesky_ex(system, check_errors=system.device.type == "cpu")
     solved = torch.cholesky_solve(readers @ x.mT, factor)  # (r, n, k)
     return x - solved.mT @ readers

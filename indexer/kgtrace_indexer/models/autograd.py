@@ -185,9 +185,8 @@ class AutogradModel:
 
         Raises `UnsupportedModel` when parameters that are left for `vmap` have more than `MAX_FLOATS` elements.
         """
-        step = (
-            max(1, chunk_floats(self.device) // self._floats // per_triple) * per_triple
-        )  # the loss compares a triple's scores
+        triples = max(1, chunk_floats(self.device) // self._floats // per_triple)
+        step = triples * per_triple  # the loss compares a triple's scores
         chunk = partial(self._chunk, loss=loss, selection=selection)
         return replace(_chunked(chunk, step, head, relation, tail), per_triple=per_triple)
 

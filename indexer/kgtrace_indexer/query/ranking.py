@@ -32,15 +32,13 @@ class Best:
     ) -> None:
         """Take in influences (b, m) float32 of training triples (m,), each of them once.
 
-        Masks (b or 1, m) say which may be named, and which of all were not known to be 0 before.
+        Masks (b or 1, m) say which may be named, and which were `computed`, where others are known to be 0.
         """
         keys = _ascending(value(influence, self._order)) * _MOST_ROWS + (_MOST_ROWS - 1 - rows)
-        masks = [mask for mask in (allowed, computed) if mask is not None]
-        self._looked_at += (
-            torch.stack([mask.expand(keys.shape) for mask in masks]).all(0).sum(1) if masks else len(rows)
-        )
         if allowed is not None:
             keys = torch.where(allowed, keys, _NONE)
+        looked_at = keys > _NONE if computed is None else computed & (keys > _NONE)
+        self._looked_at += looked_at.sum(1)
         keys, influence = torch.cat([self._keys, keys], 1), torch.cat([self._influence, influence], 1)
         best = keys.topk(min(self._top_k, keys.shape[1]))
         self._keys, self._influence = best.values, influence.gather(1, best.indices)
