@@ -15,7 +15,11 @@ from kgtrace_indexer.index.bases import FLOAT32, FLOOR, ROUNDING
 from kgtrace_indexer.index.query_code import QueryCodes, QueryFactors, QuerySlopes
 from kgtrace_indexer.index.rows import RowLists
 from kgtrace_indexer.index.stack import Stack
+from kgtrace_indexer.pieces import piece_floats
 from kgtrace_indexer.transfers import to_device
+
+_TEMPORARIES = 4
+"""Floats that are in memory for each pair of loss terms, where all training triples are looked at."""
 
 
 def _stored_error(dtype: torch.dtype) -> float:
@@ -92,6 +96,32 @@ class Codes:
         products = self.rows.influences(queries.rows, query.numpy(), rows.numpy())
         return estimate + torch.from_numpy(products).float(), slack
 
+    def bracket_all(self, queries: QueryCodes, tests: slice) -> tuple[Tensor, Tensor]:
+        """Return estimate and slack of the influence of all n training triples on some test triples, (b, n) each.
+
+        They are those of `bracket` but for gradients of embedding rows, and on the device; not for tables whose rows
+        are all scored.
+        """
+        flat, norm, rest = queries.flat_dims, queries.norm[tests], queries.residual[tests, 0]
+        count, found = len(norm), list[tuple[Tensor, Tensor]]()
+        terms = max((u.norm.shape[1] for u, _ in queries.kron.values()), default=1)
+        together = max(1, piece_floats(self.device) // (_TEMPORARIES * count * terms * terms))
+        for start in range(0, len(self), together):
+            rows = torch.arange(start, min(start + together, len(self)), device=self.device)
+            estimate = self._take("projected", rows)[:, :flat] @ queries.phi[tests, :flat].T  # (m, b)
+            own = (self._take("self_influence", rows) + FLOOR).sqrt()
+            slack = ROUNDING * own[:, None] * norm + self._take("residual", rows)[:, :1] * rest
+            for name, (u, v) in queries.kron.items():
+                product, error = _product_bounds(
+                    self._stored(f"{name}.u", rows).products(u, tests),
+                    self._stored(f"{name}.v", rows).products(v, tests),
+                )  # (m, directions, b, D') each
+                estimate += product.sum((1, 3))
+                slack += error.sum((1, 3))
+            found.append((estimate.T, slack.T))
+        estimates, slacks = (torch.cat(part, 1) for part in zip(*found, strict=True))
+        return estimates, slacks
+
     def _spread_bracket(
         self, table: str, queries: QueryCodes, query: Tensor, rows: Tensor, rounding: np.ndarray
     ) -> tuple[Tensor, Tensor]:
@@ -153,6 +183,13 @@ class _Stored:
         coordinates = factors.coordinates
         product = (self.direction @ (coordinates[0].T if len(coordinates) == 1 else coordinates.mT)) * norm
         return product, norm * (self.error * factors.length[:, None]) + rest * factors.rest[:, None]
+
+    def products(self, factors: QueryFactors, tests: slice) -> tuple[Tensor, Tensor]:
+        """Return ⟨v, v'⟩ with every loss term of some test triples, and its error, (m, directions, b, D') each."""
+        coordinates, norm, rest = factors.coordinates[tests], self.norm[..., None, None], self.rest[..., None, None]
+        product = self.direction.flatten(0, 1) @ coordinates.flatten(0, 1).T
+        error = norm * (self.error * factors.length[tests]) + rest * factors.rest[tests]
+        return product.view(*self.norm.shape, *coordinates.shape[:2]) * norm, error
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from kgtrace_indexer.names import Score
 from kgtrace_indexer.pieces import free_bytes
 from kgtrace_indexer.query.attributor import Attributor
 from kgtrace_indexer.query.cascade import Cascade, Pool
-from kgtrace_indexer.query.resident_search import ResidentSearch
+from kgtrace_indexer.query.resident_search import ResidentCascade, ResidentSearch
 from kgtrace_indexer.query.retrieval import Retrieval
 from kgtrace_indexer.query.row_search import RowSearch
 from kgtrace_store import layout
@@ -108,7 +108,10 @@ def _retrievals(
             engine = None if milvus is None else _milvus_lists(milvus, opened.id, inverted, training)
             of_lists = files.row_lists(), inverted, training.squared_norm["preconditioned"], engine
             lists = RowSearch(*of_lists) if resident is None else ResidentSearch(*of_lists, resident=resident)
-            cascade = Cascade(bases, codes, index, ShortCode(files.scales[COLUMNS]))
+            of_codes = bases, codes, index, ShortCode(files.scales[COLUMNS])
+            cascade = Cascade(*of_codes)
+            if resident is not None and place == device:
+                cascade = ResidentCascade(*of_codes, resident=resident.weighted(codes.rows))
             retrievals: dict[Score, Retrieval] = {"tracin": cascade if bases.dense or files.of_two_losses else lists}
             if lists.files:
                 retrievals["preconditioned"] = lists
