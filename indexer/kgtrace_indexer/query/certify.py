@@ -226,18 +226,13 @@ class CertifiedSearch:
         return self._queries, query
 
     def _decide(self) -> None:
-        """Compute exact influences, best upper bound first, until none of the others can matter."""
+        """Compute exact influences until none of the others can matter: on a CPU first those that decide most."""
         size, most = self._exact_blocks
         while True:
             open_ = (self._influence.isnan() & (self._upper >= self.threshold()[self._query])).nonzero().flatten()
             if not len(open_):
                 return
-            # an estimate of the final threshold: pairs above it come first
-            likely = self._nth_largest((self._lower + self._upper) / 2)
-            above = self._upper[open_] >= likely[self._query[open_]]
-            has_above = torch.zeros(len(self._queries), dtype=torch.bool)
-            has_above[self._query[open_[above]]] = True
-            chosen = open_[above | ~has_above[self._query[open_]]]
+            chosen = self._likely(open_) if self._codes.device.type == "cpu" else open_
             chosen = chosen[self._upper[chosen].argsort(descending=True)]
             chosen = chosen[self._query[chosen].argsort(stable=True)]
             chosen = chosen[_numbers(self._query[chosen]) < size]
@@ -246,6 +241,14 @@ class CertifiedSearch:
             self._influence[chosen] = influence
             self._lower[chosen] = self._upper[chosen] = value(influence, self._order)
             self._exact_terms += torch.bincount(self._query[chosen], minlength=len(self._queries))
+
+    def _likely(self, open_: Tensor) -> Tensor:
+        """Return those of some pairs whose upper bound is above an estimate of the final threshold, or all if none is."""
+        likely = self._nth_largest((self._lower + self._upper) / 2)
+        above = self._upper[open_] >= likely[self._query[open_]]
+        has_above = torch.zeros(len(self._queries), dtype=torch.bool)
+        has_above[self._query[open_[above]]] = True
+        return open_[above | ~has_above[self._query[open_]]]
 
     def top(self) -> list[TopK]:
         """Return the top k of each test triple."""
