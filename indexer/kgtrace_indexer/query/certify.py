@@ -243,7 +243,7 @@ class CertifiedSearch:
             self._exact_terms += torch.bincount(self._query[chosen], minlength=len(self._queries))
 
     def _likely(self, open_: Tensor) -> Tensor:
-        """Return those of some pairs whose upper bound is above an estimate of the final threshold, or all if none is."""
+        """Return those pairs of some whose upper bound is above an estimate of the final threshold; if none, all."""
         likely = self._nth_largest((self._lower + self._upper) / 2)
         above = self._upper[open_] >= likely[self._query[open_]]
         has_above = torch.zeros(len(self._queries), dtype=torch.bool)
