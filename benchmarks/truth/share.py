@@ -1,6 +1,7 @@
 """How much of what can be foretold is foretold: by one model, by several, of logits and of log-probabilities?
 
     python -m benchmarks.truth.share --problems UMLS-ComplEx UMLS-TransE --seeds 4
+    python -m benchmarks.truth.share --problems UMLS-ComplEx --seeds 4 --models 16     # how many models are enough
     python -m benchmarks.truth.share --write-only       # only the tables again
 
 Models are trained on random halves of the training triples with several seeds, as for `lds`, and a method's sums over
@@ -38,6 +39,8 @@ from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.names import Outcome
 
 DIRECTED = "P of tails alone, heads' gradients half"
+SEVERAL = 4
+"""Models whose mean is looked at by all methods."""
 
 
 def measure(name: str, graph: Graph, *, halves: int, seeds: int, tests: int, models: int) -> dict[str, Any]:
@@ -63,8 +66,9 @@ def compared(
         outcomes = Outcomes(triples, chosen, kept, happened, dumps(asdict(recipe)))
         outcomes.write(release)
     ceilings = dict(zip(COMPARED, outcomes.ceilings(), strict=True))
-    scores = methods(whole, graph, test) | by_direction(whole, graph, test)
-    scores |= slow_methods(whole, graph, test) if every else {}
+    some = whole[:SEVERAL]
+    scores = methods(some, graph, test) | by_direction(some, graph, test) | of_more(whole, graph, test)
+    scores |= slow_methods(some, graph, test) if every else {}
     rows = {
         title: {
             outcome: {**mean(each), "share": float(each.mean() / ceilings[outcome])}
@@ -75,15 +79,16 @@ def compared(
     return {"triples": len(graph.train), "mrr": whole[0].mrr(), "ceilings": ceilings, "rows": rows}
 
 
+def of_outcome(whole: list[Whole], graph: Graph, test: np.ndarray, outcome: Outcome) -> np.ndarray:
+    """Return the preconditioned score by each model, (models, n, q)."""
+    options: dict[str, Any] = {"directions": "both", "damping": AUTO_DAMPING, "outcome": outcome}
+    return np.stack([influences(each.model, graph, test, **options).of for each in whole])
+
+
 def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.ndarray]:
     """Return what each method says of the training triples, (n, q), by title."""
-
-    def of_models(outcome: Outcome) -> np.ndarray:
-        options: dict[str, Any] = {"directions": "both", "damping": AUTO_DAMPING, "outcome": outcome}
-        return np.stack([influences(each.model, graph, test, **options).of for each in whole])
-
     count = same_pair(graph, test)
-    logit, probability = of_models("logit"), of_models("probability")
+    logit, probability = (of_outcome(whole, graph, test, outcome) for outcome in ("logit", "probability"))
     several = f"{len(whole)} models"
     return {
         "TracIn of removal": influences(whole[0].model, graph, test, directions="both").of,
@@ -96,6 +101,16 @@ def methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.
         f"preconditioned, {several}, outcome probability + ½ count": alike(probability.mean(0)) + alike(count) / 2,
         COUNT: count,
     }
+
+
+def of_more(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the mean of more models than `methods` has, of twice as many, of four times as many."""
+    counts = [count for count in (2 * SEVERAL, 4 * SEVERAL) if count <= len(whole)]
+    found = dict[str, np.ndarray]()
+    for outcome, ending in (("logit", ""), ("probability", ", outcome probability")) if counts else ():
+        scores = of_outcome(whole, graph, test, outcome)
+        found |= {f"preconditioned, {count} models{ending}": scores[:count].mean(0) for count in counts}
+    return found
 
 
 def by_direction(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,4 +176,4 @@ def _table(found: Mapping[str, Mapping[str, Any]], outcome: str) -> str:
 
 
 if __name__ == "__main__":
-    run(__doc__, "share", measure, shown, halves=50, seeds=4, tests=100, models=4)
+    run(__doc__, "share", measure, shown, halves=50, seeds=4, tests=100, models=SEVERAL)
