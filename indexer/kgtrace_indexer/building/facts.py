@@ -27,6 +27,7 @@ def provenance(model: ModelFile, device: torch.device) -> dict[str, Any]:
         "model": model.source,
         "summed": [{"model": state.source, "weight": weight} for weight, state in model.checkpoints],
         "interaction": model.interaction,
+        "loss": model.loss.get("class"),
         "device": device.type,
         "versions": {
             "kgtrace": version("kgtrace"),

@@ -18,7 +18,7 @@ from math import isclose
 
 import numpy as np
 
-from kgtrace_indexer.explaining.calibration import BY_INTERACTION, UNCALIBRATED, Calibration
+from kgtrace_indexer.explaining.calibration import BY_INTERACTION, LOSSES, UNCALIBRATED, Calibration
 from kgtrace_indexer.explaining.completions import Completions, Moves
 from kgtrace_indexer.index.preconditioner import Preconditioner
 from kgtrace_indexer.index.row_queries import RowQueries
@@ -54,9 +54,14 @@ class Predictor:
             )
         return self.attributor.files.preconditioner()
 
-    @cached_property
+    @property
     def calibration(self) -> Calibration | None:
-        """What retraining said of such models; None for a kind of model, or of index, that was not tried."""
+        """What retraining said of such models; None for a kind of model, of loss, or of index that was not tried."""
+        return self._tried if self.attributor.manifest.provenance.get("loss") in LOSSES else None
+
+    @cached_property
+    def _tried(self) -> Calibration | None:
+        """The same of models that were trained with any loss: of the factor there is nothing better."""
         configuration = self.attributor.manifest.configuration
         whole = list(configuration["layers"]) == ["all"] and configuration.get("sample_rate", 1.0) == 1.0
         as_tried = whole and self._damping == "auto" and self.attributor.featurizer.directions == "both"
@@ -67,7 +72,7 @@ class Predictor:
     @property
     def factor(self) -> float:
         """f."""
-        return UNCALIBRATED if self.calibration is None else self.calibration.factor
+        return UNCALIBRATED if self._tried is None else self._tried.factor
 
     @cached_property
     def _weights(self) -> Sequence[float]:

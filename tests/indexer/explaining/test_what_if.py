@@ -81,8 +81,8 @@ def test_a_training_triple_of_other_rows_changes_nothing(attributor: Attributor)
 
 
 def test_an_interval_is_of_models_that_were_tried(save: Save, nations: Data, tmp_path: Path) -> None:
-    """It grows with the change; a TransE has none, nor has a model without inverse relations, nor other indexes."""
-    tried = indexed(tmp_path / "tried", save("ComplEx", True).model, nations)
+    """It grows with the change; a TransE has none, nor a model of another loss, or without inverse relations."""
+    tried = indexed(tmp_path / "tried", save("ComplEx", True, loss="bcewithlogits").model, nations)
     training = tried.training
     triple = np.asarray(training.triples[9], np.int64)
     wide, narrow = (SetExplainer(tried).what_if(triple, training.train_index[p]) for p in (POSITIONS, POSITIONS[-1:]))
@@ -92,15 +92,16 @@ def test_an_interval_is_of_models_that_were_tried(save: Save, nations: Data, tmp
         assert found.interval == pytest.approx((found.score_after - half, found.score_after + half))
         assert found.measured_on == calibration.measured_on
     assert halves[0] > halves[1] >= calibration.floor
-    others: list[tuple[str, bool, dict[str, Any]]] = [
-        ("TransE", True, {}),
-        ("ComplEx", False, {}),
-        ("ComplEx", True, {"damping": 1.0}),
-        ("ComplEx", True, {"layers": ("last:1",)}),
-        ("ComplEx", True, {"sample_rate": 0.9}),
+    others: list[tuple[str, bool, str, dict[str, Any]]] = [
+        ("TransE", True, "bcewithlogits", {}),
+        ("ComplEx", True, "crossentropy", {}),
+        ("ComplEx", False, "bcewithlogits", {}),
+        ("ComplEx", True, "bcewithlogits", {"damping": 1.0}),
+        ("ComplEx", True, "bcewithlogits", {"layers": ("last:1",)}),
+        ("ComplEx", True, "bcewithlogits", {"sample_rate": 0.9}),
     ]
-    for number, (name, inverse, config) in enumerate(others):
-        other = indexed(tmp_path / str(number), save(name, inverse).model, nations, **config)
+    for number, (name, inverse, loss, config) in enumerate(others):
+        other = indexed(tmp_path / str(number), save(name, inverse, loss=loss).model, nations, **config)
         unknown = SetExplainer(other).what_if(triple, other.training.train_index[:3])
         assert (unknown.interval, unknown.measured_on) == (None, None)
 
