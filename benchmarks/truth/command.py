@@ -57,10 +57,15 @@ def measured(
         graph, _ = PROBLEMS[name]
         found = {"machine": machine(), **asked, **measure(name, read_graph(graph), **asked)}
         _file(kind, name).write_text(json.dumps(found, indent=2) + "\n")
-    files = {name: _file(kind, name) for name in PROBLEMS}
-    text = shown({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()})
+    text = shown(results(kind))
     print(text)
     replace(DOCS / page, kind, text)
+
+
+def results(kind: str) -> dict[str, Any]:
+    """Return the results of a kind that there are, by problem."""
+    files = {name: _file(kind, name) for name in PROBLEMS}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
 def _file(kind: str, name: str) -> Path:

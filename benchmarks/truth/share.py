@@ -11,7 +11,7 @@ the halves are compared with what happened; `outcomes` says how, and what no met
 all other rows; for ConvE TRAK, in an environment of its own.
 
 What happened is published in ``releases/retraining``, and trained only where that holds no such halves. What was trained
-is kept in ``.bench/truth``, so that an interrupted run goes on. Writes ``benchmarks/results/share-PROBLEM-cpu.json`` and the tables in ``docs/truth.md``.
+is kept in ``.bench/truth``, so that an interrupted run goes on. Writes ``benchmarks/results/share-PROBLEM-cpu.json`` and the tables in ``docs/truth/shares.md`` and ``docs/truth.md``.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.truth.command import cell, run
+from benchmarks.pages import DOCS, replace
+from benchmarks.truth.command import cell, results, run
 from benchmarks.truth.curvature import Curvature
 from benchmarks.truth.directions import directed
 from benchmarks.truth.graphs import Graph
@@ -39,8 +40,8 @@ from kgtrace_indexer.index.preconditioner import AUTO_DAMPING
 from kgtrace_indexer.names import Outcome
 
 DIRECTED = "P of tails alone, heads' gradients half"
-_DENSE = 500
-"""Entities of a graph for which gradients of all negatives are computed: of CoDEx-S they would take hours."""
+_SMALL = 500
+"""Entities of a graph for which methods are tried that take hours on CoDEx-S."""
 SEVERAL = 4
 """Models whose mean is looked at by all methods."""
 
@@ -70,7 +71,8 @@ def compared(
     ceilings = dict(zip(COMPARED, outcomes.ceilings(), strict=True))
     some = whole[:SEVERAL]
     scores = methods(some, graph, test) | by_direction(some, graph, test) | of_more(whole, graph, test)
-    scores |= slow_methods(some, graph, test) if every else {}
+    if every and len(graph.vocabulary.entities) <= _SMALL:
+        scores |= slow_methods(some, graph, test)
     rows = {
         title: {
             outcome: {**mean(each), "share": float(each.mean() / ceilings[outcome])}
@@ -136,10 +138,9 @@ def slow_methods(whole: list[Whole], graph: Graph, test: np.ndarray) -> dict[str
     """Return methods that look at every negative, or at training itself, or that are not ours."""
     several = f"{len(whole)} models"
     pairs = KnownTails.of(graph.train).pairs
-    dense = len(graph.vocabulary.entities) <= _DENSE
-    curvatures = [Curvature(each, pairs) for each in whole if dense]
+    curvatures = [Curvature(each, pairs) for each in whole]
     found = dict[str, np.ndarray]()
-    for units in (1.0, 10.0) if dense else ():
+    for units in (1.0, 10.0):
         newton = np.stack([each.scores(graph.train, test, units) for each in curvatures])
         found[f"Gauss–Newton, σ² = {units:g}"] = newton[0]
         found[f"Gauss–Newton, σ² = {units:g}, {several}"] = newton.mean(0)
@@ -168,6 +169,25 @@ def shown(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join(_table(found, outcome) for outcome in COMPARED)
 
 
+def brief(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a short table: shares of the logit and of the log-probability, each by the methods that are asked for it."""
+    rows = [
+        ("plain influence, `removal`", ["TracIn of removal"] * 2),
+        ("how many (h, r) and (r, t) are shared", [COUNT] * 2),
+    ]
+    for count in ("", *(f", {SEVERAL * times} models" for times in (1, 2, 4))):
+        title = f"preconditioned{count}"
+        rows.append((title, [title, f"{title}, outcome probability"]))
+    lines = [f"| logit / log-probability | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
+    for title, methods_asked in rows:
+        cells = []
+        for each in found.values():
+            values = [each["rows"].get(method, {}).get(of) for method, of in zip(methods_asked, COMPARED, strict=True)]
+            cells.append(" / ".join(f"{value['share']:.0%}" for value in values if value is not None))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _table(found: Mapping[str, Mapping[str, Any]], outcome: str) -> str:
     head = [f"{name}: {each['seeds']} seeds, ceiling {each['ceilings'][outcome]:.2f}" for name, each in found.items()]
     lines = [f"| {outcome} | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
@@ -179,4 +199,5 @@ def _table(found: Mapping[str, Mapping[str, Any]], outcome: str) -> str:
 
 
 if __name__ == "__main__":
-    run(__doc__, "share", measure, shown, halves=50, seeds=4, tests=100, models=SEVERAL)
+    run(__doc__, "share", measure, shown, page="truth/shares.md", halves=50, seeds=4, tests=100, models=SEVERAL)
+    replace(DOCS / "truth.md", "brief", brief(results("share")))
