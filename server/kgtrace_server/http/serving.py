@@ -104,10 +104,18 @@ def server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
 def serve(app: ASGIApp, settings: Settings, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first."""
     bound_heap()
-    # The server repeats the signal that stopped it once it is done, for whoever started it; being asked to
-    # terminate and doing so is a success.
-    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    running = server(app, settings)
+
+    def stop(*_: object) -> None:
+        """Stop, if told so before the server itself listens to signals.
+
+        Once it is done it repeats the signal that stopped it, for whoever started it; being asked to terminate and
+        doing so is a success.
+        """
+        running.should_exit = True
+
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
-        server(app, settings).run(sockets=[listening])
+        running.run(sockets=[listening])
     finally:
         signal.signal(signal.SIGTERM, previous)

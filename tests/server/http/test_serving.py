@@ -1,9 +1,12 @@
 """Addresses and warnings."""
 
 import logging
+import signal
 import socket
+from typing import Any
 
 import pytest
+import uvicorn
 
 from kgtrace_server.http import serving, workers
 from kgtrace_server.settings import Settings
@@ -54,3 +57,26 @@ def test_listening_to_strangers_without_a_key_is_warned_of(
 def test_processes_divide_the_threads(settings: Settings, threads: int) -> None:
     """Each has at least one."""
     assert workers.threads_of_each(settings) == threads
+
+
+def test_a_signal_before_the_server_listens_to_any_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stops a service while it starts would wait for it for ever."""
+    run = uvicorn.Server.run
+
+    def told_to_stop(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        assert server.should_exit
+        run(server, sockets)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (event := (await receive())["type"]).startswith("lifespan."):
+            await send({"type": f"{event}.complete"})
+            if event == "lifespan.shutdown":
+                return
+
+    monkeypatch.setattr(serving, "bound_heap", lambda: None)
+    monkeypatch.setattr(uvicorn.Server, "run", told_to_stop)
+    before = signal.getsignal(signal.SIGTERM)
+    with serving.listen(Settings(port=0)) as listening:
+        serving.serve(app, Settings(port=0), listening)
+    assert signal.getsignal(signal.SIGTERM) is before
