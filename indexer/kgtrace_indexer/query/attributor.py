@@ -60,18 +60,14 @@ class Attributor:
         training: TrainingSet,
         resident: ResidentRows | None = None,
     ) -> None:
-        """`featurizer` is of the preconditioned score; `retrievals` are empty where there is no index.
-
-        `resident` are the gradients of embedding rows in `files`, where a GPU has them.
-        """
+        """`featurizer` is of the preconditioned score; `retrievals` may be empty; `resident` are the lists on a GPU."""
         self._generation = generation
         self.vocabulary = vocabulary
         self.featurizer = featurizer
         self._influences = Influences(featurizer, files, training, resident)
         self._codec = codec
         self._retrievals = retrievals
-        self.files = files
-        self.training = training
+        self.files, self.training = files, training
         self.reasons = Reasons(training, files.neighbours)
 
     @property
@@ -157,9 +153,8 @@ class Attributor:
             self._answer, retrieval=retrieval, top_k=top_k, order=order, max_candidates=max_candidates,
             restriction=restriction, direction=direction, score=score, damping=damping, outcome=outcome, wanted=wanted,
         )  # fmt: skip
-        several = self.featurizer.concurrent and self.device.type == "cpu"  # a GPU takes all of a batch at once
-        threads = torch.get_num_threads() if several else 1
-        parts = 1 if retrieval is None else max(1, min(threads, len(triples) // _LEAST))
+        whole = retrieval is None or self.device.type != "cpu" or not self.featurizer.concurrent
+        parts = 1 if whole else max(1, min(torch.get_num_threads(), len(triples) // _LEAST))
         some = partial(in_halves, answer, what="test triple")
         batches = map(some, [triples]) if parts == 1 else side_by_side(some, np.array_split(triples, parts))
         return Answer.joined([part for batch in batches for part in batch])

@@ -12,6 +12,7 @@ from kgtrace_indexer.index.device_search import TorchSearch
 from kgtrace_indexer.index.files import Files
 from kgtrace_indexer.index.inverted import InvertedFile
 from kgtrace_indexer.index.milvus_rows import MilvusRows
+from kgtrace_indexer.index.preconditioner import has_slopes
 from kgtrace_indexer.index.resident import ResidentRows
 from kgtrace_indexer.index.short_code import COLUMNS, ShortCode
 from kgtrace_indexer.index.stack import Stack
@@ -67,7 +68,8 @@ def read_attributor(opened: Generation, *, device: str = "auto", milvus: Milvus 
     files = Files.open(opened.path)
     codec = read_codec(opened.manifest.configuration, files.arrays, on)
     training = files.training_set()
-    resident = None if milvus is not None else ResidentRows.fitting(files.row_lists(), on)
+    by_lists = milvus is None and not has_slopes(files.shards[0].codes)
+    resident = ResidentRows.fitting(files.row_lists(), on) if by_lists else None
     return Attributor(
         generation=opened,
         vocabulary=Vocabulary.read(opened.path / layout.VOCABULARY),
